@@ -1,0 +1,328 @@
+"""Everything a plugin author imports: the hook marker, the specs a hook returns, and the values an observer sees.
+
+Importing this module costs milliseconds: torch, timm and torchvision appear in annotations only. Keep plugin modules
+as cheap by importing them inside ``build``, ``read`` and ``compute``.
+
+    from harness.api import ModelSpec, hookimpl
+
+    @hookimpl
+    def harness_models():
+        return [ModelSpec(name="mynet", build=build, paper="Ada et al., MyNet, 2026")]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import nn
+
+__all__ = [
+    "HOOK_API_VERSION",
+    "AugmentationSpec",
+    "BatchTransform",
+    "DatasetSpec",
+    "EpochRecord",
+    "ExecutorSpec",
+    "Job",
+    "MetricSpec",
+    "ModelSpec",
+    "RunResult",
+    "Sample",
+    "Source",
+    "Split",
+    "hookimpl",
+]
+
+PROJECT = "harness"
+"""pluggy's project name and the entry-point group of plugins."""
+
+HOOK_API_VERSION = 1
+"""Raised when a hook or a spec changes incompatibly. A plugin module may state the version that it was written for as
+``HARNESS_API = 1``; one that states another version is refused with that reason. Absent means 1."""
+
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Split: TypeAlias = Literal["train", "test"]
+Sample: TypeAlias = "tuple[Image, int] | tuple[Image, int, str]"
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")
+
+
+def _require_name(kind: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{kind} name {name!r} is not usable: expected lower-case letters, digits, '_' and '-', "
+            "starting with a letter, such as 'mynet' or 'my_net2'"
+        )
+
+
+def _require_callable(kind: str, name: str, attribute: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"{kind} {name!r}: {attribute} is {type(value).__name__}, expected a callable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """An architecture that the benchmark trains from scratch.
+
+    Attributes:
+        name: What users type and what results are filed under.
+        build: ``build(num_classes)`` returns a fresh, randomly initialised module that maps float32 images
+            (N, 3, H, W) to logits (N, num_classes). It draws from torch's global generator and downloads nothing.
+        paper: Where the architecture is from: authors, title, year, identifier.
+        title: The name as the paper prints it; the plain name if left out.
+        lr_max: A learning-rate peak that departs from the protocol's. It is shown wherever the results are.
+        deploy: Maps a trained module to its re-parameterised form, for the deployed parameter count; ``None`` if
+            there is nothing to merge. Must leave its argument as it is.
+        memory_format: The layout in which the training step is fastest. It changes speed, never the mathematics.
+    """
+
+    name: str
+    build: Callable[[int], nn.Module]
+    paper: str
+    title: str = ""
+    lr_max: float | None = None
+    deploy: Callable[[nn.Module], nn.Module] | None = None
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+
+    def __post_init__(self) -> None:
+        _require_name("model", self.name)
+        _require_callable("model", self.name, "build", self.build)
+        if self.deploy is not None:
+            _require_callable("model", self.name, "deploy", self.deploy)
+        if self.lr_max is not None and not 0 < self.lr_max < 1:
+            raise ValueError(f"model {self.name!r}: lr_max is {self.lr_max!r}, expected a number between 0 and 1")
+        if self.memory_format not in ("channels_last", "contiguous"):
+            raise ValueError(
+                f"model {self.name!r}: memory_format is {self.memory_format!r}, "
+                "expected 'channels_last' or 'contiguous'"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file that a data set is made from.
+
+    Attributes:
+        filename: The file's name once downloaded.
+        urls: Where to fetch it, the official address first, then mirrors.
+        bytes: Its size; ``None`` where nobody has stated it.
+        checksums: Hex digests by algorithm, such as ``{"sha256": "..."}``.
+    """
+
+    filename: str
+    urls: tuple[str, ...]
+    bytes: int | None = None
+    checksums: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """A labelled image set with a fixed train and test split.
+
+    Attributes:
+        name: What users type and what results are filed under.
+        title: The name for people.
+        classes: Class names in label order; label i means ``classes[i]``.
+        splits: Number of images by split, ``{"train": ..., "test": ...}``; a reader that yields another number is
+            refused.
+        read: ``read(folder, split)`` yields ``(image, label)`` or ``(image, label, group)`` in a fixed order; the
+            image is a PIL image in mode RGB or L, the label an int in ``range(len(classes))``, the group names what
+            images share (a patient, a photograph), so that leakage between splits can be seen. ``folder`` holds the
+            unpacked sources; an embedded set, one without sources, may ignore it.
+        licence: The terms under which the images may be used.
+        citation: How to cite the set.
+        domain: What kind of images they are, in a word or two.
+        homepage: Where the set is described.
+        sources: The files to download; empty for an embedded set.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    splits: Mapping[Split, int]
+    read: Callable[[Path, Split], Iterable[Sample]]
+    licence: str
+    citation: str
+    domain: str = ""
+    homepage: str = ""
+    sources: tuple[Source, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_name("data set", self.name)
+        _require_callable("data set", self.name, "read", self.read)
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"data set {self.name!r}: classes must be two or more different names")
+        if set(self.splits) != {"train", "test"} or not all(
+            isinstance(size, int) and size > 0 for size in self.splits.values()
+        ):
+            raise ValueError(
+                f"data set {self.name!r}: splits is {dict(self.splits)!r}, "
+                "expected positive sizes for exactly 'train' and 'test'"
+            )
+
+
+class BatchTransform(Protocol):
+    """An augmentation ready for use: a pure function of a batch and a generator."""
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Transform a batch.
+
+        Args:
+            images: float32 (N, 3, H, W) in 0..1 on the training device.
+            targets: float32 (N, C), each row a distribution over the classes, on the same device.
+            generator: A CPU generator and the only source of randomness, so that the same (seed, epoch, step) draws
+                the same parameters on every device.
+
+        Returns:
+            Images and targets of the same shapes, ranges and device. The inputs are not modified.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSpec:
+    """A training-time augmentation of whole batches.
+
+    Attributes:
+        name: What a protocol in the registry calls it.
+        build: ``build(**strengths)`` returns the transform; strengths come from the protocol, unknown ones raise.
+        paper: Where it is from.
+        title: The name for people.
+    """
+
+    name: str
+    build: Callable[..., BatchTransform]
+    paper: str = ""
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        _require_name("augmentation", self.name)
+        _require_callable("augmentation", self.name, "build", self.build)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """A number computed from the test split's logits and labels.
+
+    Attributes:
+        name: The key under which results hold it.
+        unit: Its unit, such as ``"%"``; empty for a pure number.
+        higher_is_better: The direction in which it improves.
+        compute: ``compute(logits, labels)`` with float32 (N, C) and int64 (N,) CPU tensors returns a finite float.
+        title: The name for people.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    compute: Callable[[torch.Tensor, torch.Tensor], float]
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        _require_name("metric", self.name)
+        _require_callable("metric", self.name, "compute", self.compute)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Job:
+    """One cell of the benchmark's grid: a model trained on a data set under a protocol from a seed."""
+
+    protocol: str
+    model: str
+    dataset: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset}, seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRecord:
+    """What one epoch of training looked like.
+
+    Attributes:
+        epoch: Counted from 0.
+        lr: The learning rate that the optimiser used in it.
+        loss: Mean training loss over its steps.
+        images_per_second: Training images through the step, evaluation and checkpoints not counted.
+        seconds: Wall-clock time of its steps.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    images_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """All that is known about a finished job; the content of its ``result.json``.
+
+    Attributes:
+        job: What was asked.
+        fingerprint: Hash of everything that determines the numbers (see ``harness.identity``).
+        protocol_digest: Hash of the protocol that was executed.
+        metrics: Values by metric name; ``top1`` in percent is always there.
+        parameters: Trainable parameters as trained, head included.
+        over_budget: Whether the model was over the parameter budget and run at the user's insistence. For good.
+        lr_max: The learning-rate peak that was used.
+        lr_exception: Who declared it where it departs from the protocol's general one: ``"protocol"`` or ``"model"``.
+        weights_sha256: Hash of the final weights' names, shapes and bytes.
+        test_reads: How often the test split was opened: 1.
+        seconds: Wall-clock time from start to result, interruptions left out.
+        started, finished: UTC, ISO 8601.
+        interruptions: When and where the run went on after it had been stopped.
+        notes: Anything a reader should know, such as a damaged checkpoint that was set aside.
+        environment: Versions, device, threads and flags.
+    """
+
+    job: Job
+    fingerprint: str
+    protocol_digest: str
+    metrics: Mapping[str, float]
+    parameters: int
+    over_budget: bool
+    lr_max: float
+    lr_exception: str | None
+    weights_sha256: str
+    test_reads: int
+    seconds: float
+    started: str
+    finished: str
+    interruptions: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    environment: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorSpec:
+    """A way to carry out jobs: in this process, in several, or on a cluster.
+
+    Attributes:
+        name: What ``harness run --executor`` takes.
+        title: What it does, in a few words.
+        execute: ``execute(jobs, run_one)`` calls ``run_one(job)`` for every job, wherever it likes, and yields each
+            outcome as it comes. ``run_one`` never raises for a job that fails: its outcome says so.
+    """
+
+    name: str
+    title: str
+    execute: Callable[[Sequence[Job], Callable[[Job], Any]], Iterable[Any]]
+
+    def __post_init__(self) -> None:
+        _require_name("executor", self.name)
+        _require_callable("executor", self.name, "execute", self.execute)

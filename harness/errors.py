@@ -1,0 +1,65 @@
+"""The errors that are the user's to solve. The core raises them; only ``harness.cli`` turns them into messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class HarnessError(Exception):
+    """Base of every error whose text is written for the user: what was found, what was expected, what to do next."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class WrongUseError(HarnessError):
+    """The request itself cannot be right: an unknown name, an impossible option. Exit code 2."""
+
+    exit_code = 2
+
+
+class CannotContinueError(HarnessError):
+    """The request is fine but something is missing or damaged: data, a file, disk, a device. Exit code 3."""
+
+
+class RegistryError(CannotContinueError):
+    """The registry file is missing, unreadable or says something impossible."""
+
+
+class PluginError(CannotContinueError):
+    """Something is needed from a plugin that failed to load or to do its work."""
+
+
+class DatasetError(CannotContinueError):
+    """A data set is not prepared, or what its reader yields is not what its plugin declares."""
+
+
+class BudgetError(HarnessError):
+    """A model does not fit the parameter budget, or cannot be measured. Exit code 1: the answer is no."""
+
+    exit_code = 1
+
+
+class TrainingError(CannotContinueError):
+    """A run went wrong in a way that repeating it would not mend, such as a loss that is not a number."""
+
+
+class StoreError(CannotContinueError):
+    """A runs folder cannot be read or written."""
+
+
+class JobLockedError(HarnessError):
+    """Another process is working on this job at this moment."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that a name is unknown, with the nearest known name and the whole list.
+
+    >>> unknown_name("model", "starnt", ["convnext", "starnet"])
+    "There is no model named 'starnt'. Did you mean 'starnet'? Known: convnext, starnet."
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"There is no {kind} named '{name}'.{hint} Known: {', '.join(names) or 'none'}."

@@ -1,0 +1,62 @@
+"""Atomic writing: a file is there whole or not at all, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from harness.errors import StoreError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside ``path``, flush it to the disk and put it in place.
+
+    Args:
+        path: The file to create or replace; its folder exists.
+        write: Called with the open binary file.
+
+    Raises:
+        StoreError: the disk is full or the folder can't be written; ``path`` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing_to(path.parent):
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text like ``write_atomically``."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn the operating system's errors about a place into sentences about it."""
+    try:
+        yield
+    except OSError as error:
+        full = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+        reason = full.get(error.errno or 0) or f"it is not writable ({error.strerror or error})"
+        raise StoreError(
+            f"Cannot write in {folder}: {reason}. Everything finished so far is kept; "
+            "make room or choose another folder and start again."
+        ) from error
+    except RuntimeError as error:
+        # torch's writer reports a full disk as a RuntimeError about an "unexpected pos" or a failed write.
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+            raise StoreError(
+                f"Cannot write in {folder}: the disk is full or failed while a checkpoint was written. "
+                "Everything finished so far is kept; make room and start again."
+            ) from error
+        raise

@@ -1,0 +1,64 @@
+"""The hooks, and nothing else. Plugins implement any of them, in a module or object that an entry point names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from harness.api import (
+    PROJECT,
+    AugmentationSpec,
+    DatasetSpec,
+    EpochRecord,
+    ExecutorSpec,
+    Job,
+    MetricSpec,
+    ModelSpec,
+    RunResult,
+)
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+@hookspec
+def harness_models() -> Iterable[ModelSpec]:  # type: ignore[empty-body]
+    """Return the architectures that this plugin offers. Called once, at discovery; must not import torch."""
+
+
+@hookspec
+def harness_datasets() -> Iterable[DatasetSpec]:  # type: ignore[empty-body]
+    """Return the data sets that this plugin offers. Called once, at discovery; must not read any image."""
+
+
+@hookspec
+def harness_augmentations() -> Iterable[AugmentationSpec]:  # type: ignore[empty-body]
+    """Return the augmentations that protocols may name. Called once, at discovery."""
+
+
+@hookspec
+def harness_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
+    """Return the metrics that results hold beside top-1. Called once, at discovery."""
+
+
+@hookspec
+def harness_executors() -> Iterable[ExecutorSpec]:  # type: ignore[empty-body]
+    """Return the ways to carry out jobs that this plugin offers. Called once, at discovery."""
+
+
+@hookspec
+def harness_run_started(job: Job) -> None:
+    """Observe that a job starts or goes on. Called in the process that trains, before the first step.
+
+    An observer that raises is reported and harms nothing. Leave out what you do not need.
+    """
+
+
+@hookspec
+def harness_epoch_finished(job: Job, record: EpochRecord) -> None:
+    """Observe the end of an epoch, after its record was written to ``history.jsonl``."""
+
+
+@hookspec
+def harness_run_finished(job: Job, result: RunResult) -> None:
+    """Observe a finished job, after its ``result.json`` was written. Not called for a job that failed."""
