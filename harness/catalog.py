@@ -1,0 +1,304 @@
+"""Installed entry points -> Catalog: every model, data set, augmentation, metric and executor with its owner, and every
+failure with its reason.
+
+One plugin never harms another: each is loaded, registered and asked on its own, and one that misbehaves is taken out
+whole and recorded. Only a contested name is less than that: it costs the plugin that name and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import pluggy
+
+from harness import hookspecs
+from harness.api import (
+    HOOK_API_VERSION,
+    PROJECT,
+    AugmentationSpec,
+    DatasetSpec,
+    ExecutorSpec,
+    MetricSpec,
+    ModelSpec,
+)
+from harness.errors import PluginError, WrongUseError, unknown_name
+
+DISTRIBUTION = "xscore-harness"
+"""Our own distribution: its plugins are the reference, so a contested name stays theirs."""
+
+_Spec: TypeAlias = ModelSpec | DatasetSpec | AugmentationSpec | MetricSpec | ExecutorSpec
+_S = TypeVar("_S", bound=_Spec)
+
+_OFFERS: Mapping[str, tuple[str, type[_Spec]]] = {
+    "harness_models": ("model", ModelSpec),
+    "harness_datasets": ("data set", DatasetSpec),
+    "harness_augmentations": ("augmentation", AugmentationSpec),
+    "harness_metrics": ("metric", MetricSpec),
+    "harness_executors": ("executor", ExecutorSpec),
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point and what became of it.
+
+    Attributes:
+        name: The entry point's name.
+        module: What the entry point names.
+        distribution, version: Who installed it.
+        reason: Why it, or a name that it offers, is out of use; empty if all is well.
+        offers: ``"model mynet"`` and the like, of all that is in use.
+        trace: The traceback behind the reason, where there is one.
+    """
+
+    name: str
+    module: str
+    distribution: str
+    version: str
+    reason: str = ""
+    offers: tuple[str, ...] = ()
+    trace: str = field(default="", repr=False)
+
+    @property
+    def state(self) -> str:
+        """``"ok"``, ``"partly"`` where some of its names are out of use, or ``"failed"``."""
+        if not self.reason:
+            return "ok"
+        return "partly" if self.offers else "failed"
+
+    def __str__(self) -> str:
+        return f"plugin '{self.name}' of {self.distribution} {self.version}"
+
+
+@dataclass(frozen=True)
+class Offer(Generic[_S]):
+    """A spec and the plugin that it came from."""
+
+    spec: _S
+    owner: Plugin
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All that is installed.
+
+    Attributes:
+        models, datasets, augmentations, metrics, executors: What is in use, by name.
+        plugins: Every entry point, the broken ones included.
+        contested: Why a (kind, name) is out of use although plugins offer it.
+        observers: Implementations of the observer hooks by hook name, each with its plugin.
+    """
+
+    models: Mapping[str, Offer[ModelSpec]]
+    datasets: Mapping[str, Offer[DatasetSpec]]
+    augmentations: Mapping[str, Offer[AugmentationSpec]]
+    metrics: Mapping[str, Offer[MetricSpec]]
+    executors: Mapping[str, Offer[ExecutorSpec]]
+    plugins: tuple[Plugin, ...]
+    contested: Mapping[tuple[str, str], str]
+    observers: Mapping[str, Sequence[tuple[Plugin, pluggy.HookImpl]]] = field(default_factory=dict)
+
+    def model(self, name: str) -> Offer[ModelSpec]:
+        """Return a model. Raises WrongUseError with a suggestion, or PluginError if a broken plugin may be to blame."""
+        return self._get("model", name, self.models)
+
+    def dataset(self, name: str) -> Offer[DatasetSpec]:
+        """Return a data set. Raises like ``model``."""
+        return self._get("data set", name, self.datasets)
+
+    def augmentation(self, name: str) -> Offer[AugmentationSpec]:
+        """Return an augmentation. Raises like ``model``."""
+        return self._get("augmentation", name, self.augmentations)
+
+    def metric(self, name: str) -> Offer[MetricSpec]:
+        """Return a metric. Raises like ``model``."""
+        return self._get("metric", name, self.metrics)
+
+    def executor(self, name: str) -> Offer[ExecutorSpec]:
+        """Return an executor. Raises like ``model``."""
+        return self._get("executor", name, self.executors)
+
+    def notify(self, hook: str, **arguments: object) -> list[str]:
+        """Call an observer hook on every plugin that has it, and return a sentence for each one that raised."""
+        failures = []
+        for plugin, implementation in self.observers.get(hook, ()):
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as error:
+                failures.append(f"{plugin}: {hook} raised {_describe(error)}; the run goes on without it.")
+        return failures
+
+    def _get(self, kind: str, name: str, table: Mapping[str, Offer[_S]]) -> Offer[_S]:
+        if name in table:
+            return table[name]
+        if (kind, name) in self.contested:
+            raise PluginError(self.contested[kind, name])
+        broken = [plugin for plugin in self.plugins if plugin.state == "failed"]
+        near = [p for p in broken if name == p.name or name in p.distribution.replace("_", "-").split("-")]
+        if near:
+            raise PluginError(f"The {kind} '{name}' is not available: {near[0]} failed to load: {near[0].reason}")
+        text = unknown_name(kind, name, table)
+        if broken:
+            reasons = "; ".join(f"{plugin}: {plugin.reason}" for plugin in broken)
+            text += f" It may belong to a plugin that failed to load: {reasons}"
+        raise WrongUseError(text)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What one entry point gave: its specs by kind and its observer implementations by hook; empty if it failed."""
+
+    plugin: Plugin
+    specs: tuple[tuple[str, _Spec], ...] = ()
+    observers: tuple[tuple[str, pluggy.HookImpl], ...] = ()
+
+
+class _Refused(Exception):
+    """A plugin broke the rules; the message is the reason that users read."""
+
+
+def discover(found: Iterable[EntryPoint] | None = None) -> Catalog:
+    """Load every installed plugin and ask it what it offers.
+
+    Args:
+        found: The entry points to load; those installed in the group ``harness`` for None.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    points = sorted(entry_points(group=PROJECT) if found is None else found, key=_order)
+    return _assemble([_load(manager, point, f"{index}:{point.name}") for index, point in enumerate(points)])
+
+
+def _order(point: EntryPoint) -> tuple[bool, str, str]:
+    """Reference plugins first, then by distribution and name, so that nothing depends on the order on disk."""
+    distribution = point.dist.name if point.dist else ""
+    return distribution != DISTRIBUTION, distribution, point.name
+
+
+def _load(manager: pluggy.PluginManager, point: EntryPoint, unique: str) -> _Loaded:
+    plugin = Plugin(
+        name=point.name,
+        module=point.value,
+        distribution=point.dist.name if point.dist else "unknown",
+        version=point.dist.version if point.dist else "unknown",
+    )
+    try:
+        # What a plugin prints while it loads must not end up in the middle of the data on stdout.
+        with contextlib.redirect_stdout(sys.stderr):
+            module = point.load()
+            version = getattr(module, "HARNESS_API", HOOK_API_VERSION)
+            if version != HOOK_API_VERSION:
+                raise _Refused(
+                    f"it was written for hook API version {version}, this harness has version {HOOK_API_VERSION}; "
+                    "install a release of the plugin that fits"
+                )
+            manager.register(module, unique)
+            manager.check_pending()
+            return _ask(plugin, _implementations(manager, module))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may even call sys.exit() while it is imported
+        if manager.has_plugin(unique):
+            manager.unregister(name=unique)
+        reason = str(error) if isinstance(error, _Refused) else _describe(error)
+        return _Loaded(replace(plugin, reason=reason, trace=traceback.format_exc()))
+
+
+def _implementations(manager: pluggy.PluginManager, module: object) -> list[tuple[str, pluggy.HookImpl]]:
+    found = [
+        (caller.name, implementation)
+        for caller in manager.get_hookcallers(module) or []
+        for implementation in caller.get_hookimpls()
+        if implementation.plugin is module
+    ]
+    if not found:
+        raise _Refused("it implements no hook: nothing in it is marked with @hookimpl from harness.api")
+    if wrappers := [name for name, implementation in found if implementation.hookwrapper or implementation.wrapper]:
+        raise _Refused(f"{wrappers[0]} is a hook wrapper; plain implementations are expected")
+    return found
+
+
+def _ask(plugin: Plugin, implementations: list[tuple[str, pluggy.HookImpl]]) -> _Loaded:
+    """Call the hooks that offer something, check what comes back, and keep the others for the runs."""
+    specs: list[tuple[str, _Spec]] = []
+    observers: list[tuple[str, pluggy.HookImpl]] = []
+    for hook, implementation in implementations:
+        if hook not in _OFFERS:
+            observers.append((hook, implementation))
+            continue
+        kind, expected = _OFFERS[hook]
+        answer = implementation.function()
+        if not isinstance(answer, Iterable):
+            raise _Refused(f"{hook} returned {type(answer).__name__}, expected a list of {expected.__name__}")
+        for item in answer:
+            if not isinstance(item, expected):
+                raise _Refused(f"{hook} returned a list with {item!r:.80}, expected {expected.__name__}")
+            if (kind, item.name) in [(k, spec.name) for k, spec in specs]:
+                raise _Refused(f"{hook} returned two of the name '{item.name}'")
+            specs.append((kind, item))
+    return _Loaded(plugin, tuple(specs), tuple(observers))
+
+
+def _assemble(loaded: Sequence[_Loaded]) -> Catalog:
+    claims: dict[tuple[str, str], list[tuple[int, _Spec]]] = defaultdict(list)
+    for index, one in enumerate(loaded):
+        for kind, spec in one.specs:
+            claims[kind, spec.name].append((index, spec))
+    winners: list[tuple[str, int, _Spec]] = []
+    contested: dict[tuple[str, str], str] = {}
+    reasons: dict[int, list[str]] = defaultdict(list)
+    for (kind, name), claimants in claims.items():
+        if len(claimants) == 1:
+            winners.append((kind, *claimants[0]))
+            continue
+        owners = " and ".join(str(loaded[index].plugin) for index, _ in claimants)
+        first = claimants[0][0]
+        if loaded[first].plugin.distribution == DISTRIBUTION:
+            winners.append((kind, *claimants[0]))
+            text = f"the {kind} name '{name}' belongs to {loaded[first].plugin}; rename or uninstall one of them"
+            losers = claimants[1:]
+        else:
+            text = f"the {kind} name '{name}' is claimed by {owners}; nobody gets it until one is uninstalled"
+            contested[kind, name] = text[0].upper() + text[1:] + "."
+            losers = claimants
+        for index, _ in losers:
+            reasons[index].append(text)
+    plugins = [
+        replace(
+            one.plugin,
+            reason="; ".join([one.plugin.reason, *reasons[index]] if one.plugin.reason else reasons[index]),
+            offers=tuple(f"{kind} {spec.name}" for kind, owner, spec in winners if owner == index),
+        )
+        for index, one in enumerate(loaded)
+    ]
+    observers: dict[str, list[tuple[Plugin, pluggy.HookImpl]]] = defaultdict(list)
+    for plugin, one in zip(plugins, loaded, strict=True):
+        for hook, implementation in one.observers:
+            observers[hook].append((plugin, implementation))
+
+    def table(kind: str) -> dict[str, Offer[Any]]:
+        mine = sorted((spec.name, index, spec) for k, index, spec in winners if k == kind)
+        return {name: Offer(spec, plugins[index]) for name, index, spec in mine}
+
+    return Catalog(
+        models=table("model"),
+        datasets=table("data set"),
+        augmentations=table("augmentation"),
+        metrics=table("metric"),
+        executors=table("executor"),
+        plugins=tuple(plugins),
+        contested=contested,
+        observers=observers,
+    )
+
+
+def _describe(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
