@@ -1,0 +1,299 @@
+"""registry.toml -> Benchmark: protocols, budget, suites, anchors and published table, validated, typed and frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from harness.errors import RegistryError, WrongUseError, unknown_name
+
+SCHEMA = 1
+RULES = 1
+"""Version of the meaning that code gives to a protocol's numbers; part of every protocol digest. Raise it whenever the
+same numbers would be executed differently."""
+
+_CHOICES = {"at": ("stored", "input"), "optimizer": ("adam",), "precision": ("fp32",)}
+_T = TypeVar("_T")
+_Positive: TypeAlias = Annotated[int, Meta(gt=0)]
+_Rate: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
+_Share: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
+_Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what is read from the file: immutable, and unknown keys are errors rather than ignored typing slips."""
+
+
+class AugmentationUse(_Strict, frozen=True):
+    """One augmentation of a protocol: its registered name, where in the pipeline it acts, and its strengths.
+
+    ``at = "stored"`` acts on the images at their stored resolution, ``"input"`` after upsampling to the network's.
+    """
+
+    name: str
+    at: Literal["stored", "input"]
+    strengths: dict[str, float] = {}
+
+
+class Protocol(_Strict, frozen=True):
+    """A training protocol, every number of it. See docs/protocol.md for where each comes from."""
+
+    title: str
+    input_size: _Positive
+    batch_size: _Positive
+    epochs: _Positive
+    warmup_epochs: Annotated[int, Meta(ge=0)]
+    lr_max: _Rate
+    lr_min: _Rate
+    optimizer: Literal["adam"]
+    betas: tuple[_Share, _Share]
+    eps: _Rate
+    weight_decay: Annotated[float, Meta(ge=0)]
+    label_smoothing: _Share
+    precision: Literal["fp32"]
+    metric: str
+    augmentations: tuple[AugmentationUse, ...]
+    lr_max_exceptions: dict[str, _Rate] = {}
+    accelerator: bool = False
+    name: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that is executed: every field but the name, the title and the advice about accelerators."""
+        executed = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "title", "accelerator")}
+        canonical = json.dumps({"rules": RULES, **executed}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class Suite(_Strict, frozen=True):
+    """A named set of data sets under one protocol. ``anchors`` is None where the suite's own extrema normalise."""
+
+    title: str
+    protocol: str
+    datasets: Annotated[tuple[str, ...], Meta(min_length=1)]
+    anchors: str | None = None
+    name: str = ""
+
+
+class DatasetFacts(_Strict, frozen=True):
+    """What the benchmark expects of a data set: number of classes, of train and of test images."""
+
+    classes: Annotated[int, Meta(ge=2)]
+    train: _Positive
+    test: _Positive
+
+
+class Published(_Strict, frozen=True):
+    """A published accuracy table in percent: one row of values a model, in the order of ``datasets``."""
+
+    title: str
+    datasets: tuple[str, ...]
+    accuracy: dict[str, tuple[_Percent, ...]]
+
+
+class AnchorTable(_Strict, frozen=True):
+    """Accuracies in percent that normalise to 0 (``minimum``) and 1 (``maximum``), by data set."""
+
+    title: str
+    minimum: dict[str, _Percent]
+    maximum: dict[str, _Percent]
+    name: str = ""
+
+
+class Budget(_Strict, frozen=True):
+    """The parameter budget: trainable, as trained, head included, within ``tolerance`` at every class count.
+
+    Multiply-adds are stated for one image of ``macs_resolution`` pixels a side and ``macs_classes`` classes.
+    """
+
+    parameters: _Positive
+    tolerance: _Share
+    classes: Annotated[tuple[_Positive, ...], Meta(min_length=1)]
+    macs_resolution: _Positive
+    macs_classes: _Positive
+
+
+class _File(_Strict, frozen=True):
+    schema: int
+    default_suite: str
+    budget: dict[str, Any]
+    protocols: dict[str, dict[str, Any]]
+    suites: dict[str, dict[str, Any]]
+    datasets: dict[str, dict[str, Any]] = {}
+    anchors: dict[str, dict[str, Any]] = {}
+    published: dict[str, Any] | None = None
+
+
+class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole registry file, validated. The methods look names up and answer a typing slip with a suggestion."""
+
+    path: str
+    default_suite: str
+    budget: Budget
+    protocols: Mapping[str, Protocol]
+    suites: Mapping[str, Suite]
+    datasets: Mapping[str, DatasetFacts]
+    anchors: Mapping[str, AnchorTable]
+    published: Published | None
+
+    def suite(self, name: str | None = None) -> Suite:
+        """Return a suite, the default one for None. Raises WrongUseError for an unknown name."""
+        return _look_up("suite", name or self.default_suite, self.suites)
+
+    def protocol(self, name: str) -> Protocol:
+        """Return a protocol. Raises WrongUseError for an unknown name."""
+        return _look_up("protocol", name, self.protocols)
+
+    def anchor_table(self, name: str) -> AnchorTable:
+        """Return a set of anchors. Raises WrongUseError for an unknown name."""
+        return _look_up("set of anchors", name, self.anchors)
+
+
+def shipped_registry() -> Path:
+    """Path of the registry that the distribution ships: inside the wheel, or beside the packages in a checkout."""
+    inside = Path(str(resources.files("harness"))) / "registry.toml"
+    return inside if inside.is_file() else inside.parents[1] / "registry.toml"
+
+
+def load_benchmark(path: Path | None = None) -> Benchmark:
+    """Read and validate a registry file, the shipped one for None.
+
+    Raises:
+        RegistryError: naming file, key, what was found and what was expected.
+    """
+    path = path or shipped_registry()
+    file = _convert(_read(path), _File, path, "")
+    if file.schema != SCHEMA:
+        raise RegistryError(
+            f"{path}: schema is {file.schema}, expected {SCHEMA}. This file was written for another version of harness."
+        )
+    protocols = {
+        name: msgspec.structs.replace(_convert(table, Protocol, path, f'protocols."{name}"'), name=name)
+        for name, table in file.protocols.items()
+    }
+    suites = {
+        name: msgspec.structs.replace(_convert(table, Suite, path, f"suites.{name}"), name=name)
+        for name, table in file.suites.items()
+    }
+    benchmark = Benchmark(
+        path=str(path),
+        default_suite=file.default_suite,
+        budget=_convert(file.budget, Budget, path, "budget"),
+        protocols=protocols,
+        suites=suites,
+        datasets={
+            name: _convert(table, DatasetFacts, path, f"datasets.{name}") for name, table in file.datasets.items()
+        },
+        anchors={name: _anchors(name, table, path) for name, table in file.anchors.items()},
+        published=None if file.published is None else _convert(file.published, Published, path, "published"),
+    )
+    _check_references(benchmark, path)
+    return benchmark
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RegistryError(f"There is no registry file {path}. Leave --registry out to use the shipped one.") from None
+    except OSError as error:
+        raise RegistryError(f"The registry file {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RegistryError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RegistryError(f"{path} is not valid TOML: {error}.") from error
+
+
+def _convert(value: object, kind: type[_T], path: Path, key: str) -> _T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        problem, _, where = str(error).partition(" - at `$")
+        location = (key + where.rstrip("`")).lstrip(".") or "the top level"
+        found = _found(value, where.rstrip("`"))
+        hint = f" (known: {', '.join(_known(kind))})" if "unknown field" in problem else ""
+        last = location.rpartition(".")[2]
+        if "enum" in problem and last in _CHOICES:
+            problem = f"expected one of {', '.join(map(repr, _CHOICES[last]))}"
+        raise RegistryError(f"{path}: {location}: {problem[0].lower()}{problem[1:]}{found}{hint}.") from error
+
+
+def _known(kind: type) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(kind)] if issubclass(kind, msgspec.Struct) else []
+
+
+def _found(value: object, where: str) -> str:
+    """Say what stands at a place such as ``.betas[1]``; nothing where msgspec leaves the key of a table out."""
+    for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", where):
+        if index == "...":
+            return f", found {value!r}"
+        value = value[name] if isinstance(value, dict) else value[int(index)]  # type: ignore[index]
+    return f", found {value!r}" if where else ""
+
+
+def _anchors(name: str, table: dict[str, Any], path: Path) -> AnchorTable:
+    key = f'anchors."{name}"'
+    raw = _convert(table, AnchorTable, path, key)
+    if set(raw.minimum) != set(raw.maximum):
+        odd = ", ".join(sorted(set(raw.minimum) ^ set(raw.maximum)))
+        raise RegistryError(f"{path}: {key}: minimum and maximum must name the same data sets, but differ in {odd}.")
+    for dataset, low in raw.minimum.items():
+        if not low < raw.maximum[dataset]:
+            raise RegistryError(
+                f"{path}: {key}: for {dataset} the minimum is {low} and the maximum {raw.maximum[dataset]}, "
+                "expected the minimum to be smaller."
+            )
+    return msgspec.structs.replace(raw, name=name)
+
+
+def _check_references(benchmark: Benchmark, path: Path) -> None:
+    """Names in the file must lead somewhere, and numbers that belong together must fit."""
+    if benchmark.default_suite not in benchmark.suites:
+        raise RegistryError(
+            f"{path}: default_suite: {unknown_name('suite', benchmark.default_suite, benchmark.suites)}"
+        )
+    for name, protocol in benchmark.protocols.items():
+        key = f'protocols."{name}"'
+        if protocol.warmup_epochs >= protocol.epochs:
+            raise RegistryError(
+                f"{path}: {key}.warmup_epochs is {protocol.warmup_epochs}, "
+                f"expected less than epochs = {protocol.epochs}."
+            )
+        for peak in (protocol.lr_max, *protocol.lr_max_exceptions.values()):
+            if peak <= protocol.lr_min:
+                raise RegistryError(f"{path}: {key}: lr_max {peak} must be greater than lr_min {protocol.lr_min}.")
+    for name, suite in benchmark.suites.items():
+        if suite.protocol not in benchmark.protocols:
+            text = unknown_name("protocol", suite.protocol, benchmark.protocols)
+            raise RegistryError(f"{path}: suites.{name}.protocol: {text}")
+        if len(set(suite.datasets)) != len(suite.datasets):
+            named = ", ".join(suite.datasets)
+            raise RegistryError(f"{path}: suites.{name}.datasets names a data set twice: {named}.")
+        if suite.anchors is not None:
+            if suite.anchors not in benchmark.anchors:
+                text = unknown_name("set of anchors", suite.anchors, benchmark.anchors)
+                raise RegistryError(f"{path}: suites.{name}.anchors: {text}")
+            missing = sorted(set(suite.datasets) - set(benchmark.anchors[suite.anchors].minimum))
+            if missing:
+                raise RegistryError(f"{path}: anchors {suite.anchors!r} of suite {name} lack {', '.join(missing)}.")
+    published = benchmark.published
+    for model, row in (published.accuracy if published else {}).items():
+        if published and len(row) != len(published.datasets):
+            raise RegistryError(
+                f"{path}: published.accuracy.{model} has {len(row)} values, expected {len(published.datasets)}."
+            )
+
+
+def _look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
+    if name not in table:
+        raise WrongUseError(unknown_name(kind, name, table))
+    return table[name]
