@@ -1,0 +1,1 @@
+"""Training-time augmentations of whole batches, one plugin module each."""

@@ -1,0 +1,139 @@
+"""CutMix: a box of every image is replaced by the same box of another image, and the targets are mixed by area.
+
+Source: S. Yun, D. Han, S. J. Oh, S. Chun, J. Choe, Y. Yoo, CutMix: Regularization Strategy to Train Strong Classifiers
+with Localizable Features, ICCV 2019, arXiv:1905.04899, equations (1) and (2). One lambda, one box and one permutation a
+batch. The box is cut at the image's border, and lambda is then recomputed as the share of pixels that were kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.api import AugmentationSpec, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+
+_LARGE = 1 << 12
+"""Pixels of a box from which a CPU is faster with one image after the other than with all at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class CutMixParameters:
+    """What one batch is mixed with.
+
+    Attributes:
+        permutation: int64 (N,) on the CPU; image i receives the box of image ``permutation[i]``.
+        top, bottom, left, right: The box after clipping, in pixels; bottom and right are not part of it.
+        kept: Lambda, the exact share of each image's pixels that stay its own.
+    """
+
+    permutation: torch.Tensor
+    top: int
+    bottom: int
+    left: int
+    right: int
+    kept: float
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Mixes every batch with a permutation of itself.
+
+    Attributes:
+        alpha: Both parameters of the beta distribution of lambda; above 0, or ValueError. 1 makes lambda uniform.
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"cutmix: alpha is {self.alpha!r}, expected a finite number above 0")
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix a batch; see ``harness.api.BatchTransform``."""
+        count, _, height, width = images.shape
+        return self.apply(images, targets, self.draw(count, height, width, generator))
+
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> CutMixParameters:
+        """Draw lambda, the box and the permutation for ``n`` images of ``height`` x ``width`` pixels."""
+        import torch
+
+        lam = symmetric_beta(self.alpha, generator)
+        centre_y, centre_x = (int(torch.randint(size, (1,), generator=generator)) for size in (height, width))
+        return clipped_box(lam, centre_y, centre_x, height, width, torch.randperm(n, generator=generator))
+
+    def apply(
+        self, images: torch.Tensor, targets: torch.Tensor, parameters: CutMixParameters
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix a batch with drawn parameters.
+
+        Args:
+            images: (N, 3, H, W) on any device, left as they are.
+            targets: (N, C) on the same device, left as they are.
+            parameters: From ``draw``, for the same N, H and W.
+        """
+        partner = parameters.permutation.to(images.device, non_blocking=True)
+        rows, columns = slice(parameters.top, parameters.bottom), slice(parameters.left, parameters.right)
+        mixed = images.clone()
+        boxes, sources = mixed[:, :, rows, columns], images[:, :, rows, columns]
+        if images.device.type == "cpu" and boxes.shape[-2:].numel() >= _LARGE:
+            for box, other in zip(boxes, parameters.permutation.tolist(), strict=True):
+                box.copy_(sources[other])
+        else:
+            boxes.copy_(sources[partner])
+        return mixed, parameters.kept * targets + (1 - parameters.kept) * targets[partner]
+
+
+def symmetric_beta(alpha: float, generator: torch.Generator) -> float:
+    """Draw from Beta(alpha, alpha), any alpha > 0, out of two uniform numbers.
+
+    A Student t variable T with 2 alpha degrees of freedom makes (1 + T / sqrt(2 alpha + T^2)) / 2 symmetric beta, and
+    R. W. Bailey's polar method makes T (Mathematics of Computation 62, 1994); see L. Devroye, Non-Uniform Random
+    Variate Generation, 1986, chapter IX.3. torch's own beta sampler takes no generator.
+    """
+    import torch
+
+    radial, angle = torch.rand(2, dtype=torch.float64, generator=generator)
+    # 1 - u is in (0, 1], so the power is finite or infinite but never undefined; x / sqrt(1 + x^2) = sin(atan(x))
+    # holds at infinity too.
+    cotangent = ((1 - radial) ** (-1 / alpha) - 1).sqrt() * (2 * math.pi * angle).cos()
+    return float(0.5 + 0.5 * cotangent.atan().sin())
+
+
+def clipped_box(
+    lam: float, centre_y: int, centre_x: int, height: int, width: int, permutation: torch.Tensor
+) -> CutMixParameters:
+    """The box around a centre pixel whose sides are sqrt(1 - lam) of the image's, cut at the border.
+
+    Sides are rounded down to whole pixels, and then to even ones, as the paper's code does; ``kept`` is what remains.
+    """
+    side = math.sqrt(1 - lam)
+    half_height, half_width = int(height * side) // 2, int(width * side) // 2
+    top, bottom = max(centre_y - half_height, 0), min(centre_y + half_height, height)
+    left, right = max(centre_x - half_width, 0), min(centre_x + half_width, width)
+    kept = (height * width - (bottom - top) * (right - left)) / (height * width)
+    return CutMixParameters(permutation, top, bottom, left, right, kept)
+
+
+def build(*, alpha: float = 1.0) -> CutMix:
+    """CutMix on every batch with lambda from Beta(alpha, alpha)."""
+    return CutMix(alpha=alpha)
+
+
+@hookimpl
+def harness_augmentations() -> list[AugmentationSpec]:
+    """Register CutMix."""
+    return [
+        AugmentationSpec(
+            name="cutmix",
+            title="CutMix",
+            build=build,
+            paper="Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, "
+            "ICCV 2019, arXiv:1905.04899",
+        )
+    ]

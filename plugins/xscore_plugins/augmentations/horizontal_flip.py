@@ -1,0 +1,89 @@
+"""Horizontal flip: each image is mirrored left to right with a given probability.
+
+Source: A. Krizhevsky, I. Sutskever, G. E. Hinton, ImageNet Classification with Deep Convolutional Neural Networks,
+NeurIPS 2012 (horizontal reflections); the meaning of ``p`` is that of ``torchvision.transforms.RandomHorizontalFlip``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.api import AugmentationSpec, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+
+_LARGE = 1 << 12
+"""Pixels from which a CPU is faster with one image after the other, each in its cache, than with all at once."""
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirrors each image of a batch with probability ``p``, independently.
+
+    Attributes:
+        p: Probability of a flip, 0..1. Outside of that range: ValueError.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"horizontal_flip: p is {self.p!r}, expected a probability between 0 and 1")
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flip a batch; see ``harness.api.BatchTransform``."""
+        return self.apply(images, self.draw(len(images), generator)), targets
+
+    def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """Which of ``n`` images are flipped: bool (n,) on the CPU."""
+        import torch
+
+        return torch.rand(n, generator=generator) < self.p
+
+    def apply(self, images: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor:
+        """Flip the chosen images.
+
+        Args:
+            images: (N, 3, H, W) on any device, left as they are.
+            flipped: bool (N,) on the CPU.
+        """
+        if images.device.type == "cpu" and images.shape[-2:].numel() >= _LARGE:
+            return _flip_singly(images, flipped)
+        # The number of flips is known here, on the host, so that no device has to be asked for it; and only those
+        # images are moved, where a masked choice would read every pixel twice.
+        chosen = flipped.nonzero().flatten().to(images.device, non_blocking=True)
+        output = images.clone()
+        if len(chosen):
+            output[chosen] = images[chosen].flip(-1)
+        return output
+
+
+def _flip_singly(images: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    output = torch.empty_like(images)
+    for image, target, flip in zip(images, output, flipped.tolist(), strict=True):
+        target.copy_(image.flip(-1) if flip else image)
+    return output
+
+
+def build(*, p: float = 0.5) -> HorizontalFlip:
+    """Horizontal flip with probability ``p``."""
+    return HorizontalFlip(p=p)
+
+
+@hookimpl
+def harness_augmentations() -> list[AugmentationSpec]:
+    """Register the flip."""
+    return [
+        AugmentationSpec(
+            name="horizontal_flip",
+            title="Horizontal flip",
+            build=build,
+            paper="Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, NeurIPS 2012",
+        )
+    ]

@@ -1,0 +1,1 @@
+"""Metrics of the test split's logits, one plugin module each."""

@@ -1,0 +1,40 @@
+"""Top-1 accuracy: the share of images whose largest logit is that of their label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.api import MetricSpec, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+
+
+def compute(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Top-1 accuracy in percent. Between equal logits the class with the lowest index is the answer.
+
+    Args:
+        logits: float32 (N, C), N >= 1, on the CPU.
+        labels: int64 (N,), class indices.
+
+    Raises:
+        ValueError: The shapes do not belong together, there are no rows, or a logit is not a finite number.
+    """
+    import torch
+
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.numel():
+        raise ValueError(
+            f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}, "
+            "expected (N, C) and (N,) with at least one row and one class"
+        )
+    damaged = int((~torch.isfinite(logits)).any(dim=1).sum())
+    if damaged:
+        raise ValueError(f"{damaged} of {len(logits)} rows of logits hold a value that is not finite: no accuracy")
+    correct = int((logits.argmax(dim=1) == labels).sum())
+    return 100.0 * correct / len(labels)
+
+
+@hookimpl
+def harness_metrics() -> list[MetricSpec]:
+    """Register top-1 accuracy."""
+    return [MetricSpec(name="top1", title="Top-1 accuracy", unit="%", higher_is_better=True, compute=compute)]
