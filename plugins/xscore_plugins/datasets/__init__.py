@@ -1,0 +1,1 @@
+"""The reference data sets, one module each."""
