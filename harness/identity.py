@@ -1,0 +1,173 @@
+"""What makes a result what it is: hashes of the architecture, the data and the protocol, joined in one fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from harness.api import Job, ModelSpec
+from harness.catalog import Offer
+from harness.errors import PluginError, StoreError
+from harness.files import write_text_atomically
+from harness.registry import Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
+
+
+def architecture_digest(module: nn.Module) -> str:
+    """Hash of a module's structure: the type and settings of every submodule, and every parameter's and buffer's shape.
+
+    Settings are what modules print of themselves (stride, padding, drop rate), memory addresses left out, so that the
+    hash is the same in every process.
+    """
+    structure = [
+        [name, f"{type(part).__module__}.{type(part).__qualname__}", _ADDRESS.sub("", part.extra_repr())]
+        for name, part in module.named_modules()
+    ]
+    shapes = [[name, list(value.shape), value.requires_grad] for name, value in module.named_parameters()]
+    buffers = [[name, list(value.shape)] for name, value in module.named_buffers()]
+    return _hash([structure, shapes, buffers])
+
+
+def job_fingerprint(
+    job: Job, *, protocol: Protocol, model: Offer[ModelSpec], architecture: str, lr_max: float, data: str
+) -> str:
+    """Hash of all that determines a job's numbers.
+
+    Args:
+        job: The cell.
+        protocol: The protocol that is executed.
+        model: The model and its owner, whose version counts since code that hashing cannot see may have changed.
+        architecture: From ``architecture_digest``.
+        lr_max: The learning-rate peak that is used.
+        data: The data set's content fingerprint.
+    """
+    owner = model.owner
+    return _hash(
+        {
+            "protocol": protocol.digest,
+            "model": [job.model, owner.distribution, owner.version, architecture, lr_max],
+            "dataset": [job.dataset, data],
+            "seed": job.seed,
+        }
+    )
+
+
+def learning_rate_peak(protocol: Protocol, spec: ModelSpec) -> tuple[float, str | None]:
+    """Return the peak for a model and who departs from the protocol's general one: ``protocol``, ``model`` or nobody.
+
+    The protocol's own list of exceptions is frozen and goes first; a plugin may declare another peak for its model,
+    which then stands beside its results.
+    """
+    if spec.name in protocol.lr_max_exceptions:
+        return protocol.lr_max_exceptions[spec.name], "protocol"
+    if spec.lr_max is not None and spec.lr_max != protocol.lr_max:
+        return spec.lr_max, "model"
+    return protocol.lr_max, None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model is at one class count: the hash of its structure, and its trainable parameters."""
+
+    digest: str
+    parameters: int
+
+
+class Architectures:
+    """Architectures by model and class count, remembered between commands.
+
+    Building eleven models takes seconds, and commands that only look (``status``, ``plan``) should answer at once. What
+    is remembered is used while the plugin's source files and the libraries are the same; ``run`` builds anew.
+    """
+
+    def __init__(self, *, remember: bool) -> None:
+        self._path = Path(platformdirs.user_cache_dir("xscore-harness")) / "architectures.json" if remember else None
+        self._known: dict[str, Architecture] = self._read()
+        self._new = False
+
+    def get(self, model: Offer[ModelSpec], num_classes: int) -> Architecture:
+        """Return what a model is, building it if need be.
+
+        Raises:
+            PluginError: it does not build, or something else than a module.
+        """
+        stamp = _source_stamp(model.spec) if self._path else []
+        key = _hash([model.spec.name, num_classes, stamp])
+        if key not in self._known:
+            module = build_module(model, num_classes)
+            self._known[key] = Architecture(
+                architecture_digest(module), sum(p.numel() for p in module.parameters() if p.requires_grad)
+            )
+            self._new = True
+        return self._known[key]
+
+    def save(self) -> None:
+        """Remember what was new. A cache folder that can't be written costs time at the next command, nothing else."""
+        if not self._new or self._path is None:
+            return
+        with contextlib.suppress(OSError, StoreError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(self._path, json.dumps({key: asdict(one) for key, one in self._known.items()}))
+
+    def _read(self) -> dict[str, Architecture]:
+        if self._path is None:
+            return {}
+        try:
+            return {key: Architecture(**one) for key, one in json.loads(self._path.read_bytes()).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:
+    """Call a plugin's ``build``; it draws from torch's global generator.
+
+    Raises:
+        PluginError: it failed, or returned something else than a module.
+    """
+    from torch import nn
+
+    try:
+        module = model.spec.build(num_classes)
+    except Exception as error:
+        raise PluginError(
+            f"The model '{model.spec.name}' of {model.owner} does not build for {num_classes} classes: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise PluginError(
+            f"The model '{model.spec.name}' of {model.owner} builds a {type(module).__name__}, "
+            "expected a torch.nn.Module."
+        )
+    return module
+
+
+def _source_stamp(spec: ModelSpec) -> list[object]:
+    """Everything that may change what ``build`` makes: the plugin's source files, and the libraries."""
+    top = spec.build.__module__.partition(".")[0]
+    found = importlib.util.find_spec(top) if top not in ("__main__", "builtins") else None
+    places = [Path(place) for place in (found.submodule_search_locations or [])] if found else []
+    files = [file for place in places for file in place.rglob("*.py")]
+    if found and not places and found.origin:
+        files = [Path(found.origin)]
+    stats = sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    libraries = [version(name) for name in ("torch", "torchvision", "timm")]
+    return [spec.build.__module__, stats, libraries, sys.version]
+
+
+def _hash(value: object) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

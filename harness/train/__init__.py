@@ -1,0 +1,1 @@
+"""One job -> weights, history and test predictions, under the frozen protocol."""

@@ -1,0 +1,209 @@
+"""The training loop: from a position (epoch, step) to the end of the last epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from harness.api import EpochRecord
+from harness.data.store import SplitArrays
+from harness.errors import TrainingError
+from harness.registry import Protocol
+from harness.train.pipeline import InputPipeline
+from harness.train.schedule import learning_rate
+from harness.train.seeds import derive_seed, generator
+
+_TEST_BATCH = 128
+_MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+class Watcher(Interface):
+    """What looks on while a run trains. Every method is called in the training process and must be quick."""
+
+    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+        """A training step has ended; reading ``loss`` waits for the device, so do it rarely."""
+
+    def epoch_finished(self, record: EpochRecord) -> None:
+        """An epoch has ended and its record is final."""
+
+    def should_stop(self) -> bool:
+        """Whether the user wants the run to stop after this step."""
+
+
+class StoppedError(Exception):
+    """The watcher asked to stop; the position was saved."""
+
+
+@dataclass
+class TrainingState:
+    """The changing part of a run. ``epoch`` and ``step`` name the step that comes next."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: torch.Tensor
+    epoch: int = 0
+    step: int = 0
+    history: list[EpochRecord] = field(default_factory=list)
+    epoch_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """The fixed part of a run: data, protocol and what depends on nothing else."""
+
+    protocol: Protocol
+    lr_max: float
+    seed: int
+    train: SplitArrays
+    pipeline: InputPipeline
+    device: torch.device
+    memory_format: str
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch; the last partial batch is dropped."""
+        return len(self.train) // self.protocol.batch_size
+
+    def fit(
+        self, state: TrainingState, watcher: Watcher, save: Callable[[TrainingState], None], *, save_every: float
+    ) -> None:
+        """Train from the state's position to the end of the last epoch.
+
+        Args:
+            state: Changed in place.
+            watcher: Told of every step and epoch.
+            save: Called at the end of every epoch and every ``save_every`` seconds.
+            save_every: Seconds between checkpoints within an epoch.
+
+        Raises:
+            TrainingError: a loss is not finite, naming epoch and step, or the logits have the wrong shape.
+            StoppedError: the watcher asked to stop, after the position was saved.
+        """
+        saved = time.monotonic()
+        while state.epoch < self.protocol.epochs:
+            lr = learning_rate(state.epoch, self.protocol, self.lr_max)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            order = torch.randperm(len(self.train), generator=generator(self.seed, "shuffle", state.epoch)).numpy()
+            state.module.train()
+            clock = time.monotonic()
+            while state.step < self.steps:
+                self._step(state, order)
+                watcher.step_finished(state.epoch, state.step, self.steps, state.losses[state.step])
+                state.step += 1
+                stop = watcher.should_stop()
+                if stop or time.monotonic() - saved >= save_every:
+                    state.epoch_seconds += time.monotonic() - clock
+                    save(state)
+                    saved = clock = time.monotonic()
+                if stop:
+                    raise StoppedError
+            losses = state.losses.cpu()  # waits for the device, so the clock below has seen the whole epoch
+            state.epoch_seconds += time.monotonic() - clock
+            record = self._close_epoch(state, lr, losses)
+            save(state)
+            saved = time.monotonic()
+            watcher.epoch_finished(record)
+
+    def _step(self, state: TrainingState, order: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        size = self.protocol.batch_size
+        chosen = order[state.step * size : (state.step + 1) * size]
+        images = self._to_device(self.train.images[chosen])
+        labels = self._to_device(self.train.labels[chosen])
+        inputs, targets = self.pipeline.train_batch(images, labels, seed=self.seed, epoch=state.epoch, step=state.step)
+        # Dropout inside a model draws from torch's global generator: seeded by the position like everything else.
+        torch.manual_seed(derive_seed(self.seed, "forward", state.epoch, state.step))
+        logits = state.module(self._laid_out(inputs))
+        if logits.shape != targets.shape:
+            raise TrainingError(
+                f"The model returns logits of shape {tuple(logits.shape)}, expected {tuple(targets.shape)}."
+            )
+        # Linear in the targets, so that the mixed targets give the lambda-weighted loss of CutMix.
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.protocol.label_smoothing)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        state.losses[state.step] = loss.detach()
+
+    def _close_epoch(self, state: TrainingState, lr: float, losses: torch.Tensor) -> EpochRecord:
+        """Check the epoch's losses, float32 (steps,), and move on to the next epoch."""
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            raise TrainingError(
+                f"The loss became {losses[step].item()} in epoch {state.epoch + 1} of {self.protocol.epochs}, "
+                f"step {step + 1} of {self.steps}. The model diverged or computes something undefined."
+            )
+        record = EpochRecord(
+            epoch=state.epoch,
+            lr=lr,
+            loss=losses.double().mean().item(),
+            images_per_second=self.steps * self.protocol.batch_size / max(state.epoch_seconds, 1e-9),
+            seconds=state.epoch_seconds,
+        )
+        state.history.append(record)
+        state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
+        return record
+
+    def predict(self, module: nn.Module, test: SplitArrays) -> torch.Tensor:
+        """Return the logits, float32 (N, C) on the CPU, of a split in its order, in eval mode.
+
+        Raises:
+            TrainingError: a logit is not finite.
+        """
+        module.eval()
+        batches = []
+        with torch.inference_mode():
+            for first in range(0, len(test), _TEST_BATCH):
+                images = self._to_device(test.images[first : first + _TEST_BATCH])
+                batches.append(module(self._laid_out(self.pipeline.test_batch(images))).float())
+        logits = torch.cat(batches).cpu()
+        bad = (~torch.isfinite(logits)).any(dim=1).nonzero()
+        if len(bad):
+            raise TrainingError(
+                f"The trained model returns logits that are not finite for {len(bad)} of {len(test)} test images, "
+                f"first for image {int(bad[0])}."
+            )
+        return logits
+
+    def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.contiguous(memory_format=_MEMORY_FORMATS[self.memory_format])
+
+    def _to_device(self, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+
+def build_optimizer(module: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
+    """Return the protocol's Adam in its fused form, which changes speed alone. The loop sets the rate every epoch."""
+    return torch.optim.Adam(
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        lr=protocol.lr_max,
+        betas=protocol.betas,
+        eps=protocol.eps,
+        weight_decay=protocol.weight_decay,
+        fused=next(module.parameters()).device.type in ("cpu", "cuda", "mps"),
+    )
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+    """Seed torch's global generators for a purpose and give them back as they were."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
+        torch.manual_seed(derive_seed(seed, *purpose))
+        yield
+
+
+def to_layout(module: nn.Module, device: torch.device, memory_format: str) -> nn.Module:
+    """Move a module to the device and into the layout in which it trains."""
+    return module.to(device=device).to(memory_format=_MEMORY_FORMATS[memory_format])

@@ -1,0 +1,265 @@
+"""Task -> Trained: build, go on from a checkpoint if there is one, train, seal the weights, and read the test split."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.api import EpochRecord, Job, ModelSpec, RunResult
+from harness.catalog import Catalog, Offer
+from harness.data.store import PreparedDataset
+from harness.errors import DatasetError, TrainingError
+from harness.identity import architecture_digest, build_module, job_fingerprint, learning_rate_peak
+from harness.registry import Protocol
+from harness.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from harness.train.environment import describe_environment, frozen_numerics
+from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
+from harness.train.pipeline import build_pipeline
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job with all that it names looked up."""
+
+    job: Job
+    protocol: Protocol
+    model: Offer[ModelSpec]
+    dataset: PreparedDataset
+    catalog: Catalog
+    device: torch.device
+    checkpoint: Path
+    over_budget: bool = False
+    save_every: float = 300.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of the data set's classes."""
+        return len(self.dataset.manifest.classes)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A freshly initialised model and the fingerprint of the job that it is for."""
+
+    module: nn.Module = field(repr=False)
+    fingerprint: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished job leaves: its result, and the test split's logits (N, C) and labels (N,)."""
+
+    result: RunResult
+    logits: torch.Tensor
+    labels: torch.Tensor
+    history: tuple[EpochRecord, ...]
+
+
+def build_model(task: Task) -> Built:
+    """Build the job's model from its seed.
+
+    Raises:
+        PluginError: the plugin's ``build`` failed or returned something else than a module.
+    """
+    spec = task.model.spec
+    with seeded(task.job.seed, "initialise"):
+        module = build_module(task.model, task.num_classes)
+    lr_max, _ = learning_rate_peak(task.protocol, spec)
+    return Built(
+        module=module,
+        fingerprint=job_fingerprint(
+            task.job,
+            protocol=task.protocol,
+            model=task.model,
+            architecture=architecture_digest(module),
+            lr_max=lr_max,
+            data=task.dataset.manifest.fingerprint,
+        ),
+        parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
+    )
+
+
+def run_task(task: Task, built: Built, watcher: Watcher) -> Trained:
+    """Carry out a job from its checkpoint, or from the start, to its result.
+
+    Args:
+        task: The job with everything looked up.
+        built: From ``build_model``; the module is moved and trained in place.
+        watcher: Told of steps and epochs; may ask to stop.
+
+    Raises:
+        TrainingError: the run went wrong in a way that repeating it would not mend.
+        DamagedCheckpointError: there is a checkpoint that can't be used; the caller sets it aside.
+        StoppedError: the watcher asked to stop.
+    """
+    found = load_checkpoint(task.checkpoint, fingerprint=built.fingerprint)
+    with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = _Run(task, built, found)
+        run.train(watcher)
+        logits, labels = run.test()
+        environment = describe_environment(
+            task.device, memory_format=task.model.spec.memory_format, plugin=str(task.model.owner)
+        )
+    odd = sorted({str(w.message).splitlines()[0] for w in caught if "deterministic" in str(w.message)})
+    lr_max, exception = learning_rate_peak(task.protocol, task.model.spec)
+    metrics, uncomputed = _metrics(task, logits, labels)
+    result = RunResult(
+        job=task.job,
+        fingerprint=built.fingerprint,
+        protocol_digest=task.protocol.digest,
+        metrics=metrics,
+        parameters=built.parameters,
+        over_budget=task.over_budget,
+        lr_max=lr_max,
+        lr_exception=exception,
+        weights_sha256=weights_hash(run.state.module),
+        test_reads=run.test_reads,
+        seconds=run.seconds(),
+        started=run.started,
+        finished=_now(),
+        interruptions=run.interruptions,
+        notes=[*task.notes, *odd, *uncomputed],
+        environment=environment,
+    )
+    return Trained(result, logits, labels, tuple(run.state.history))
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a module's state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _Run:
+    """A job in progress: the training, its state, and what is saved of both."""
+
+    def __init__(self, task: Task, built: Built, found: Checkpoint | None) -> None:
+        manifest = task.dataset.manifest
+        module = to_layout(built.module, task.device, task.model.spec.memory_format)
+        self.task = task
+        self.fingerprint = built.fingerprint
+        self.started = found.started if found else _now()
+        self.began = time.monotonic()
+        self.training = Training(
+            protocol=task.protocol,
+            lr_max=learning_rate_peak(task.protocol, task.model.spec)[0],
+            seed=task.job.seed,
+            train=task.dataset.open_train(),
+            pipeline=build_pipeline(
+                task.protocol,
+                task.catalog,
+                num_classes=task.num_classes,
+                mean=manifest.mean,
+                std=manifest.std,
+                device=task.device,
+            ),
+            device=task.device,
+            memory_format=task.model.spec.memory_format,
+        )
+        if not self.training.steps:
+            raise DatasetError(
+                f"The data set '{manifest.dataset}' has {manifest.counts['train']} training images, "
+                f"fewer than one batch of {task.protocol.batch_size}."
+            )
+        self.state = TrainingState(
+            module=module,
+            optimizer=build_optimizer(module, task.protocol),
+            losses=torch.zeros(self.training.steps, device=task.device),
+        )
+        self.sealed = task.dataset.sealed_test()
+        self.earlier_seconds = 0.0
+        self.earlier_reads = 0
+        self.interruptions: tuple[dict[str, Any], ...] = ()
+        if found is not None:
+            self._go_on(found)
+
+    @property
+    def test_reads(self) -> int:
+        """How often the test split has been opened for this job, earlier processes included."""
+        return self.earlier_reads + self.sealed.reads
+
+    def seconds(self) -> float:
+        """Wall-clock time spent on the job, the pauses between processes left out."""
+        return self.earlier_seconds + time.monotonic() - self.began
+
+    def train(self, watcher: Watcher) -> None:
+        self.training.fit(self.state, watcher, self._save, save_every=self.task.save_every)
+
+    def test(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Seal the weights, then read the test split: the only place where that happens."""
+        epochs = self.task.protocol.epochs
+        # Counted on disk before it is opened, so that a stop in between can't hide a read.
+        self._save(self.state, test_reads=self.test_reads + 1)
+        test = self.sealed.open(epochs_done=len(self.state.history), epochs=epochs)
+        logits = self.training.predict(self.state.module, test)
+        return logits, torch.from_numpy(test.labels.copy())
+
+    def _save(self, state: TrainingState, *, test_reads: int | None = None) -> None:
+        done = state.epoch >= self.task.protocol.epochs
+        save_checkpoint(
+            self.task.checkpoint,
+            Checkpoint(
+                fingerprint=self.fingerprint,
+                epoch=state.epoch,
+                step=state.step,
+                weights=state.module.state_dict(),
+                optimizer=None if done else state.optimizer.state_dict(),
+                losses=state.losses,
+                history=tuple(state.history),
+                started=self.started,
+                seconds=self.seconds(),
+                epoch_seconds=state.epoch_seconds,
+                test_reads=self.test_reads if test_reads is None else test_reads,
+                interruptions=self.interruptions,
+            ),
+        )
+
+    def _go_on(self, found: Checkpoint) -> None:
+        state = self.state
+        state.module.load_state_dict(found.weights)
+        if found.optimizer is not None:
+            state.optimizer.load_state_dict(found.optimizer)
+        state.losses.copy_(found.losses)
+        state.epoch, state.step, state.epoch_seconds = found.epoch, found.step, found.epoch_seconds
+        state.history = list(found.history)
+        self.earlier_seconds, self.earlier_reads = found.seconds, found.test_reads
+        self.interruptions = (
+            *found.interruptions,
+            {"went_on": _now(), "epoch": found.epoch, "step": found.step},
+        )
+
+
+def _metrics(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> tuple[dict[str, float], list[str]]:
+    """Compute every installed metric; return the values and a note for each that failed.
+
+    Only the protocol's own metric may stop a run: the logits are kept, so that any other can be computed later.
+    """
+    values: dict[str, float] = {}
+    notes: list[str] = []
+    for name, offer in task.catalog.metrics.items():
+        try:
+            values[name] = float(offer.spec.compute(logits, labels))
+        except Exception as error:
+            text = f"{offer.owner} could not compute {name}: {type(error).__name__}: {error}"
+            if name == task.protocol.metric:
+                raise TrainingError(text) from error
+            notes.append(text)
+    return values, notes
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,25 @@
+"""The learning rate as a pure function of the epoch."""
+
+from __future__ import annotations
+
+import math
+
+from harness.registry import Protocol
+
+
+def learning_rate(epoch: int, protocol: Protocol, lr_max: float) -> float:
+    """Return the rate of a whole epoch: linear warm-up, then a cosine down to ``lr_min`` in the last epoch.
+
+    With w warm-up epochs of E: ``lr_max (e+1)/w`` for e < w, afterwards
+    ``lr_min + (lr_max - lr_min) (1 + cos(pi (e+1-w)/(E-w))) / 2`` (the xScore authors' code).
+
+    Args:
+        epoch: Counted from 0.
+        protocol: Gives ``epochs``, ``warmup_epochs`` and ``lr_min``.
+        lr_max: The peak for this model.
+    """
+    warmup = protocol.warmup_epochs
+    if epoch < warmup:
+        return lr_max * (epoch + 1) / warmup
+    progress = (epoch + 1 - warmup) / (protocol.epochs - warmup)
+    return protocol.lr_min + (lr_max - protocol.lr_min) * (1 + math.cos(math.pi * progress)) / 2
