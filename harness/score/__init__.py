@@ -1,0 +1,55 @@
+"""From accuracies to conclusions, as plain arithmetic on pandas frames: scores, subset search, uncertainty.
+
+Importing this package is cheap; pandas and NumPy are imported when a function is called.
+"""
+
+from __future__ import annotations
+
+from harness.score.agreement import kendall, spearman
+from harness.score.anchors import Anchors
+from harness.score.noise import as_runs, image_correlation, mean_accuracies
+from harness.score.seeds import SeedPlan, seeds_needed
+from harness.score.select import SubsetModel, SubsetSearch, fit_subset, predict_full, search_subsets
+from harness.score.table import read_accuracies
+from harness.score.uncertainty import ScoreUncertainty, score_uncertainty
+from harness.score.xscore import (
+    COMPLETE,
+    DEFAULT_LAMBDA,
+    INCOMPLETE,
+    NORMALIZED_PREFIX,
+    LambdaSensitivity,
+    check_accuracies,
+    join_scores,
+    lambda_sensitivity,
+    normalize,
+    score,
+)
+
+__all__ = [
+    "COMPLETE",
+    "DEFAULT_LAMBDA",
+    "INCOMPLETE",
+    "NORMALIZED_PREFIX",
+    "Anchors",
+    "LambdaSensitivity",
+    "ScoreUncertainty",
+    "SeedPlan",
+    "SubsetModel",
+    "SubsetSearch",
+    "as_runs",
+    "check_accuracies",
+    "fit_subset",
+    "image_correlation",
+    "join_scores",
+    "kendall",
+    "lambda_sensitivity",
+    "mean_accuracies",
+    "normalize",
+    "predict_full",
+    "read_accuracies",
+    "score",
+    "score_uncertainty",
+    "search_subsets",
+    "seeds_needed",
+    "spearman",
+]

@@ -1,0 +1,242 @@
+"""Accuracies and anchors in, xScores out: Equations (1) to (3) of the paper, nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import CannotContinueError, WrongUseError
+from harness.score.anchors import Anchors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+COMPLETE = "complete"
+INCOMPLETE = "incomplete"
+NORMALIZED_PREFIX = "normalized."
+DEFAULT_LAMBDA = 0.5
+SENSITIVITY_LAMBDAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class LambdaSensitivity:
+    """How the ranking depends on lambda.
+
+    ``ranks`` has one row a model and one column a lambda (1 is best; equal scores share the better rank).
+    ``crossings`` lists every change of order inside the range of the lambdas, exactly and not only at the lambdas asked
+    for: at ``lambda`` the model ``overtaking`` passes the model ``overtaken`` as lambda grows. A score is a straight
+    line in lambda, so two models change places at most once.
+    """
+
+    ranks: pd.DataFrame
+    crossings: pd.DataFrame
+
+
+def check_lambda(lam: float) -> float:
+    """Return lambda as a float, or raise ``WrongUseError``: a negative one would reward uneven models."""
+    if not math.isfinite(lam) or lam < 0:
+        raise WrongUseError(f"Lambda is {lam:g}; it must be a number that is zero or positive (the paper uses 0.5).")
+    return float(lam)
+
+
+def check_accuracies(accuracies: pd.DataFrame, *, percent: bool = True) -> None:
+    """Raise ``CannotContinueError`` unless this is a table of accuracies (index model, columns data sets).
+
+    A missing value is allowed: it makes its model incomplete. ``percent=False`` drops the checks of the range 0 to 100,
+    for a metric that is no percentage.
+    """
+    import numpy as np
+
+    if accuracies.shape[0] == 0 or accuracies.shape[1] == 0:
+        raise CannotContinueError("The table of accuracies is empty; it needs at least one model and one data set.")
+    for axis, what in ((accuracies.index, "model"), (accuracies.columns, "data set")):
+        repeated = sorted({str(name) for name in axis[axis.duplicated()]})
+        if repeated:
+            raise CannotContinueError(f"The table of accuracies has more than one {what} named: {', '.join(repeated)}.")
+    values = _values(accuracies)
+    bad = np.isinf(values)
+    wanted = "a finite number"
+    if percent:
+        bad |= (values < 0) | (values > 100)
+        wanted = "between 0 and 100 percent"
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise CannotContinueError(
+            f"The accuracy of '{accuracies.index[row]}' on '{accuracies.columns[column]}' is {values[row, column]:g}; "
+            f"it must be {wanted}."
+        )
+    if percent and bool((values[~np.isnan(values)] <= 1).all()) and not np.isnan(values).all():
+        raise CannotContinueError(
+            "Every accuracy is at most 1, so these look like fractions; accuracies are expected in percent. "
+            "Multiply them by 100."
+        )
+
+
+def normalize(accuracies: pd.DataFrame, anchors: Anchors) -> pd.DataFrame:
+    """Equation (1): ``(A_ij - min_j) / (max_j - min_j)``, not clipped.
+
+    Takes and returns (models, data sets); percent in, dimensionless out. A better model than all that the anchors were
+    made from exceeds 1, a worse one is negative. A missing accuracy stays missing. Raises ``CannotContinueError`` for a
+    data set without anchors.
+    """
+    import numpy as np
+    import pandas as pd
+
+    anchors.require(accuracies.columns)
+    low = np.array([anchors.minimum[dataset] for dataset in accuracies.columns])
+    high = np.array([anchors.maximum[dataset] for dataset in accuracies.columns])
+    scaled = (_values(accuracies) - low) / (high - low)
+    return pd.DataFrame(scaled, index=accuracies.index, columns=accuracies.columns)
+
+
+def score(
+    accuracies: pd.DataFrame, anchors: Anchors, *, lam: float = DEFAULT_LAMBDA, percent: bool = True
+) -> pd.DataFrame:
+    """The xScore table: Equations (1) to (3), ``xscore = mean - lam * variance``.
+
+    ``accuracies`` has one row a model (the index) and one column a data set, in percent; its columns are the suite that
+    is scored. The variance over data sets has ``ddof = 1``, as the authors compute it.
+
+    Returns one row a model, best first, equal scores in the order of their names, incomplete models last, with columns
+    ``rank`` (Int64; equal scores share the better rank), ``xscore``, ``mean``, ``variance``, ``status`` (``complete``
+    or ``incomplete``), ``missing`` (names of the data sets without an accuracy, joined by commas), ``lambda``,
+    ``anchors`` (their name) and ``normalized.<data set>``. A model without all its accuracies has no rank, score, mean
+    or variance: a mean over what happens to be there could not be compared with anyone's.
+
+    ``percent=False`` accepts values outside 0 to 100, for another metric with anchors of its own; hand in the negative
+    of a metric where lower is better.
+
+    Raises ``WrongUseError`` for a negative lambda or a single data set, ``CannotContinueError`` for bad accuracies or a
+    data set without anchors.
+    """
+    import numpy as np
+    import pandas as pd
+
+    lam = check_lambda(lam)
+    check_accuracies(accuracies, percent=percent)
+    check_enough_datasets(accuracies.columns)
+    scaled = normalize(accuracies, anchors)
+    values = scaled.to_numpy()
+    absent = np.isnan(values)
+    incomplete = absent.any(axis=1)
+    # NumPy lets a missing value through to mean and variance, where pandas would leave it out and average the rest.
+    mean = values.mean(axis=1)
+    variance = values.var(axis=1, ddof=1)
+    names = [str(dataset) for dataset in accuracies.columns]
+    missing = [""] * len(values)
+    for row in np.flatnonzero(incomplete):
+        missing[row] = ", ".join(name for name, gone in zip(names, absent[row], strict=True) if gone)
+    table = pd.DataFrame(
+        {
+            "xscore": mean - lam * variance,
+            "mean": mean,
+            "variance": variance,
+            "status": np.where(incomplete, INCOMPLETE, COMPLETE),
+            "missing": missing,
+            "lambda": lam,
+            "anchors": anchors.name,
+        },
+        index=accuracies.index,
+    )
+    table.index.name = "model"
+    return _ordered(pd.concat([table, scaled.add_prefix(NORMALIZED_PREFIX)], axis=1))
+
+
+def join_scores(tables: Sequence[pd.DataFrame], *, same: Sequence[str] = ("anchors", "lambda")) -> pd.DataFrame:
+    """Put score tables into one and rank them anew, if they may stand in one table at all.
+
+    ``same`` names the columns that must hold one and the same value everywhere; add ``"protocol"`` for tables that
+    carry such a column. Raises ``WrongUseError`` where they differ, where the data sets differ, or a model comes twice.
+    """
+    import pandas as pd
+
+    if not tables:
+        raise WrongUseError("There is no score table to join.")
+    suites = [tuple(sorted(c for c in table.columns if c.startswith(NORMALIZED_PREFIX))) for table in tables]
+    for suite in suites:
+        if suite != suites[0]:
+            one, other = (", ".join(c.removeprefix(NORMALIZED_PREFIX) for c in s) for s in (suites[0], suite))
+            raise WrongUseError(f"Scores over different data sets do not go into one table: {one}; and {other}.")
+    for column in same:
+        found = sorted({value for table in tables for value in table[column].unique()}, key=str)
+        if len(found) > 1:
+            raise WrongUseError(
+                f"Scores with different {column} do not go into one table; found: {', '.join(str(v) for v in found)}. "
+                "Compute them all with one."
+            )
+    joined = pd.concat(list(tables))
+    repeated = sorted({str(name) for name in joined.index[joined.index.duplicated()]})
+    if repeated:
+        raise WrongUseError(
+            f"A model is in more than one of the score tables: {', '.join(repeated)}. Rename one of them."
+        )
+    return _ordered(joined.drop(columns="rank"))
+
+
+def lambda_sensitivity(
+    accuracies: pd.DataFrame, anchors: Anchors, lams: Sequence[float] = SENSITIVITY_LAMBDAS, *, percent: bool = True
+) -> LambdaSensitivity:
+    """Rank the complete models at each lambda, and find every lambda at which two of them change places.
+
+    Raises what ``score`` raises; incomplete models are left out, as they have no rank.
+    """
+    import pandas as pd
+
+    if not lams:
+        raise WrongUseError("Name at least one lambda.")
+    lams = sorted({check_lambda(lam) for lam in lams})
+    table = score(accuracies, anchors, lam=lams[0], percent=percent)
+    table = table[table["status"] == COMPLETE]
+    ranks = pd.DataFrame(
+        {lam: (table["mean"] - lam * table["variance"]).rank(method="min", ascending=False) for lam in lams}
+    )
+    ranks.columns.name = "lambda"
+    return LambdaSensitivity(ranks.astype("int64"), _crossings(table, lams[0], lams[-1]))
+
+
+def check_enough_datasets(datasets: Iterable[object]) -> None:
+    """Raise ``WrongUseError`` for a single data set: a variance over one value does not exist."""
+    names = list(datasets)
+    if len(names) < 2:
+        raise WrongUseError(
+            f"An xScore needs at least two data sets, and there is only '{names[0]}': the variance over data sets is "
+            "undefined for one. Compare the accuracies themselves, or add a data set."
+        )
+
+
+def _values(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
+    import numpy as np
+
+    try:
+        return frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise CannotContinueError(f"The table of accuracies holds something that is not a number: {error}.") from error
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort best first with incomplete models last, break ties by name, and put the rank in front."""
+    by_name = table.iloc[table.index.astype(str).argsort(kind="stable")]
+    ordered = by_name.sort_values("xscore", ascending=False, kind="stable", na_position="last")
+    ordered.insert(0, "rank", ordered["xscore"].rank(method="min", ascending=False).astype("Int64"))
+    return ordered
+
+
+def _crossings(table: pd.DataFrame, lower: float, upper: float) -> pd.DataFrame:
+    """All lambdas strictly inside (lower, upper) at which the order of two models changes, in ascending order."""
+    import numpy as np
+    import pandas as pd
+
+    # Only models whose order differs at the two ends cross in between, and the lines are straight.
+    names = np.array([str(name) for name in table.index], dtype=object)
+    mean, variance = table["mean"].to_numpy(), table["variance"].to_numpy()
+    rows: list[tuple[float, str, str]] = []
+    for i in range(len(names)):
+        gap_low = (mean - lower * variance) - (mean[i] - lower * variance[i])
+        gap_high = (mean - upper * variance) - (mean[i] - upper * variance[i])
+        for j in np.flatnonzero((gap_low > 0) & (gap_high < 0)):
+            at = float((mean[j] - mean[i]) / (variance[j] - variance[i]))
+            rows.append((at, str(names[i]), str(names[j])))
+    return pd.DataFrame(sorted(rows), columns=["lambda", "overtaking", "overtaken"])
