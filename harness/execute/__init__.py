@@ -1,0 +1,1 @@
+"""How a plan is carried out: executors call ``run_one`` for every job, wherever they like."""

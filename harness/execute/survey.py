@@ -1,0 +1,110 @@
+"""Plan + disk -> Survey: what each model is, whether it fits the budget, and how every job stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.api import Job
+from harness.catalog import Catalog
+from harness.data.prepare import prepare_embedded
+from harness.data.store import PreparedDataset
+from harness.errors import HarnessError, PluginError
+from harness.identity import Architectures, job_fingerprint, learning_rate_peak
+from harness.plan import Plan, dataset_facts
+from harness.registry import Benchmark
+from harness.results.grid import Cell, read_grid
+from harness.results.store import RunsFolder
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How a plan stands.
+
+    Attributes:
+        cells: Every job's state, in the plan's order.
+        over_budget: A sentence for each model that is over the budget at some class count of the plan.
+        broken: A sentence for each model that does not build.
+    """
+
+    cells: tuple[Cell, ...]
+    over_budget: Mapping[str, str]
+    broken: Mapping[str, str]
+
+
+class Surveyor:
+    """Looks at models, data sets and results; remembers within one command what it has seen."""
+
+    def __init__(
+        self, benchmark: Benchmark, catalog: Catalog, runs: RunsFolder, data_root: Path, *, remember: bool
+    ) -> None:
+        self._benchmark = benchmark
+        self._catalog = catalog
+        self._runs = runs
+        self._data_root = data_root
+        self._architectures = Architectures(remember=remember)
+        self._prepared: dict[tuple[str, int], PreparedDataset] = {}
+
+    def survey(self, plan: Plan) -> Survey:
+        """Tell how a plan stands. Raises what looking up names and data sets' sizes raises."""
+        facts = {name: dataset_facts(self._benchmark, self._catalog, name) for name in plan.datasets}
+        over: dict[str, str] = {}
+        broken: dict[str, str] = {}
+        for name in plan.models:
+            try:
+                sentence = self._budget_sentence(name, sorted({fact.classes for fact in facts.values()}))
+            except PluginError as error:
+                broken[name] = str(error)
+            else:
+                if sentence:
+                    over[name] = sentence
+        cells = read_grid(self._runs, plan.jobs, lambda job: self.fingerprint(plan, job))
+        self._architectures.save()
+        return Survey(cells, over, broken)
+
+    def fingerprint(self, plan: Plan, job: Job) -> str:
+        """Return what a job's result must carry. Raises HarnessError where the model or the data set is not usable."""
+        model = self._catalog.model(job.model)
+        data = self.prepared(plan, job.dataset)
+        return job_fingerprint(
+            job,
+            protocol=plan.protocol,
+            model=model,
+            architecture=self._architectures.get(model, len(data.manifest.classes)).digest,
+            lr_max=learning_rate_peak(plan.protocol, model.spec)[0],
+            data=data.manifest.fingerprint,
+        )
+
+    def prepared(self, plan: Plan, dataset: str) -> PreparedDataset:
+        """Return a data set, preparing an embedded one. Raises DatasetError where it has to be downloaded first."""
+        key = dataset, plan.protocol.input_size
+        if key not in self._prepared:
+            self._prepared[key] = prepare_embedded(self._catalog.dataset(dataset), self._data_root, key[1])
+        return self._prepared[key]
+
+    def check_data(self, plan: Plan) -> None:
+        """Raise the first reason why a data set of the plan cannot be used, with all that are missing in one go."""
+        problems = []
+        for name in plan.datasets:
+            try:
+                self.prepared(plan, name)
+            except HarnessError as error:
+                problems.append(error)
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            raise type(problems[0])("\n".join(str(problem) for problem in problems))
+
+    def _budget_sentence(self, name: str, class_counts: list[int]) -> str:
+        budget = self._benchmark.budget
+        model = self._catalog.model(name)
+        limit = round(budget.parameters * (1 + budget.tolerance))
+        for classes in class_counts:
+            count = self._architectures.get(model, classes).parameters
+            if count > limit:
+                return (
+                    f"{name} has {count:,} trainable parameters at {classes} classes; "
+                    f"the limit is {limit:,} ({budget.parameters:,} + {budget.tolerance:.0%})."
+                )
+        return ""

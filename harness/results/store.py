@@ -1,0 +1,237 @@
+"""RunResult <-> disk. One folder a job, every path of it a property of one object; state is read from the files.
+
+<runs>/<protocol>/<model>/<data set>/seed-<n>/
+    job.json          what was asked: identity and fingerprint
+    history.jsonl     one line an epoch
+    checkpoint.pt     weights, and until training has ended the optimiser and the position
+    predictions.npz   test logits and labels
+    result.json       written last and atomically: its presence means that the job is done
+    error.txt         the traceback of the last attempt, where that failed
+<runs>/<protocol>/<model>/<data set>/set-aside/      what was stale or damaged; never deleted
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from harness.api import EpochRecord, Job, RunResult
+from harness.errors import JobLockedError, StoreError
+from harness.files import write_atomically, write_text_atomically, writing_to
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA = 1
+_LOCK_SECONDS = 1.0  # 'harness status' may hold a lock for an instant to see whether somebody else does
+
+
+class DamagedResultError(StoreError):
+    """A result file is there but can't be read."""
+
+
+class _Versioned(msgspec.Struct):
+    schema: int
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The files of one job."""
+
+    job: Job
+    path: Path
+
+    @property
+    def job_file(self) -> Path:
+        """What was asked."""
+        return self.path / "job.json"
+
+    @property
+    def history(self) -> Path:
+        """One JSON line an epoch."""
+        return self.path / "history.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run goes on from; after the end, the final weights."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def predictions(self) -> Path:
+        """Test logits and labels."""
+        return self.path / "predictions.npz"
+
+    @property
+    def result(self) -> Path:
+        """The finishing mark."""
+        return self.path / "result.json"
+
+    @property
+    def error(self) -> Path:
+        """The traceback of the last attempt, where that failed."""
+        return self.path / "error.txt"
+
+    def lock(self) -> FileLock:
+        """The job's lock, outside the folder so that the folder can be set aside under it."""
+        return FileLock(self.path.parent / f".{self.path.name}.lock")
+
+    def read_result(self) -> RunResult | None:
+        """Return the result, or None if there is none yet.
+
+        Raises:
+            DamagedResultError: the file can't be read; the message says why.
+        """
+        try:
+            content = self.result.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.result} can't be read: {error.strerror}.") from error
+        try:
+            schema = msgspec.json.decode(content, type=_Versioned).schema
+            if schema != SCHEMA:
+                raise DamagedResultError(f"{self.result} has schema {schema}, expected {SCHEMA}")
+            return msgspec.json.decode(content, type=RunResult)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise DamagedResultError(f"{self.result} is damaged: {error}") from error
+
+    def recorded_fingerprint(self) -> str | None:
+        """Return the fingerprint of the attempt that the folder holds, or None if it can't be told."""
+        try:
+            content = json.loads(self.job_file.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return content.get("fingerprint") if isinstance(content, dict) else None
+
+    def begin(self, fingerprint: str, *, protocol_digest: str) -> None:
+        """Make the folder and write down what is asked. Raises StoreError if that is impossible."""
+        with writing_to(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.error.unlink(missing_ok=True)
+        if self.recorded_fingerprint() != fingerprint:
+            content = {
+                "schema": SCHEMA,
+                **asdict(self.job),
+                "fingerprint": fingerprint,
+                "protocol_digest": protocol_digest,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            write_text_atomically(self.job_file, _pretty(content))
+
+    def append_history(self, record: EpochRecord) -> None:
+        """Add a finished epoch."""
+        with writing_to(self.path), self.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
+
+    def write_history(self, history: Iterable[EpochRecord]) -> None:
+        """Replace the history: one line an epoch, exactly the epochs of the checkpoint."""
+        write_text_atomically(self.history, "".join(json.dumps(asdict(record)) + "\n" for record in history))
+
+    def read_history(self) -> tuple[EpochRecord, ...]:
+        """Return the finished epochs; empty if there are none or the file is damaged."""
+        try:
+            lines = self.history.read_text(encoding="utf-8").splitlines()
+            return tuple(EpochRecord(**json.loads(line)) for line in lines)
+        except (OSError, ValueError, TypeError):
+            return ()
+
+    def finish(self, result: RunResult, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Write predictions, then the result: the job is done from that instant on."""
+        import numpy as np
+
+        def write(file: IO[bytes]) -> None:
+            np.savez_compressed(file, logits=logits.numpy(), labels=labels.numpy())
+
+        write_atomically(self.predictions, write)
+        write_text_atomically(self.result, _pretty({"schema": SCHEMA, **asdict(result)}))
+
+    def fail(self, sentence: str, trace: str) -> None:
+        """Write down why an attempt failed: the traceback, and the sentence as the last line."""
+        with writing_to(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(self.error, f"{trace.rstrip()}\n\n{' '.join(sentence.split())}\n")
+
+    def read_error(self) -> str | None:
+        """Return the last line of the recorded failure, or None."""
+        try:
+            lines = self.error.read_text(encoding="utf-8").strip().splitlines()
+        except OSError:
+            return None
+        return lines[-1] if lines else "failed for a reason that was not recorded"
+
+    def set_aside(self, what: Path) -> Path:
+        """Move the folder, or one file of it, out of the way; return where it is now."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        name = self.path.name if what == self.path else f"{self.path.name}-{what.name}"
+        target = self.path.parent / "set-aside" / f"{name}-{stamp}"
+        with writing_to(self.path.parent):
+            target.parent.mkdir(exist_ok=True)
+            what.rename(target)
+        return target
+
+    def acquire(self) -> FileLock:
+        """Take the job's lock, which the operating system gives back if this process dies.
+
+        Raises:
+            JobLockedError: another process holds it.
+            StoreError: the folder can't be written.
+        """
+        with writing_to(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = self.lock()
+            try:
+                lock.acquire(timeout=_LOCK_SECONDS)
+            except Timeout:
+                raise JobLockedError(f"{self.job}: another process is working on it.") from None
+            return lock
+
+    def is_locked(self) -> bool:
+        """Whether another process works on the job at this moment."""
+        lock = self.lock()
+        if not Path(lock.lock_file).exists():
+            return False
+        try:
+            lock.acquire(blocking=False)
+        except (Timeout, OSError):
+            return True
+        lock.release()
+        return False
+
+
+@dataclass(frozen=True)
+class RunsFolder:
+    """A folder of results."""
+
+    root: Path
+
+    def of(self, job: Job) -> JobFolder:
+        """Return the folder of a job, which need not exist."""
+        return JobFolder(job, self.root / job.protocol / job.model / job.dataset / f"seed-{job.seed}")
+
+    def jobs(self, protocol: str) -> Iterator[Job]:
+        """Every job that has a folder under a protocol, in order."""
+        base = self.root / protocol
+        for path in sorted(base.glob("*/*/seed-*")):
+            match = re.fullmatch(r"seed-(\d+)", path.name)
+            if match and path.is_dir():
+                yield Job(protocol, path.parts[-3], path.parts[-2], int(match.group(1)))
+
+    def check_writable(self) -> None:
+        """Raise StoreError with a sentence if results could not be written here."""
+        probe = self.root / ".writable"
+        with writing_to(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+
+
+def _pretty(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, default=list) + "\n"
