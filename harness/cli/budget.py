@@ -1,0 +1,83 @@
+"""``harness check-budget``: does a model fit 2.5 M parameters, and what does it compute?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli.options import format_option, load, registry_option, suite_option
+from harness.cli.output import print_rows
+from harness.errors import BudgetError
+from harness.plan import dataset_facts, select_models
+
+
+@click.command("check-budget")
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--all", "all_models", is_flag=True, help="Every installed model.")
+@suite_option
+@registry_option
+@format_option
+def check_budget(
+    models: tuple[str, ...], all_models: bool, suite: str | None, registry: Path | None, format_: str
+) -> int:
+    """Count a model's trainable parameters and multiply-adds with fvcore, and judge them.
+
+    Parameters are counted as trained, head included, at every class count of the benchmark, or of one suite with
+    --suite. Multiply-adds are those of one image of 224 x 224 pixels. Exits with 1 if a model is over the budget, does
+    not build, or does not return logits.
+
+    \b
+    harness check-budget mynet
+    harness check-budget --all --format markdown
+    """
+    benchmark, catalog = load(registry)
+    chosen = select_models(catalog, models, all_models=all_models)
+    budget = benchmark.budget
+    class_counts = (
+        budget.classes
+        if suite is None
+        else sorted({dataset_facts(benchmark, catalog, name).classes for name in benchmark.suite(suite).datasets})
+    )
+    from harness.budget import check_budget as check
+
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for name in chosen:
+        try:
+            report = check(catalog.model(name).spec, budget, class_counts)
+        except BudgetError as error:
+            failures.append(str(error))
+            continue
+        rows.append(report.as_row())
+    print_rows(rows, format_, columns=_columns(class_counts))
+    for row in rows if format_ == "table" else ():
+        _explain(row)
+    for failure in failures:
+        click.echo(failure, err=True)
+    over = [row["model"] for row in rows if row["verdict"] == "over"]
+    if over:
+        click.echo(f"Over the budget of {budget.parameters:,} + {budget.tolerance:.0%}: {', '.join(over)}.", err=True)
+    return 1 if over or failures else 0
+
+
+def _columns(class_counts: Any) -> dict[str, str]:
+    return {
+        "model": "model",
+        **{f"parameters.{count}": f"@{count}" for count in class_counts},
+        "deployed": "deployed",
+        "macs": "MACs",
+        "budget": "budget",
+        "limit": "limit",
+        "verdict": "verdict",
+    }
+
+
+def _explain(row: dict[str, Any]) -> None:
+    """Name what the counters did not count, and anything else that a reader of the numbers should know."""
+    uncounted = ", ".join(f"{name} x{calls}" for name, calls in row["uncounted_operators"].items())
+    if uncounted:
+        click.echo(f"{row['model']}: fvcore does not count {uncounted}.", err=True)
+    for note in row["notes"]:
+        click.echo(f"{row['model']}: {note}", err=True)

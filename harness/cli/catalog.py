@@ -1,0 +1,183 @@
+"""``harness list``: what is installed, from whom, and what is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import click
+
+from harness.catalog import Catalog
+from harness.cli.options import data_option, data_root, format_option, load, registry_option
+from harness.cli.output import print_rows
+from harness.data.prepare import definition
+from harness.data.store import find_prepared
+from harness.errors import DatasetError
+from harness.registry import Benchmark
+
+_Rows: TypeAlias = list[dict[str, Any]]
+
+
+def _owner(offer: Any) -> dict[str, str]:
+    owner = offer.owner
+    return {"plugin": owner.name, "distribution": owner.distribution, "version": owner.version}
+
+
+def _models(benchmark: Benchmark, catalog: Catalog, _: Path) -> _Rows:
+    exceptions = {name: peak for p in benchmark.protocols.values() for name, peak in p.lr_max_exceptions.items()}
+    return [
+        {
+            "model": name,
+            "name": name,
+            **_owner(offer),
+            "title": offer.spec.title or name,
+            "lr_max": exceptions.get(name, offer.spec.lr_max),
+            "paper": offer.spec.paper,
+        }
+        for name, offer in catalog.models.items()
+    ]
+
+
+def _datasets(benchmark: Benchmark, catalog: Catalog, root: Path) -> _Rows:
+    rows = []
+    for name, offer in catalog.datasets.items():
+        spec = offer.spec
+        rows.append(
+            {
+                "name": name,
+                "title": spec.title,
+                "classes": len(spec.classes),
+                **{split: spec.splits[split] for split in ("train", "test")},
+                "domain": spec.domain,
+                "licence": spec.licence,
+                "prepared": _prepared(offer, root, {p.input_size for p in benchmark.protocols.values()}),
+                **_owner(offer),
+            }
+        )
+    known = {row["name"] for row in rows}
+    rows += [
+        {
+            "name": name,
+            "title": "no installed plugin offers it",
+            "classes": facts.classes,
+            "train": facts.train,
+            "test": facts.test,
+            **dict.fromkeys(("domain", "licence", "prepared", "plugin", "distribution", "version")),
+        }
+        for name, facts in benchmark.datasets.items()
+        if name not in known
+    ]
+    return rows
+
+
+def _prepared(offer: Any, root: Path, sizes: set[int]) -> str:
+    try:
+        found = [find_prepared(root, offer.spec.name, definition(offer), size) for size in sorted(sizes)]
+    except DatasetError:
+        return "damaged"
+    forms = sorted({one.folder.name for one in found if one})
+    return ", ".join(forms) or ("when first used" if not offer.spec.sources else "no")
+
+
+def _augmentations(_: Benchmark, catalog: Catalog, __: Path) -> _Rows:
+    return [
+        {"name": name, "title": offer.spec.title or name, **_owner(offer)}
+        for name, offer in catalog.augmentations.items()
+    ]
+
+
+def _metrics(_: Benchmark, catalog: Catalog, __: Path) -> _Rows:
+    return [
+        {
+            "name": name,
+            "title": offer.spec.title or name,
+            "unit": offer.spec.unit,
+            "better": "higher" if offer.spec.higher_is_better else "lower",
+            **_owner(offer),
+        }
+        for name, offer in catalog.metrics.items()
+    ]
+
+
+def _executors(_: Benchmark, catalog: Catalog, __: Path) -> _Rows:
+    return [{"name": name, "title": offer.spec.title, **_owner(offer)} for name, offer in catalog.executors.items()]
+
+
+def _suites(benchmark: Benchmark, _: Catalog, __: Path) -> _Rows:
+    return [
+        {
+            "name": name,
+            "title": suite.title,
+            "protocol": suite.protocol,
+            "datasets": list(suite.datasets),
+            "anchors": suite.anchors,
+            "default": name == benchmark.default_suite,
+        }
+        for name, suite in benchmark.suites.items()
+    ]
+
+
+def _protocols(benchmark: Benchmark, _: Catalog, __: Path) -> _Rows:
+    return [
+        {
+            "name": name,
+            "title": protocol.title,
+            "input_size": protocol.input_size,
+            "batch_size": protocol.batch_size,
+            "epochs": protocol.epochs,
+            "lr_max": protocol.lr_max,
+            "digest": protocol.digest,
+        }
+        for name, protocol in benchmark.protocols.items()
+    ]
+
+
+def _plugins(_: Benchmark, catalog: Catalog, __: Path) -> _Rows:
+    return [
+        {
+            "plugin": plugin.name,
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "state": plugin.state,
+            "offers": list(plugin.offers),
+            "reason": plugin.reason,
+        }
+        for plugin in catalog.plugins
+    ]
+
+
+_KINDS: Mapping[str, tuple[Callable[[Benchmark, Catalog, Path], _Rows], tuple[str, ...]]] = {
+    "models": (_models, ("name", "title", "lr_max", "distribution", "version")),
+    "datasets": (_datasets, ("name", "title", "classes", "train", "test", "prepared", "licence")),
+    "augmentations": (_augmentations, ("name", "title", "distribution", "version")),
+    "metrics": (_metrics, ("name", "title", "unit", "better", "distribution", "version")),
+    "suites": (_suites, ("name", "title", "protocol", "datasets", "anchors")),
+    "protocols": (_protocols, ("name", "input_size", "epochs", "batch_size", "lr_max", "digest", "title")),
+    "plugins": (_plugins, ("plugin", "distribution", "version", "state", "offers", "reason")),
+    "executors": (_executors, ("name", "title", "distribution", "version")),
+}
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(list(_KINDS)), default="models")
+@data_option
+@registry_option
+@format_option
+def list_command(kind: str, data: Path | None, registry: Path | None, format_: str) -> None:
+    """Show what is installed: models by default.
+
+    \b
+    harness list                    the models, and who installed them
+    harness list datasets           what there is to train on
+    harness list plugins            every plugin, and why a broken one is broken
+    """
+    benchmark, catalog = load(registry)
+    rows_of, columns = _KINDS[kind]
+    rows = rows_of(benchmark, catalog, data_root(data))
+    print_rows(rows, format_, columns={key: key.replace("_", " ") for key in columns}, digits={"lr_max": 4})
+    troubled = [plugin for plugin in catalog.plugins if plugin.state != "ok"]
+    if troubled and kind != "plugins":
+        them = "1 plugin has" if len(troubled) == 1 else f"{len(troubled)} plugins have"
+        click.echo(f"{them} a problem: 'harness list plugins' says which.", err=True)

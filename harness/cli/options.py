@@ -1,0 +1,76 @@
+"""Options that several commands share, and what they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from harness.catalog import Catalog, discover
+from harness.data.store import default_data_root
+from harness.registry import Benchmark, load_benchmark
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+
+format_option = click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="How to print the data.",
+)
+registry_option = click.option(
+    "--registry",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Another registry file than the shipped one.",
+)
+suite_option = click.option("--suite", metavar="SUITE", help="A suite of data sets; 'harness list suites' shows them.")
+runs_option = click.option(
+    "--runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of the results.",
+)
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder of the prepared data sets.  [default: $HARNESS_DATA or the user's cache folder]",
+)
+
+
+def selection_options(command: _F) -> _F:
+    """Add what chooses jobs: MODEL..., --all, --suite, --dataset, --seeds, --protocol, --runs, --data, --registry."""
+    for decorate in reversed(
+        (
+            click.argument("models", metavar="[MODEL]...", nargs=-1),
+            click.option("--all", "all_models", is_flag=True, help="Every installed model."),
+            suite_option,
+            click.option(
+                "--dataset", "datasets", metavar="DATASET", multiple=True, help="Only this data set; repeatable."
+            ),
+            click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds 0 to N-1."),
+            click.option("--protocol", metavar="PROTOCOL", help="Another protocol than the suite's."),
+            runs_option,
+            data_option,
+            registry_option,
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def load(registry: Path | None) -> tuple[Benchmark, Catalog]:
+    """Read the registry and look at the installed plugins."""
+    return load_benchmark(registry), discover()
+
+
+def data_root(given: Path | None) -> Path:
+    """Return the data folder."""
+    return given or default_data_root()

@@ -1,0 +1,92 @@
+"""Rows -> stdout, in any of the formats. Data goes to stdout; everything else that a command says goes to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+_STYLES = {"table": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    format_: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    digits: Mapping[str, int] | None = None,
+) -> None:
+    """Print rows to stdout.
+
+    Args:
+        rows: One mapping a row, all with the same keys; nested mappings become columns ``outer.inner``.
+        format_: ``json`` (one object a row, nothing rounded), ``csv`` (the same, flat), or ``table``, ``markdown``,
+            ``latex`` for people.
+        columns: For people: which keys to show, under which headings; all for None.
+        digits: For people: decimals by key.
+    """
+    if format_ == "json":
+        click.echo(json.dumps([dict(row) for row in rows], indent=2, default=_plain, allow_nan=False))
+        return
+    flat = [_flatten(row) for row in rows]
+    if format_ == "csv":
+        import pandas as pd
+
+        click.echo(pd.DataFrame(flat).to_csv(index=False), nl=False)
+        return
+    from tabulate import tabulate
+
+    shown = dict(columns) if columns else {key: key for key in (flat[0] if flat else {})}
+    table = [[_cell(row.get(key), (digits or {}).get(key)) for key in shown] for row in flat]
+    if table or format_ != "table":
+        click.echo(
+            tabulate(
+                table,
+                headers=list(shown.values()),
+                tablefmt=_STYLES[format_],
+                disable_numparse=True,
+                colalign=_alignment(flat, list(shown)) if table else None,
+            )
+        )
+
+
+def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, list | tuple):
+            flat[f"{prefix}{key}"] = ", ".join(str(item) for item in value)
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _alignment(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    def numeric(key: str) -> bool:
+        values = [row.get(key) for row in rows if row.get(key) is not None]
+        return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+    return ["right" if numeric(key) else "left" for key in keys]
+
+
+def _cell(value: object, digits: int | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.{2 if digits is None else digits}f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
