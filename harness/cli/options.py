@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from harness.catalog import Catalog, discover
 from harness.data.store import default_data_root
+from harness.plan import Selection
 from harness.registry import Benchmark, load_benchmark
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+from harness.results.store import RunsFolder
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 
@@ -45,8 +47,40 @@ data_option = click.option(
 )
 
 
-def selection_options(command: _F) -> _F:
-    """Add what chooses jobs: MODEL..., --all, --suite, --dataset, --seeds, --protocol, --runs, --data, --registry."""
+@dataclass(frozen=True)
+class Request:
+    """Which jobs a user means, and where their files are."""
+
+    selection: Selection
+    runs: RunsFolder
+    data_root: Path
+    registry: Path | None
+
+    def load(self) -> tuple[Benchmark, Catalog]:
+        """Read the registry and look at the installed plugins."""
+        return load(self.registry)
+
+
+def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose jobs, and hand them to the command as one Request."""
+
+    @functools.wraps(command)
+    def with_request(
+        models: tuple[str, ...],
+        all_models: bool,
+        suite: str | None,
+        datasets: tuple[str, ...],
+        seeds: int,
+        protocol: str | None,
+        runs: Path,
+        data: Path | None,
+        registry: Path | None,
+        **others: Any,
+    ) -> Any:
+        selection = Selection(models, all_models, suite, datasets, seeds, protocol)
+        return command(Request(selection, RunsFolder(runs), data_root(data), registry), **others)
+
+    decorated: Callable[..., Any] = with_request
     for decorate in reversed(
         (
             click.argument("models", metavar="[MODEL]...", nargs=-1),
@@ -62,8 +96,8 @@ def selection_options(command: _F) -> _F:
             registry_option,
         )
     ):
-        command = decorate(command)
-    return command
+        decorated = decorate(decorated)
+    return decorated
 
 
 def load(registry: Path | None) -> tuple[Benchmark, Catalog]:

@@ -48,14 +48,17 @@ class StopSignal:
 
 
 class RunReporter:
-    """Tells people how a run goes, on a terminal by two bars and elsewhere by a line a job."""
+    """Tells people how a run goes, on a terminal by two bars and elsewhere by a line a job.
+
+    ``finished`` holds the jobs that have ended, so that a stop loses none of them.
+    """
 
     def __init__(self, total: int, protocol: Protocol, stop: StopSignal) -> None:
         self._total = total
         self._epochs = protocol.epochs
         self._metric = protocol.metric
         self._stop = stop
-        self._finished = 0
+        self.finished: list[Cell] = []
         self._trained_seconds: list[float] = []
         self._job_began = self._loss_read = self._line_written = 0.0
         self._job: Job | None = None
@@ -107,7 +110,7 @@ class RunReporter:
 
     def job_finished(self, cell: Cell) -> None:
         """A job has ended, well or not."""
-        self._finished += 1
+        self.finished.append(cell)
         self._trained_seconds.append(time.monotonic() - self._job_began)
         if cell.result is not None and cell.state == "done":
             outcome = f"{cell.result.metrics[self._metric]:.2f} % in {cell.result.seconds:.1f} s"
@@ -115,11 +118,11 @@ class RunReporter:
             outcome = f"{cell.state}: {cell.detail}"
         left = self._time_left()
         if self._progress:
-            self._progress.update(self._overall, completed=self._finished, detail=left)
+            self._progress.update(self._overall, completed=len(self.finished), detail=left)
             self._progress.update(self._current, visible=False)
             self._write(f"{cell.job}: {outcome}")
         else:
-            count = f"[{self._finished:>{len(str(self._total))}}/{self._total}]"
+            count = f"[{len(self.finished):>{len(str(self._total))}}/{self._total}]"
             self._write(f"{count} {cell.job}: {outcome}{left and ', ' + left}")
 
     def notice(self, text: str) -> None:
@@ -133,7 +136,7 @@ class RunReporter:
             click.echo(line, err=True)
 
     def _time_left(self) -> str:
-        remaining = self._total - self._finished
+        remaining = self._total - len(self.finished)
         if not remaining:
             return ""
         mean = sum(self._trained_seconds) / len(self._trained_seconds)

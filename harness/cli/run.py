@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
+from harness.api import Job
 from harness.catalog import Catalog
-from harness.cli.options import data_root, format_option, load, selection_options
+from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows
+from harness.cli.progress import RunReporter, StopSignal, duration
 from harness.errors import BudgetError, CannotContinueError, WrongUseError
-from harness.plan import Plan, Selection, build_plan, dataset_facts
-from harness.registry import Benchmark, Protocol
+from harness.plan import Plan, build_plan, dataset_facts
+from harness.registry import Benchmark
 from harness.results.grid import Cell
-from harness.results.store import RunsFolder
 
 if TYPE_CHECKING:
     import torch
@@ -40,19 +41,15 @@ _INTERRUPTED = 130
 @click.command()
 @selection_options
 @format_option
-def plan(
-    models: tuple[str, ...], all_models: bool, suite: str | None, datasets: tuple[str, ...], seeds: int,
-    protocol: str | None, runs: Path, data: Path | None, registry: Path | None, format_: str,
-) -> None:  # fmt: skip
+def plan(request: Request, format_: str) -> None:
     """Show which jobs 'harness run' would carry out, and which are done.
 
     \b
     harness plan --all --suite pocket
     harness plan mynet --seeds 3
     """
-    benchmark, catalog = load(registry)
-    selection = Selection(models, all_models, suite, datasets, seeds, protocol)
-    _show_plan(benchmark, catalog, build_plan(benchmark, catalog, selection), runs, data_root(data), format_)
+    benchmark, catalog = request.load()
+    _show_plan(benchmark, catalog, build_plan(benchmark, catalog, request.selection), request, format_)
 
 
 @click.command()
@@ -64,10 +61,8 @@ def plan(
 @click.option("--allow-over-budget", is_flag=True, help="Train models over the budget too; their results stay marked.")
 @format_option
 def run(
-    models: tuple[str, ...], all_models: bool, suite: str | None, datasets: tuple[str, ...], seeds: int,
-    protocol: str | None, runs: Path, data: Path | None, registry: Path | None, device: str, jobs: int,
-    executor: str, dry_run: bool, allow_over_budget: bool, format_: str,
-) -> int:  # fmt: skip
+    request: Request, device: str, jobs: int, executor: str, dry_run: bool, allow_over_budget: bool, format_: str
+) -> int:
     """Train models on data sets under the frozen protocol.
 
     What is done stays done: run the same command again to go on after a stop, or to add what is missing. Results are in
@@ -78,16 +73,15 @@ def run(
     harness run mynet                       your model on the default suite
     harness run mynet --seeds 3 --device cuda:1
     """
-    benchmark, catalog = load(registry)
-    chosen = build_plan(benchmark, catalog, Selection(models, all_models, suite, datasets, seeds, protocol))
+    benchmark, catalog = request.load()
+    chosen = build_plan(benchmark, catalog, request.selection)
     if dry_run:
-        _show_plan(benchmark, catalog, chosen, runs, data_root(data), format_)
+        _show_plan(benchmark, catalog, chosen, request, format_)
         return 0
     execute = catalog.executor(executor).spec.execute
     if jobs > 1:
         raise WrongUseError(f"--jobs is {jobs}, but the executor '{executor}' carries out one job at a time.")
-    runs_folder = RunsFolder(runs)
-    runs_folder.check_writable()
+    request.runs.check_writable()
 
     from harness.execute.runner import JobRunner
     from harness.execute.survey import Surveyor
@@ -95,39 +89,28 @@ def run(
 
     found_device = resolve_device(device)
     _refuse_years_on_a_cpu(benchmark, catalog, chosen, found_device, insisted=device != "auto")
-    surveyor = Surveyor(benchmark, catalog, runs_folder, data_root(data), remember=False)
+    surveyor = Surveyor(benchmark, catalog, request.runs, request.data_root, remember=False)
     surveyor.check_data(chosen)
     survey = surveyor.survey(chosen)
     refused = _refusals(survey, allow_over_budget=allow_over_budget)
     if refused and set(refused) == set(chosen.models):
         raise BudgetError("\n".join(refused.values()))
-
-    def runner_with(reporter: object) -> Callable[[Sequence[Cell]], list[Cell]]:
-        runner = JobRunner(
-            benchmark,
-            catalog,
-            runs_folder,
-            data_root(data),
-            found_device,
-            frozenset(survey.over_budget),
-            reporter,  # type: ignore[arg-type]
-        )
-        return lambda cells: list(execute([cell.job for cell in cells], runner))
-
-    todo = [cell for cell in survey.cells if cell.state != "done" and cell.job.model not in refused]
-    trained, stopped = _carry_out(todo, chosen.protocol, runner_with)
-    final = _final_cells(survey, refused, trained)
+    todo = [cell.job for cell in survey.cells if cell.state != "done" and cell.job.model not in refused]
+    stop = StopSignal()
+    reporter = RunReporter(len(todo), chosen.protocol, stop)
+    runner = JobRunner(
+        benchmark, catalog, request.runs, request.data_root, found_device, frozenset(survey.over_budget), reporter
+    )
+    stopped = todo and _carry_out(lambda: list(execute(todo, runner)), stop, reporter)
+    final = _final_cells(survey, refused, reporter.finished)
     print_rows([cell.as_row(chosen.protocol.metric) for cell in final], format_, columns=_COLUMNS, digits=_DIGITS)
-    return _summarise(final, len(trained), stopped=stopped)
+    return _summarise(final, len(reporter.finished), stopped=bool(stopped))
 
 
 @click.command()
 @selection_options
 @format_option
-def status(
-    models: tuple[str, ...], all_models: bool, suite: str | None, datasets: tuple[str, ...], seeds: int,
-    protocol: str | None, runs: Path, data: Path | None, registry: Path | None, format_: str,
-) -> None:  # fmt: skip
+def status(request: Request, format_: str) -> None:
     """Show how every job of a suite stands: done, running, failed, stale or missing.
 
     Looks at every installed model unless some are named, and at more seeds where results of more are there.
@@ -136,34 +119,32 @@ def status(
     harness status --suite pocket
     harness status mynet --format json
     """
-    benchmark, catalog = load(registry)
-    chosen = build_plan(
-        benchmark, catalog, Selection(models, all_models or not models, suite, datasets, seeds, protocol)
-    )
+    benchmark, catalog = request.load()
+    selection = replace(request.selection, all_models=request.selection.all_models or not request.selection.models)
+    chosen = build_plan(benchmark, catalog, selection)
     on_disk = [
         job
-        for job in RunsFolder(runs).jobs(chosen.protocol.name)
+        for job in request.runs.jobs(chosen.protocol.name)
         if job.model in chosen.models and job.dataset in chosen.datasets and job not in chosen.jobs
     ]
-    chosen = Plan(chosen.suite, chosen.protocol, chosen.models, chosen.datasets, (*chosen.jobs, *on_disk))
-    cells = _survey(benchmark, catalog, chosen, runs, data_root(data)).cells
+    cells = _survey(benchmark, catalog, replace(chosen, jobs=(*chosen.jobs, *on_disk)), request).cells
     print_rows([cell.as_row(chosen.protocol.metric) for cell in cells], format_, columns=_COLUMNS, digits=_DIGITS)
     counts = Counter(cell.state for cell in cells)
     click.echo(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + _time_left(cells), err=True)
 
 
-def _survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, runs: Path, data: Path) -> Survey:
+def _survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request) -> Survey:
     from harness.execute.survey import Surveyor
 
-    return Surveyor(benchmark, catalog, RunsFolder(runs), data, remember=True).survey(plan)
+    return Surveyor(benchmark, catalog, request.runs, request.data_root, remember=True).survey(plan)
 
 
-def _show_plan(benchmark: Benchmark, catalog: Catalog, plan: Plan, runs: Path, data: Path, format_: str) -> None:
-    survey = _survey(benchmark, catalog, plan, runs, data)
+def _show_plan(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, format_: str) -> None:
+    survey = _survey(benchmark, catalog, plan, request)
     rows = [cell.as_row(plan.protocol.metric) for cell in survey.cells]
     print_rows(rows, format_, columns=_COLUMNS, digits=_DIGITS)
     done = sum(cell.state == "done" for cell in survey.cells)
-    images = _training_images(benchmark, catalog, plan, [c for c in survey.cells if c.state != "done"])
+    images = _training_images(benchmark, catalog, plan, [c.job for c in survey.cells if c.state != "done"])
     click.echo(
         f"{len(survey.cells)} jobs under {plan.protocol.name}: {done} done, {len(survey.cells) - done} to run, "
         f"{images:,} training images{_time_left(survey.cells)}",
@@ -183,40 +164,16 @@ def _refusals(survey: Survey, *, allow_over_budget: bool) -> dict[str, str]:
     return refused
 
 
-def _carry_out(
-    todo: Sequence[Cell], protocol: Protocol, runner_with: Callable[[object], Callable[[Sequence[Cell]], list[Cell]]]
-) -> tuple[list[Cell], bool]:
-    """Train what is to do; return how those jobs stand, and whether the user stopped it."""
-    if not todo:
-        return [], False
-    from harness.cli.progress import RunReporter, StopSignal
+def _carry_out(work: Callable[[], object], stop: StopSignal, reporter: RunReporter) -> bool:
+    """Do the work under signal handlers and a live display; return whether the user stopped it."""
     from harness.train.loop import StoppedError
 
-    stop = StopSignal()
-    reporter = RunReporter(len(todo), protocol, stop)
-    finished: list[Cell] = []
-    carry_out = runner_with(_Collecting(reporter, finished))
     try:
         with stop.installed(), reporter.live():
-            carry_out(todo)
+            work()
     except (StoppedError, KeyboardInterrupt):
-        return finished, True
-    return finished, False
-
-
-class _Collecting:
-    """Passes everything on to a reporter and keeps the finished cells, so that a stop loses none of them."""
-
-    def __init__(self, reporter: object, finished: list[Cell]) -> None:
-        self._reporter = reporter
-        self._finished = finished
-
-    def job_finished(self, cell: Cell) -> None:
-        self._finished.append(cell)
-        self._reporter.job_finished(cell)  # type: ignore[attr-defined]
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._reporter, name)
+        return True
+    return False
 
 
 def _final_cells(survey: Survey, refused: dict[str, str], trained: Sequence[Cell]) -> list[Cell]:
@@ -243,10 +200,10 @@ def _summarise(cells: Sequence[Cell], trained: int, *, stopped: bool) -> int:
     return 1 if counts["failed"] else 0
 
 
-def _training_images(benchmark: Benchmark, catalog: Catalog, plan: Plan, cells: Sequence[Cell]) -> int:
+def _training_images(benchmark: Benchmark, catalog: Catalog, plan: Plan, jobs: Sequence[Job]) -> int:
     protocol = plan.protocol
     sizes = {name: dataset_facts(benchmark, catalog, name).train for name in plan.datasets}
-    return sum(sizes[cell.job.dataset] // protocol.batch_size * protocol.batch_size * protocol.epochs for cell in cells)
+    return sum(sizes[job.dataset] // protocol.batch_size * protocol.batch_size * protocol.epochs for job in jobs)
 
 
 def _refuse_years_on_a_cpu(
@@ -255,10 +212,9 @@ def _refuse_years_on_a_cpu(
     """Explain what a protocol made for an accelerator would cost on this CPU, unless the user named the device."""
     if not plan.protocol.accelerator or device.type != "cpu" or insisted:
         return
-    from harness.cli.progress import duration
     from harness.execute.speed import training_images_per_second
 
-    images = _training_images(benchmark, catalog, plan, [Cell(job, "missing") for job in plan.jobs])
+    images = _training_images(benchmark, catalog, plan, plan.jobs)
     model = catalog.model(plan.models[0])
     rate = training_images_per_second(model, plan.protocol, device)
     raise CannotContinueError(
@@ -274,6 +230,4 @@ def _time_left(cells: Sequence[Cell]) -> str:
     missing = sum(cell.state != "done" for cell in cells)
     if not times or not missing:
         return "."
-    from harness.cli.progress import duration
-
     return f"; about {duration(missing * sum(times) / len(times))} left at the pace of those done."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class Survey:
 
     Attributes:
         cells: Every job's state, in the plan's order.
-        over_budget: A sentence for each model that is over the budget at some class count of the plan.
+        over_budget: A sentence for each model that is over the budget at some class count of the suite.
         broken: A sentence for each model that does not build.
     """
 
@@ -48,12 +49,14 @@ class Surveyor:
 
     def survey(self, plan: Plan) -> Survey:
         """Tell how a plan stands. Raises what looking up names and data sets' sizes raises."""
-        facts = {name: dataset_facts(self._benchmark, self._catalog, name) for name in plan.datasets}
+        for name in plan.datasets:
+            dataset_facts(self._benchmark, self._catalog, name)
+        class_counts = self._class_counts(plan)
         over: dict[str, str] = {}
         broken: dict[str, str] = {}
         for name in plan.models:
             try:
-                sentence = self._budget_sentence(name, sorted({fact.classes for fact in facts.values()}))
+                sentence = self._budget_sentence(name, class_counts)
             except PluginError as error:
                 broken[name] = str(error)
             else:
@@ -95,6 +98,14 @@ class Surveyor:
             raise problems[0]
         if problems:
             raise type(problems[0])("\n".join(str(problem) for problem in problems))
+
+    def _class_counts(self, plan: Plan) -> list[int]:
+        """The class counts of the whole suite, whatever part of it is planned: the budget holds at every one."""
+        counts = set()
+        for name in {*plan.suite.datasets, *plan.datasets}:
+            with contextlib.suppress(HarnessError):
+                counts.add(dataset_facts(self._benchmark, self._catalog, name).classes)
+        return sorted(counts)
 
     def _budget_sentence(self, name: str, class_counts: list[int]) -> str:
         budget = self._benchmark.budget
