@@ -93,11 +93,15 @@ class DatasetFacts(_Strict, frozen=True):
 
 
 class Published(_Strict, frozen=True):
-    """A published accuracy table in percent: one row of values a model, in the order of ``datasets``."""
+    """A published accuracy table in percent: one row of values a model, in the order of ``datasets``.
+
+    ``majority`` is the percentage of the largest class of each test set: what a model that never looks would get.
+    """
 
     title: str
     datasets: tuple[str, ...]
     accuracy: dict[str, tuple[_Percent, ...]]
+    majority: dict[str, _Percent] = {}
 
 
 class AnchorTable(_Strict, frozen=True):

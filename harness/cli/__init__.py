@@ -14,6 +14,8 @@ from harness.cli.budget import check_budget
 from harness.cli.catalog import list_command
 from harness.cli.leaderboard import leaderboard
 from harness.cli.run import plan, run, status
+from harness.cli.score import score
+from harness.cli.select import select
 from harness.errors import HarnessError
 
 INTERRUPTED = 130
@@ -60,7 +62,7 @@ def cli() -> None:
     """
 
 
-for command in (list_command, check_budget, plan, run, status, leaderboard):
+for command in (list_command, check_budget, plan, run, status, leaderboard, score, select):
     cli.add_command(command)
 
 

@@ -2,65 +2,173 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import (
-    data_option,
-    data_root,
-    format_option,
-    load,
-    registry_option,
-    runs_option,
-    suite_option,
-)
+from harness.catalog import Catalog
+from harness.cli.options import data_option, data_root, format_option, load, registry_option, runs_option, suite_option
 from harness.cli.output import print_rows
-from harness.errors import CannotContinueError
-from harness.plan import Selection, build_plan
+from harness.plan import dataset_facts
+from harness.registry import Benchmark
 from harness.results.store import RunsFolder
-from harness.score import DEFAULT_LAMBDA
+
+if TYPE_CHECKING:
+    from harness.execute.collect import Collected
+    from harness.report.leaderboard import Leaderboard
+
+DEFAULT_LAMBDA = 0.5
+
+lambda_option = click.option(
+    "--lambda", "lam", type=float, default=DEFAULT_LAMBDA, show_default=True, help="Weight of the variance."
+)
+metric_option = click.option(
+    "--metric", metavar="METRIC", help="Another metric than the protocol's; 'harness list metrics' shows them."
+)
+anchors_option = click.option(
+    "--anchors",
+    "anchors_name",
+    metavar="NAME|FILE.toml",
+    help="Anchors of the registry, your own frozen ones, or 'own' for the table's extrema.",
+)
 
 
 @click.command()
 @suite_option
-@click.option("--lambda", "lam", type=float, default=DEFAULT_LAMBDA, show_default=True, help="Weight of the variance.")
+@lambda_option
+@click.option("--published", is_flag=True, help="The published table, with your own finished models in their place.")
+@metric_option
+@anchors_option
+@click.option("--baseline/--no-baseline", default=None, help="The majority-class row.  [default: not in json and csv]")
 @runs_option
 @data_option
 @registry_option
 @format_option
 def leaderboard(
-    suite: str | None, lam: float, runs: Path, data: Path | None, registry: Path | None, format_: str
-) -> None:
+    suite: str | None, lam: float, published: bool, metric: str | None, anchors_name: str | None,
+    baseline: bool | None, runs: Path, data: Path | None, registry: Path | None, format_: str,
+) -> None:  # fmt: skip
     """Rank the installed models by xScore: the mean of normalised accuracies minus lambda times their variance.
 
-    Only finished results that are still current count; 'harness status' shows the others.
+    Only finished results that are still current count; 'harness status' shows the others. Ranks come with the interval
+    that the noise allows; models that share a letter cannot be told apart. With --published and no --suite the score is
+    over all published data sets.
 
     \b
     harness leaderboard --suite pocket
+    harness leaderboard --published
     harness leaderboard --lambda 1 --format latex
     """
-    from harness.execute.survey import Surveyor
-    from harness.report.leaderboard import build_leaderboard
+    from harness.errors import WrongUseError
+    from harness.report.leaderboard import BASELINE_KIND
 
     benchmark, catalog = load(registry)
-    runs_folder = RunsFolder(runs)
-    base = build_plan(benchmark, catalog, Selection(all_models=True, suite=suite))
-    seeds = {job.seed for job in runs_folder.jobs(base.protocol.name)}
-    plan = build_plan(benchmark, catalog, Selection(all_models=True, suite=suite, seeds=max(seeds, default=0) + 1))
-    cells = Surveyor(benchmark, catalog, runs_folder, data_root(data), remember=True).survey(plan).cells
-    results = [cell.result for cell in cells if cell.state == "done" and cell.result]
-    stale = [cell for cell in cells if cell.state == "stale"]
-    if stale:
-        click.echo(f"Note: {len(stale)} stale results are not counted; 'harness status' shows why.", err=True)
-    if not results and not (runs / base.protocol.name).is_dir():
-        raise CannotContinueError(
-            f"There are no results under {runs}. Run: harness run --all --suite {base.suite.name}"
+    if published and (metric or anchors_name):
+        raise WrongUseError("--published is about top-1 with the published anchors; leave --metric and --anchors out.")
+    if published:
+        board = published_board(benchmark, catalog, runs, data_root(data), suite, lam)
+        notes: Iterable[str] = board.notes
+    else:
+        collected, board = measured_board(
+            benchmark, catalog, runs, data_root(data), suite=suite, lam=lam, metric=metric, anchors_name=anchors_name
         )
-    board = build_leaderboard(benchmark, base.suite, results, lam=lam)
-    columns = {"rank": "rank", "model": "model", "xscore": "xScore", "mean": "mean", "variance": "variance"}
-    columns |= {f"accuracy.{name}": name.replace("_", " ") for name in base.suite.datasets}
-    digits = dict.fromkeys(("xscore", "mean", "variance"), 3)
-    print_rows(board.rows, format_, columns=columns, digits=digits)
-    for note in board.notes:
+        notes = (*collected.notes, *board.notes)
+    shown = format_ not in ("json", "csv") if baseline is None else baseline
+    rows = [row for row in board.rows if shown or row["kind"] != BASELINE_KIND]
+    print_board(rows, format_, published=published)
+    for note in notes:
         click.echo(note, err=True)
+
+
+def measured_board(
+    benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, *, suite: str | None, lam: float,
+    metric: str | None = None, anchors_name: str | None = None,
+) -> tuple[Collected, Leaderboard]:  # fmt: skip
+    """Read a suite's finished results and rank them, the majority-class baseline included."""
+    from harness.execute.collect import collect
+    from harness.report.baseline import baseline_values
+    from harness.report.leaderboard import build_leaderboard
+    from harness.report.scale import OWN, find_anchors
+
+    collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=metric)
+    collected.require_results()
+    anchors = None
+    if anchors_name and anchors_name != OWN:
+        anchors = find_anchors(
+            anchors_name,
+            benchmark,
+            runs,
+            metric=collected.metric,
+            own_metric=collected.protocol.metric,
+            protocol=collected.protocol,
+        )
+    chosen = collected.suite
+    if anchors_name == OWN:
+        import msgspec
+
+        chosen = msgspec.structs.replace(chosen, anchors=None)
+    folders = [collected.runs.of(result.job) for result in collected.results]
+    board = build_leaderboard(
+        benchmark,
+        chosen,
+        collected.results,
+        lam=lam,
+        metric=collected.metric,
+        values=collected.values,
+        anchors=anchors,
+        test_sizes={name: dataset_facts(benchmark, catalog, name).test for name in chosen.datasets},
+        baseline=baseline_values(folders, catalog.metric(collected.metric.name)),
+    )
+    return collected, board
+
+
+def published_board(
+    benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, lam: float
+) -> Leaderboard:
+    """Rank the published models and, where there are finished results, the user's among them."""
+    from harness.execute.collect import collect
+    from harness.report.leaderboard import build_leaderboard
+    from harness.report.published import build_published, full_suite
+
+    chosen = benchmark.suite(suite) if suite else full_suite(benchmark)
+    collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=full_suite(benchmark).name, metric=None)
+    measured = None
+    if any(not result.over_budget for result in collected.results):
+        measured = build_leaderboard(benchmark, full_suite(benchmark), collected.results, lam=lam)
+    return build_published(benchmark, chosen, lam=lam, measured=measured)
+
+
+def print_board(rows: Iterable[Mapping[str, Any]], format_: str, *, published: bool = False) -> None:
+    """Print a leaderboard: everything in json and csv, what matters in the formats for people."""
+    rows = list(rows)
+    if format_ in ("json", "csv"):
+        print_rows(rows, format_)
+        return
+    columns = {"rank": "rank", "model": "model", "xscore": "xScore"}
+    if any(row.get("upper") is not None for row in rows):
+        columns |= {"interval": "95 % interval", "ranks": "ranks", "groups": "ties"}
+    columns |= {"mean": "mean", "variance": "variance"}
+    digits = dict.fromkeys(("xscore", "mean", "variance"), 3)
+    shown = [
+        dict(row) | {"interval": _span(row, "lower", "upper", 3), "ranks": _span(row, "rank_lower", "rank_upper", 0)}
+        for row in rows
+    ]
+    if published and rows:
+        first = rows[0]
+        columns |= {f"xscore_by_lambda.{key}": f"lambda {key}" for key in first["xscore_by_lambda"]}
+        extra = [key for key in first if key.startswith("xscore") and key not in ("xscore", "xscore_by_lambda")]
+        columns |= {key: key for key in extra}
+        digits |= dict.fromkeys([*(f"xscore_by_lambda.{key}" for key in first["xscore_by_lambda"]), *extra], 3)
+        if len({row["source"] for row in rows}) > 1:
+            columns |= {"protocol": "trained under"}
+    columns |= {f"accuracy.{name}": name.replace("_", " ") for name in (rows[0]["accuracy"] if rows else {})}
+    print_rows(shown, format_, columns=columns, digits=digits)
+
+
+def _span(row: Mapping[str, Any], low: str, high: str, digits: int) -> str | None:
+    if row.get(low) is None:
+        return None
+    ends = [f"{row[end]:.{digits}f}" for end in (low, high)]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)

@@ -1,0 +1,132 @@
+"""``harness select``: which few data sets stand for all of them, and how far that can be trusted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.leaderboard import anchors_option, lambda_option, measured_board
+from harness.cli.options import data_option, data_root, format_option, load, registry_option, runs_option, suite_option
+from harness.cli.output import print_rows
+from harness.cli.score import accuracies_option, data_names, table_and_anchors
+from harness.errors import WrongUseError
+
+if TYPE_CHECKING:
+    from harness.score import SubsetSearch
+
+_COLUMNS = {
+    "datasets": "data sets",
+    "r2": "R^2",
+    "q2": "Q^2",
+    "spearman": "rho",
+    "kendall": "tau",
+    "spearman_left_out": "rho left out",
+    "bootstrap": "wins %",
+}
+_SHOWN = 10
+
+
+@click.command()
+@click.option("--size", type=int, default=4, show_default=True, help="Data sets in a subset.")
+@click.option("--published", is_flag=True, help="Search on the published table.")
+@accuracies_option
+@click.option("--normalized", is_flag=True, help="Predict from normalised values instead of accuracies.")
+@click.option("--top", type=click.IntRange(min=1), help="Rows to print.  [default: 10; all in json and csv]")
+@click.option("--resamples", type=click.IntRange(min=0), default=1000, show_default=True, help="Bootstrap resamples.")
+@suite_option
+@lambda_option
+@anchors_option
+@runs_option
+@data_option
+@registry_option
+@format_option
+def select(
+    size: int, published: bool, accuracies: Path | None, normalized: bool, top: int | None, resamples: int,
+    suite: str | None, lam: float, anchors_name: str | None, runs: Path, data: Path | None, registry: Path | None,
+    format_: str,
+) -> None:  # fmt: skip
+    """Try every subset of data sets: how well does it predict the score on all of them?
+
+    R^2 is what the paper reports. Q^2 predicts each model by the fit without it: with few models R^2 is high for almost
+    any subset, and Q^2 shows how much of that survives. rho and tau compare rankings; 'wins' is how often the subset
+    has the best R^2 when models are drawn anew.
+
+    \b
+    harness select --published
+    harness select --accuracies mine.csv --size 3 --normalized
+    """
+    from harness.report.published import published_accuracies, published_anchors
+    from harness.score import search_subsets
+
+    benchmark, catalog = load(registry)
+    if published and (accuracies is not None or anchors_name):
+        raise WrongUseError("--published brings its own accuracies and anchors; leave --accuracies and --anchors out.")
+    note = ""
+    if published:
+        frame, anchors = published_accuracies(benchmark), published_anchors(benchmark)
+        if suite is not None:
+            frame = frame[[name for name in benchmark.suite(suite).datasets if name in frame.columns]]
+    elif accuracies is not None:
+        own = benchmark.protocol(benchmark.suite(suite).protocol).metric
+        frame, anchors, note = table_and_anchors(
+            benchmark, accuracies, runs, suite, anchors_name, catalog.metric(own).spec, own, data_names(catalog),
+            fall_back=True,
+        )  # fmt: skip
+    else:
+        _, board = measured_board(
+            benchmark, catalog, runs, data_root(data), suite=suite, lam=lam, anchors_name=anchors_name
+        )
+        frame, anchors = board.accuracies, board.anchors
+        gaps = [str(model) for model in frame.index[frame.isna().any(axis=1)]]
+        frame = frame.dropna()
+        note = f"Left out, incomplete: {', '.join(gaps)}." if gaps else ""
+    found = search_subsets(
+        frame, anchors, size=size, lam=lam, on="normalized" if normalized else "accuracy", resamples=resamples
+    )
+    machine = format_ in ("json", "csv")
+    print_rows(
+        subset_rows(found, top or (None if machine else _SHOWN), people=not machine),
+        format_,
+        columns=_COLUMNS,
+        digits=dict.fromkeys(_COLUMNS, 3) | {"bootstrap": 1},
+    )
+    click.echo(
+        f"{len(found.table):,} subsets of {size} of {len(frame.columns)} data sets, {found.models} models, lambda "
+        f"{found.lam:g}, anchors {found.anchors}, predicted from "
+        f"{'normalised values' if normalized else 'accuracies'}.",
+        err=True,
+    )
+    for sentence in (note, *found.warnings, *best_by_q2(found)):
+        if sentence:
+            click.echo(sentence, err=True)
+
+
+def subset_rows(found: SubsetSearch, top: int | None, *, people: bool) -> list[dict[str, Any]]:
+    """Return the contract's rows, best R^2 first."""
+    from harness.report.leaderboard import number
+
+    rows = []
+    for record in found.table.head(top or len(found.table)).to_dict("records"):
+        row = {str(key): number(value) for key, value in record.items()}
+        row["datasets"] = ", ".join(record["datasets"]) if people else list(record["datasets"])
+        if people and row["bootstrap"] is not None:
+            row["bootstrap"] *= 100
+        rows.append(row | {"size": found.size, "models": found.models, "on": found.on})
+    return rows
+
+
+def best_by_q2(found: SubsetSearch) -> list[str]:
+    """Say which subset has the best Q^2, where that is not the one with the best R^2."""
+    q2 = found.table["q2"].fillna(-math.inf).to_numpy()
+    at = int(q2.argmax())
+    if at == 0 or math.isinf(q2[at]):
+        return []
+    best = found.table.iloc[at]
+    first = found.table.iloc[0]
+    return [
+        f"By R^2 the best is {', '.join(first['datasets'])} (Q^2 {first['q2']:.2f}); by Q^2 it is "
+        f"{', '.join(best['datasets'])} (R^2 {best['r2']:.3f}, Q^2 {best['q2']:.2f})."
+    ]

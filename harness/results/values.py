@@ -1,0 +1,96 @@
+"""Stored predictions -> any metric, confusion matrix and baseline, long after a run has ended."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from harness.api import MetricSpec, RunResult
+from harness.catalog import Offer
+from harness.errors import CannotContinueError, PluginError
+from harness.results.store import JobFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+    Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def read_predictions(folder: JobFolder) -> tuple[Floats, Ints]:
+    """Return test logits float32 (N, C) and labels int64 (N,).
+
+    Raises:
+        CannotContinueError: the file is missing, damaged, or its two arrays do not belong together.
+    """
+    import zipfile
+
+    import numpy as np
+
+    path = folder.predictions
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            logits, labels = stored["logits"], stored["labels"]
+    except FileNotFoundError:
+        raise CannotContinueError(
+            f"{path} is not there, so nothing but the metrics of its result.json is known of {folder.job}."
+        ) from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CannotContinueError(f"{path} is damaged: {error}. Run that job again.") from error
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.size:
+        raise CannotContinueError(
+            f"{path} holds logits {logits.shape} and labels {labels.shape}, expected (N, C) and (N,). "
+            "Run that job again."
+        )
+    return logits.astype(np.float32, copy=False), labels.astype(np.int64, copy=False)
+
+
+def metric_value(folder: JobFolder, result: RunResult, offer: Offer[MetricSpec]) -> float:
+    """Return a metric of a finished run: from its result, or from its stored predictions where that lacks it.
+
+    Raises:
+        CannotContinueError: the predictions are not usable.
+        PluginError: the metric's plugin raises, or returns something that is not a finite number.
+    """
+    name = offer.spec.name
+    if name in result.metrics:
+        return float(result.metrics[name])
+    logits, labels = read_predictions(folder)
+    return compute_metric(offer, logits, labels, f"{folder.job}")
+
+
+def compute_metric(offer: Offer[MetricSpec], logits: Floats, labels: Ints, what: str) -> float:
+    """Apply a metric plugin to logits (N, C) and labels (N,); ``what`` names them in errors, like ``metric_value``."""
+    import torch
+
+    try:
+        value = float(offer.spec.compute(torch.from_numpy(logits), torch.from_numpy(labels)))
+    except Exception as error:
+        raise PluginError(
+            f"{offer.owner} could not compute {offer.spec.name} of {what}: {type(error).__name__}: {error}"
+        ) from error
+    if not math.isfinite(value):
+        raise PluginError(f"{offer.owner} computes {offer.spec.name} of {what} as {value}, expected a finite number.")
+    return value
+
+
+def baseline_logits(labels: Ints, classes: int) -> Floats:
+    """Logits (N, C) of a model that never looks: every image gets the log of the class frequencies of ``labels``.
+
+    Its answer is always the most frequent class, and its probabilities are the best that a constant can do. A class
+    without images gets the frequency of half an image, so that its logarithm is finite.
+    """
+    import numpy as np
+
+    counts = np.bincount(labels, minlength=classes).astype(np.float64)
+    prior = np.maximum(counts, 0.5)
+    row = np.log(prior / prior.sum()).astype(np.float32)
+    return np.repeat(row[None, :], len(labels), axis=0)
+
+
+def confusion(logits: Floats, labels: Ints) -> Ints:
+    """Counts (C, C): rows are true classes, columns the answers."""
+    import numpy as np
+
+    classes = logits.shape[1]
+    return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes * classes).reshape(classes, classes)
