@@ -39,7 +39,7 @@ def architecture_digest(module: nn.Module) -> str:
     ]
     shapes = [[name, list(value.shape), value.requires_grad] for name, value in module.named_parameters()]
     buffers = [[name, list(value.shape)] for name, value in module.named_buffers()]
-    return _hash([structure, shapes, buffers])
+    return hash_of([structure, shapes, buffers])
 
 
 def job_fingerprint(
@@ -56,7 +56,7 @@ def job_fingerprint(
         data: The data set's content fingerprint.
     """
     owner = model.owner
-    return _hash(
+    return hash_of(
         {
             "protocol": protocol.digest,
             "model": [job.model, owner.distribution, owner.version, architecture, lr_max],
@@ -105,8 +105,8 @@ class Architectures:
         Raises:
             PluginError: it does not build, or something else than a module.
         """
-        stamp = _source_stamp(model.spec) if self._path else []
-        key = _hash([model.spec.name, num_classes, stamp])
+        stamp = source_stamp(model.spec) if self._path else []
+        key = hash_of([model.spec.name, num_classes, stamp])
         if key not in self._known:
             module = build_module(model, num_classes)
             self._known[key] = Architecture(
@@ -155,7 +155,7 @@ def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:
     return module
 
 
-def _source_stamp(spec: ModelSpec) -> list[object]:
+def source_stamp(spec: ModelSpec) -> list[object]:
     """Everything that may change what ``build`` makes: the plugin's source files, and the libraries."""
     top = spec.build.__module__.partition(".")[0]
     found = importlib.util.find_spec(top) if top not in ("__main__", "builtins") else None
@@ -168,6 +168,7 @@ def _source_stamp(spec: ModelSpec) -> list[object]:
     return [spec.build.__module__, stats, libraries, sys.version]
 
 
-def _hash(value: object) -> str:
+def hash_of(value: object) -> str:
+    """Sixteen hex digits over anything that JSON can hold."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

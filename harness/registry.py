@@ -96,12 +96,14 @@ class Published(_Strict, frozen=True):
     """A published accuracy table in percent: one row of values a model, in the order of ``datasets``.
 
     ``majority`` is the percentage of the largest class of each test set: what a model that never looks would get.
+    ``macs`` are the multiply-adds of the models that were published, which are not the harness's own definitions.
     """
 
     title: str
     datasets: tuple[str, ...]
     accuracy: dict[str, tuple[_Percent, ...]]
     majority: dict[str, _Percent] = {}
+    macs: dict[str, _Positive] = {}
 
 
 class AnchorTable(_Strict, frozen=True):

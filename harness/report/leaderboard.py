@@ -271,9 +271,7 @@ def _facts(kept: Sequence[tuple[RunResult, float]], suite: Suite) -> dict[str, d
     return facts
 
 
-def _notes(
-    rows: Iterable[Mapping[str, Any]], over: set[str], anchors: Anchors, *, own_scale: bool
-) -> Iterable[str]:
+def _notes(rows: Iterable[Mapping[str, Any]], over: set[str], anchors: Anchors, *, own_scale: bool) -> Iterable[str]:
     if own_scale:
         yield (
             f"Normalised by the best and the worst accuracy ({anchors.name}): scores change when a model is added, "

@@ -1,0 +1,111 @@
+"""Installed models -> what each one is: its elements, parameters and multiply-adds, remembered between commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import platformdirs
+
+from harness.api import ModelSpec
+from harness.catalog import Catalog, Offer
+from harness.errors import HarnessError, PluginError, StoreError
+from harness.files import write_text_atomically
+from harness.identity import build_module, hash_of, source_stamp
+from harness.patterns.detect import RULES, Element, detect
+from harness.registry import Budget
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model as it was built.
+
+    Attributes:
+        model: Its name.
+        elements: What was found of Table 6, by the element's name.
+        parameters: Trainable ones, at the budget's reference class count.
+        macs: fvcore's multiply-adds of one image at that class count; None where they could not be counted.
+        note: Why not.
+    """
+
+    model: str
+    elements: Mapping[str, Element]
+    parameters: int
+    macs: int | None
+    note: str = ""
+
+    @property
+    def present(self) -> dict[str, bool]:
+        """Whether each element is there."""
+        return {name: element.present for name, element in self.elements.items()}
+
+
+def describe_models(catalog: Catalog, names: Iterable[str], budget: Budget) -> tuple[list[Described], list[str]]:
+    """Describe models; return them and a sentence for each one that does not build or run.
+
+    What was found is kept in the user's cache while the plugin's source files and the libraries are the same.
+    """
+    path = Path(platformdirs.user_cache_dir("xscore-harness")) / "patterns.json"
+    known = _read(path)
+    described, failures, new = [], [], False
+    for name in names:
+        offer = catalog.model(name)
+        key = hash_of([name, source_stamp(offer.spec), RULES, version("fvcore"), *_size(budget)])
+        if key not in known:
+            try:
+                known[key] = _describe(offer, budget)
+            except HarnessError as error:
+                failures.append(str(error))
+                continue
+            new = True
+        described.append(known[key])
+    if new:
+        # A cache that cannot be written costs time at the next command, nothing else.
+        with contextlib.suppress(OSError, StoreError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(path, json.dumps({key: asdict(one) for key, one in known.items()}))
+    return described, failures
+
+
+def _size(budget: Budget) -> tuple[int, int]:
+    return budget.macs_resolution, budget.macs_classes
+
+
+def _describe(offer: Offer[ModelSpec], budget: Budget) -> Described:
+    import torch
+
+    from harness.macs import measure_macs
+
+    resolution, classes = _size(budget)
+    name = offer.spec.name
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = build_module(offer, classes)
+        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        try:
+            elements = detect(module, resolution)
+        except Exception as error:
+            raise PluginError(
+                f"The model '{name}' of {offer.owner} does not run on one image of {resolution} x {resolution}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        try:
+            count, note = measure_macs(module, resolution).total, ""
+        except Exception as error:
+            count, note = None, f"{type(error).__name__}: {error}"
+    return Described(name, dict(elements), parameters, count, note)
+
+
+def _read(path: Path) -> dict[str, Described]:
+    try:
+        content = json.loads(path.read_bytes())
+        return {
+            key: Described(**(one | {"elements": {name: Element(**e) for name, e in one["elements"].items()}}))
+            for key, one in content.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return {}
