@@ -97,6 +97,7 @@ class Published(_Strict, frozen=True):
 
     ``majority`` is the percentage of the largest class of each test set: what a model that never looks would get.
     ``macs`` are the multiply-adds of the models that were published, which are not the harness's own definitions.
+    ``proxy`` is the data set that stands for ImageNet in the paper's Figure 1.
     """
 
     title: str
@@ -104,6 +105,7 @@ class Published(_Strict, frozen=True):
     accuracy: dict[str, tuple[_Percent, ...]]
     majority: dict[str, _Percent] = {}
     macs: dict[str, _Positive] = {}
+    proxy: str = ""
 
 
 class AnchorTable(_Strict, frozen=True):

@@ -42,13 +42,20 @@ anchors_option = click.option(
 @metric_option
 @anchors_option
 @click.option("--baseline/--no-baseline", default=None, help="The majority-class row.  [default: not in json and csv]")
+@click.option(
+    "--separate",
+    nargs=2,
+    metavar="MODEL MODEL",
+    help="How many more seeds, on which data set, would tell these two apart?",
+)
 @runs_option
 @data_option
 @registry_option
 @format_option
 def leaderboard(
     suite: str | None, lam: float, published: bool, metric: str | None, anchors_name: str | None,
-    baseline: bool | None, runs: Path, data: Path | None, registry: Path | None, format_: str,
+    baseline: bool | None, separate: tuple[str, str] | None, runs: Path, data: Path | None, registry: Path | None,
+    format_: str,
 ) -> None:  # fmt: skip
     """Rank the installed models by xScore: the mean of normalised accuracies minus lambda times their variance.
 
@@ -59,6 +66,7 @@ def leaderboard(
     \b
     harness leaderboard --suite pocket
     harness leaderboard --published
+    harness leaderboard --suite pocket --separate mynet mobilenet
     harness leaderboard --lambda 1 --format latex
     """
     from harness.errors import WrongUseError
@@ -75,11 +83,43 @@ def leaderboard(
             benchmark, catalog, runs, data_root(data), suite=suite, lam=lam, metric=metric, anchors_name=anchors_name
         )
         notes = (*collected.notes, *board.notes)
+    if separate:
+        _print_seeds(board, *separate, format_)
+        return
     shown = format_ not in ("json", "csv") if baseline is None else baseline
     rows = [row for row in board.rows if shown or row["kind"] != BASELINE_KIND]
     print_board(rows, format_, published=published)
     for note in notes:
         click.echo(note, err=True)
+
+
+def _print_seeds(board: Leaderboard, one: str, other: str, format_: str) -> None:
+    """Print what it takes to tell two models apart, one row a data set, and say it in a sentence."""
+    from harness.errors import CannotContinueError
+    from harness.score import seeds_needed
+
+    if board.uncertainty is None:
+        raise CannotContinueError("This metric has no known noise, so nothing can be said about further seeds.")
+    plan = seeds_needed(board.uncertainty, one, other)
+    rows = [
+        {
+            "model": one,
+            "other": other,
+            "dataset": name,
+            "seeds_alone": needed,
+            "seeds_in_plan": plan.plan.get(name, 0),
+            "separated": plan.separated,
+            "possible": plan.possible,
+            "difference": plan.difference,
+            "error": plan.error,
+            "error_needed": plan.error_needed,
+            "error_floor": plan.error_floor,
+        }
+        for name, needed in plan.single.items()
+    ]
+    columns = {"dataset": "data set", "seeds_alone": "more seeds, here alone", "seeds_in_plan": "cheapest plan"}
+    print_rows(rows, format_, columns=columns)
+    click.echo(plan.reason, err=True)
 
 
 def measured_board(

@@ -172,7 +172,7 @@ def _print_association(
         click.echo(str(error), err=True)
     else:
         click.echo(confound_sentence(cost), err=True)
-    for sentence in warnings(len(both), found):
+    for sentence in warnings(len(both), found, titles):
         click.echo(sentence, err=True)
 
 

@@ -181,11 +181,12 @@ def pareto_front(scores: Mapping[str, float], macs: Mapping[str, float]) -> tupl
     return tuple(sorted((m for m in models if not beaten(m)), key=lambda m: macs[m]))
 
 
-def warnings(models: int, rows: Sequence[Association]) -> list[str]:
-    """Say plainly what these comparisons cannot show."""
+def warnings(models: int, rows: Sequence[Association], titles: Mapping[str, str] | None = None) -> list[str]:
+    """Say plainly what these comparisons cannot show, calling the elements by their ``titles``."""
+    called = {row.element: (titles or {}).get(row.element, row.element) for row in rows}
     tested = [row for row in rows if row.effect is not None]
-    untested = [row.element for row in rows if row.effect is None]
-    hopeless = [row.element for row in tested if row.p_smallest is not None and row.p_smallest > 0.05]
+    untested = [called[row.element] for row in rows if row.effect is None]
+    hopeless = [called[row.element] for row in tested if row.p_smallest is not None and row.p_smallest > 0.05]
     sentences = [
         f"{models} models that differ in many things at once are no experiment: a difference beside an element is an "
         f"association, and with {len(tested)} elements tested {0.05 * len(tested):.1f} would pass p < 0.05 by chance."
@@ -197,7 +198,9 @@ def warnings(models: int, rows: Sequence[Association]) -> list[str]:
             f"Too few models have, or lack, {', '.join(hopeless)}: even the most extreme outcome would not "
             "reach p < 0.05."
         )
-    groups = sorted({tuple(sorted((row.element, *row.same_as))) for row in tested if row.same_as})
+    groups = sorted(
+        {tuple(sorted(called[name] for name in (row.element, *row.same_as))) for row in tested if row.same_as}
+    )
     sentences += [f"The same models have {' and '.join(group)}: they cannot be told apart." for group in groups]
     return sentences
 
@@ -224,7 +227,7 @@ def _compare(
 
 
 def _assignments(models: int, count: int, draws: int, seed: int) -> Any:
-    """Every way to give an element to ``count`` of the models (ways, count); a seeded sample where they are too many."""
+    """Every way to give an element to ``count`` models (ways, count); a seeded sample where these are too many."""
     import numpy as np
 
     if math.comb(models, count) <= MOST_LISTED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -217,15 +217,15 @@ def _sort_out(
             f"These results were made under {len(digests)} different protocols (digests {', '.join(digests)}); "
             "scores across protocols do not go into one table."
         )
-    kept: list[tuple[RunResult, float]] = []
-    over: set[str] = set()
+    over = {result.job.model for result in results if result.over_budget}
     wanted = set(suite.datasets)
-    for at, result in enumerate(results):
-        if result.over_budget:
-            over.add(result.job.model)
-        elif result.job.dataset in wanted:
-            kept.append((result, result.metrics[metric] if values is None else values[at]))
-    return [pair for pair in kept if pair[0].job.model not in over], over
+    found = (result.metrics[metric] for result in results) if values is None else values
+    kept = [
+        (result, value)
+        for result, value in zip(results, found, strict=True)
+        if result.job.dataset in wanted and result.job.model not in over
+    ]
+    return kept, over
 
 
 def _runs(kept: Sequence[tuple[RunResult, float]]) -> pd.DataFrame:
@@ -257,10 +257,9 @@ def _facts(kept: Sequence[tuple[RunResult, float]], suite: Suite) -> dict[str, d
     for result, _ in kept:
         mine[result.job.model].append(result)
     facts = {}
+    none = dict.fromkeys(suite.datasets, 0)
     for model, results in mine.items():
-        seeds = dict.fromkeys(suite.datasets, 0)
-        for result in results:
-            seeds[result.job.dataset] += 1
+        seeds = none | Counter([result.job.dataset for result in results])
         exceptions = {result.lr_max for result in results if result.lr_exception}
         facts[model] = {
             "seeds": seeds,

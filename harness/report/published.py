@@ -52,8 +52,9 @@ def build_published(
 
     ``xscore`` is over ``suite``, all published data sets for None. ``xscore4`` is Equations (1) to (3) on the
     registry's default suite alone; ``xscore7_predicted`` is the regression of the full score on that suite's
-    accuracies, fitted to the published models (Figure 2's y axis). Each row says whether it is ``published`` or ``measured`` here, and under
-    which protocol; a measured model whose name is also published gets the ending ``(measured)``.
+    accuracies, fitted to the published models (Figure 2's y axis). Each row says whether it is ``published`` or
+    ``measured`` here, and under which protocol; a measured model whose name is also published gets the ending
+    ``(measured)``.
 
     Raises CannotContinueError where the registry has no published table, or a suite's data set is not in it.
     """

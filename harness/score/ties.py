@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 # Doubles in one block of pairs.
-_BLOCK_DOUBLES = 2_000_000
+_BLOCK_DOUBLES = 100_000
 
 
 def rank_bounds(estimates: Floats, errors: Floats, critical: float) -> tuple[Ints, Ints]:
@@ -27,14 +27,16 @@ def rank_bounds(estimates: Floats, errors: Floats, critical: float) -> tuple[Int
 
     models = len(estimates)
     best, worst = np.empty(models, dtype=np.intp), np.empty(models, dtype=np.intp)
-    square = errors**2
+    square = (critical * errors) ** 2
     block = max(1, _BLOCK_DOUBLES // models)
     for start in range(0, models, block):
         part = slice(start, start + block)
+        # Squares with their sign, compared with squares: for 10,000 models the roots would be half of the time.
         ahead = estimates[None, :] - estimates[part, None]
-        margin = critical * np.sqrt(square[None, :] + square[part, None])
-        best[part] = 1 + (ahead > margin).sum(axis=1)
-        worst[part] = models - (ahead < -margin).sum(axis=1)
+        ahead *= np.abs(ahead)
+        margin = square[None, :] + square[part, None]
+        best[part] = 1 + np.count_nonzero(ahead > margin, axis=1)
+        worst[part] = models - np.count_nonzero(ahead < -margin, axis=1)
     return best, worst
 
 

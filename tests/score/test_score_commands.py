@@ -348,3 +348,19 @@ def test_select_on_a_file_and_on_runs(rows: Rows, finished: Path) -> None:
     assert len(rows("select", "--published", "--size", "1", "--normalized")) == 7
     assert len(rows("select", "--suite", "pocket", "--runs", finished, "--size", "1")) == 4
     assert len(rows("select", "--published", "--top", "3")) == 3
+
+
+# --------------------------------------------------------------------------------------------------------- more seeds
+
+
+def test_how_many_more_seeds_would_separate_two_models(rows: Rows, cli: Cli, finished: Path) -> None:
+    common = ("leaderboard", "--suite", "pocket", "--runs", finished, "--separate")
+    table = rows(*common, "shufflenet", "mobilenet")
+    assert [row["dataset"] for row in table] == ["pocket_digits", "pocket_fashion", "pocket_textures", "pocket_emoji"]
+    assert {row["separated"] for row in table} <= {True, False}
+    assert len(cli(*common, "shufflenet", "mobilenet")[2].strip()) > 20
+    assert cli(*common, "shufflenet", "fbnet")[0] == 3  # incomplete
+    assert cli(*common, "shufflenet", "mobilnet")[0] == 2
+    code, _, err = cli("leaderboard", "--published", "--separate", "starnet", "mobilenet")
+    assert code == 3
+    assert "second seed" in err

@@ -1,0 +1,145 @@
+"""``harness report``: everything on one page that needs no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.leaderboard import lambda_option, measured_board, published_board
+from harness.cli.options import data_option, data_root, load, registry_option, runs_option, suite_option
+from harness.errors import CannotContinueError, HarnessError, WrongUseError
+
+if TYPE_CHECKING:
+    from harness.api import RunResult
+    from harness.catalog import Catalog
+    from harness.registry import Benchmark
+    from harness.report.facts import Facts
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@suite_option
+@lambda_option
+@click.option("--published", is_flag=True, help="The published benchmark alone, even where there are finished runs.")
+@click.option(
+    "--figures", type=click.Path(path_type=Path, file_okay=False), help="Also write every figure as PNG, SVG and PDF."
+)
+@click.option("--no-patterns", is_flag=True, help="Leave the architectural patterns out: they build every model.")
+@runs_option
+@data_option
+@registry_option
+def report(
+    out: Path, suite: str | None, lam: float, published: bool, figures: Path | None, no_patterns: bool, runs: Path,
+    data: Path | None, registry: Path | None,
+) -> None:  # fmt: skip
+    """Write one self-contained page about a suite: leaderboard, figures, patterns and methods.
+
+    The page is one HTML file that needs no network and no server. Without finished runs it shows the published
+    benchmark.
+
+    \b
+    harness report report.html --suite pocket
+    harness report paper.html --published --figures figures/
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise WrongUseError(f"{out} does not end in .html; the report is a page.")
+    benchmark, catalog = load(registry)
+    from harness.report.figures import altair, build_figures
+    from harness.report.page import page_size, write_figures, write_page
+
+    altair()  # before minutes of work, say what is missing
+    facts = gather(benchmark, catalog, runs, data_root(data), suite, lam, published=published, patterns=not no_patterns)
+    drawn = build_figures(facts)
+    write_page(out, facts, drawn)
+    click.echo(f"Wrote {out} ({page_size(out.read_text(encoding='utf-8'))}).", err=True)
+    if figures is not None:
+        paths = write_figures(figures, drawn)
+        click.echo(f"Wrote {len(paths)} files to {figures}.", err=True)
+
+
+def gather(
+    benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, lam: float, *,
+    published: bool, patterns: bool,
+) -> Facts:  # fmt: skip
+    """Collect everything that the page shows."""
+    from harness.execute.collect import collect
+    from harness.report.facts import Facts, gather_confusions, gather_histories, methods
+    from harness.report.published import full_suite, published_accuracies, published_anchors
+    from harness.results.store import RunsFolder
+    from harness.score import search_subsets
+
+    table = None
+    search = None
+    if benchmark.published is not None:
+        table = published_board(benchmark, catalog, runs, data, None, lam)
+        search = search_subsets(published_accuracies(benchmark), published_anchors(benchmark), lam=lam)
+    found = None if published else collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=None)
+    if not published and suite is not None and found is not None:
+        found.require_results()
+    results: tuple[RunResult, ...] = ()
+    if found is None or not found.results:
+        if table is None:
+            raise CannotContinueError("There is nothing to report: no finished runs, and no published table.")
+        chosen, board, notes = full_suite(benchmark), table, table.notes
+    else:
+        collected, board = measured_board(benchmark, catalog, runs, data, suite=suite, lam=lam)
+        chosen, results, notes = collected.suite, collected.results, (*collected.notes, *board.notes)
+    measured = bool(results)
+    titles = {name: _title(catalog, name) for name in chosen.datasets}
+    classes = {name: catalog.datasets[name].spec.classes for name in chosen.datasets if name in catalog.datasets}
+    folder = RunsFolder(runs)
+    confusions, problems = gather_confusions(folder, results, classes)
+    how, deviations = methods(benchmark, chosen, benchmark.protocol(chosen.protocol), board, results, lam)
+    return Facts(
+        title=f"xScore report: {chosen.title}",
+        lead=_lead(
+            measured=measured, models=len([row for row in board.rows if row["kind"] == "model"]), sets=len(titles)
+        ),
+        titles=titles,
+        board=board,
+        measured=measured,
+        published=table,
+        proxy=benchmark.published.proxy if benchmark.published else "",
+        predicted=f"xscore{len(benchmark.published.datasets)}_predicted" if benchmark.published else "",
+        search=search,
+        patterns=_patterns(benchmark, catalog, board, measured=measured) if patterns else None,
+        histories=gather_histories(folder, results),
+        confusions=confusions,
+        methods=how,
+        deviations=[*deviations, *problems],
+        notes=notes,
+    )
+
+
+def _title(catalog: Catalog, name: str) -> str:
+    title = catalog.datasets[name].spec.title if name in catalog.datasets else ""
+    return title or name.replace("_", " ")
+
+
+def _lead(*, measured: bool, models: int, sets: int) -> str:
+    if measured:
+        return (
+            f"{models} small vision models, trained from scratch under one frozen protocol on {sets} data sets, and "
+            "scored for being good everywhere."
+        )
+    return f"The published accuracies of {models} small vision models on {sets} data sets, scored again and examined."
+
+
+def _patterns(benchmark: Benchmark, catalog: Catalog, board: Any, *, measured: bool) -> Any:
+    from harness.cli.patterns import compute_of
+    from harness.patterns.survey import describe_models
+    from harness.report.facts import gather_patterns
+
+    rows = [row for row in board.rows if row["kind"] == "model"]
+    names = [row["model"] for row in rows if row["model"] in catalog.models]
+    try:
+        described, failures = describe_models(catalog, names, benchmark.budget)
+    except HarnessError as error:
+        click.echo(f"Without patterns: {error}", err=True)
+        return None
+    for failure in failures:
+        click.echo(failure, err=True)
+    scores = {row["model"]: row["xscore"] for row in rows if row["xscore"] is not None}
+    return gather_patterns(described, scores, compute_of(None if measured else benchmark, described))

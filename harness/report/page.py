@@ -1,0 +1,167 @@
+"""Facts and figures -> one self-contained HTML page, and the same figures as PNG, SVG and PDF."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from harness import __version__
+from harness.files import write_atomically, write_text_atomically, writing_to
+from harness.report.facts import Facts, as_json
+from harness.report.figures import Figure, altair
+from harness.report.page_tables import Table, page_tables
+
+FIGURE_FORMATS = ("png", "svg", "pdf")
+_WIDTH = 640
+
+_LIGHT: dict[str, Any] = {
+    "background": "#ffffff",
+    "view": {"stroke": None},
+    "axis": {"gridColor": "#e4e9ed", "labelColor": "#17212b", "titleColor": "#56606b", "titleFontWeight": 500},
+    "text": {"color": "#17212b"},
+}
+
+
+@dataclass(frozen=True)
+class _Card:
+    name: str
+    value: str
+    more: str
+
+
+def render_page(facts: Facts, figures: Mapping[str, Figure]) -> str:
+    """Return the page: everything that it needs is in it, scripts and data included.
+
+    Raises CannotContinueError where the libraries of the extra ``report`` are missing.
+    """
+    library = altair()
+    import jinja2
+    import vl_convert
+
+    assets = resources.files("harness.report") / "assets"
+    tables = page_tables(facts)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((assets / "page.html.j2").read_text(encoding="utf-8"))
+    version = (
+        "v" + library.SCHEMA_VERSION.lstrip("v").rpartition(".")[0] if library.SCHEMA_VERSION.count(".") > 1 else None
+    )
+    confusions = _confusions(facts)
+    return template.render(
+        facts=facts,
+        figures=figures,
+        tables=tables,
+        sections=_sections(facts, figures, tables),
+        cards=[(card.name, card.value, card.more) for card in _cards(facts)],
+        confusions=confusions,
+        confusions_json=as_json(confusions),
+        any_mine=any(row.get("source") == "measured" for row in (facts.published.rows if facts.published else ())),
+        best_q2=_best_q2(facts),
+        specs=as_json({name: figure.spec for name, figure in figures.items()}),
+        css=(assets / "page.css").read_text(encoding="utf-8"),
+        js=(assets / "page.js").read_text(encoding="utf-8"),
+        bundle=_bundle(vl_convert, version),
+        version=__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def write_page(path: Path, facts: Facts, figures: Mapping[str, Figure]) -> None:
+    """Write the page, atomically. Raises StoreError where that is impossible."""
+    page = render_page(facts, figures)
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, page)
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
+    """Write every figure as PNG, SVG and PDF; return the paths. Raises StoreError where that is impossible."""
+    altair()
+    import vl_convert
+
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        spec = dict(figure.spec) | {"width": _WIDTH, "title": figure.title}
+        spec["config"] = {**spec.get("config", {}), **_LIGHT}
+        made = {
+            "png": vl_convert.vegalite_to_png(spec, scale=2),
+            "svg": vl_convert.vegalite_to_svg(spec).encode(),
+            "pdf": vl_convert.vegalite_to_pdf(spec),
+        }
+        for ending in FIGURE_FORMATS:
+            path = folder / f"{name}.{ending}"
+            content = made[ending]
+            write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
+            paths.append(path)
+    return paths
+
+
+def _bundle(vl_convert: Any, version: str | None) -> str:
+    # A script that holds the text of a closing tag would end there.
+    text: str = vl_convert.javascript_bundle() if version is None else vl_convert.javascript_bundle(vl_version=version)
+    return text.replace("</script", "<\\/script")
+
+
+def _sections(facts: Facts, figures: Mapping[str, Figure], tables: Mapping[str, Table | None]) -> list[tuple[str, str]]:
+    found = [("leaderboard", "Leaderboard"), ("domains", "Data sets"), ("cost", "Cost")]
+    if "learning_curves" in figures or facts.confusions:
+        found.append(("training", "Training and mistakes"))
+    if tables["published"] or tables["subsets"]:
+        found.append(("published", "Published benchmark"))
+    if tables["elements"]:
+        found.append(("patterns", "Patterns"))
+    return [*found, ("methods", "Methods")]
+
+
+def _cards(facts: Facts) -> list[_Card]:
+    ranked = [row for row in facts.models if row["rank"] is not None]
+    if not ranked:
+        return []
+    best = ranked[0]
+    tied = [row["model"] for row in ranked if row.get("rank_lower") == 1]
+    incomplete = len(facts.models) - len(ranked)
+    cards = [_Card("Best model", best["model"], f"xScore {best['xscore']:.3f}")]
+    if tied:
+        value = str(len(tied))
+        more = "could be first" if len(tied) > 1 else "alone can be first, at 95 %"
+        cards.append(_Card("Models that could lead", value, more))
+    cards.append(_Card("Models ranked", str(len(ranked)), f"{incomplete} incomplete" if incomplete else "all complete"))
+    if facts.measured:
+        runs = len(facts.board.runs)
+        cards.append(_Card("Runs", str(runs), f"on {len(facts.titles)} data sets"))
+    return cards
+
+
+def _best_q2(facts: Facts) -> str:
+    if facts.search is None:
+        return ""
+    table = facts.search.table
+    first, q2 = table.iloc[0], table["q2"].fillna(-9)
+    best = table.iloc[int(q2.to_numpy().argmax())]
+    return (
+        f"the best by R² ({', '.join(first['datasets'])}; R² {first['r2']:.3f}) has Q² {first['q2']:.2f}, "
+        f"and {', '.join(best['datasets'])} has the best Q², {best['q2']:.2f}."
+    )
+
+
+def _confusions(facts: Facts) -> dict[str, Any]:
+    return {
+        name: {"title": facts.titles.get(name, name), "models": sorted(one.matrices or one.worst), **asdict(one)}
+        for name, one in facts.confusions.items()
+    }
+
+
+def page_size(page: str) -> str:
+    """Say how large a page is."""
+    return f"{len(page.encode()) / 1e6:.1f} MB"
+
+
+def spec_text(figures: Sequence[Figure]) -> str:
+    """Return the figures' Vega-Lite specifications as JSON, for other tools."""
+    return json.dumps({figure.name: figure.spec for figure in figures}, indent=1)
