@@ -284,7 +284,7 @@ def against_compute(patterns: Patterns) -> Figure:
     alt = altair()
     assert patterns.cost is not None
     front = patterns.cost.pareto
-    data = [
+    data: list[dict[str, Any]] = [
         {
             "model": model,
             "macs": patterns.macs[model] / 1e6,
@@ -417,7 +417,7 @@ def _domain(values: Iterable[float | None], *, log: bool = False) -> list[float]
     low, high = min(known), max(known)
     if log:
         return [low / 1.15, high * 1.15]
-    edge = 0.06 * ((high - low) or 1.0)
+    edge = 0.09 * ((high - low) or 1.0)
     return [low - edge, high + edge]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from harness.score.agreement import kendall, spearman
 from harness.score.anchors import Anchors
+from harness.score.frozen import FrozenAnchors, read_anchors, write_anchors
 from harness.score.noise import as_runs, image_correlation, mean_accuracies
 from harness.score.seeds import SeedPlan, seeds_needed
 from harness.score.select import SubsetModel, SubsetSearch, fit_subset, predict_full, search_subsets
@@ -31,6 +32,7 @@ __all__ = [
     "INCOMPLETE",
     "NORMALIZED_PREFIX",
     "Anchors",
+    "FrozenAnchors",
     "LambdaSensitivity",
     "ScoreUncertainty",
     "SeedPlan",
@@ -47,9 +49,11 @@ __all__ = [
     "normalize",
     "predict_full",
     "read_accuracies",
+    "read_anchors",
     "score",
     "score_uncertainty",
     "search_subsets",
     "seeds_needed",
     "spearman",
+    "write_anchors",
 ]
