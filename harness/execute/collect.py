@@ -44,7 +44,8 @@ class Collected:
         if not self.results:
             raise CannotContinueError(
                 f"There are no finished, current results of the suite '{self.suite.name}' under {self.runs.root}. "
-                f"Run: harness run --all --suite {self.suite.name}"
+                + "".join(f"{note} " for note in self.notes)
+                + f"Run: harness run --all --suite {self.suite.name}"
             )
 
 
