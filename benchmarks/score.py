@@ -41,12 +41,13 @@ def results(benchmark: Benchmark) -> list[RunResult]:
 
 
 def timed(name: str, limit: float, call: Callable[[], object]) -> bool:
-    best = float("inf")
-    for _ in range(2):
-        start = time.perf_counter()
+    best = cpu = float("inf")
+    for _ in range(4):
+        start, start_cpu = time.perf_counter(), time.process_time()
         call()
-        best = min(best, time.perf_counter() - start)
-    print(f"{name}: {best:.2f} s (limit {limit:g} s)")
+        best, cpu = min(best, time.perf_counter() - start), min(cpu, time.process_time() - start_cpu)
+    # On a busy machine the two part; what this code needs is the second.
+    print(f"{name}: {best:.2f} s, of which {cpu:.2f} s on the processor (limit {limit:g} s)")
     return best <= limit
 
 

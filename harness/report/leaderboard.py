@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -83,13 +84,13 @@ def build_leaderboard(
     protocol = benchmark.protocol(suite.protocol)
     own = metric is None or metric.name == protocol.metric
     name = metric.name if metric else protocol.metric
-    kept, over = _sort_out(suite, list(results), values, name)
+    kept, kept_values, over = _sort_out(suite, list(results), values, name)
     if not kept:
         raise CannotContinueError(
             f"There are no results to rank for the suite '{suite.name}' yet. "
             f"Run: harness run --all --suite {suite.name}"
         )
-    runs = _runs(kept)
+    runs = _runs(kept, kept_values)
     frame = _means(runs, suite.datasets)
     sign = 1.0 if metric is None or metric.higher_is_better else -1.0
     fixed = anchors or (suite_anchors(benchmark, suite, metric, protocol.metric) if metric else None)
@@ -209,8 +210,8 @@ def number(value: Any) -> Any:
 
 def _sort_out(
     suite: Suite, results: Sequence[RunResult], values: Sequence[float] | None, metric: str
-) -> tuple[list[tuple[RunResult, float]], set[str]]:
-    """Return the results that count with their values, and the models that are over the budget."""
+) -> tuple[list[RunResult], list[float], set[str]]:
+    """Return the results that count, their values, and the models that are over the budget."""
     digests = sorted({result.protocol_digest for result in results})
     if len(digests) > 1:
         raise WrongUseError(
@@ -219,25 +220,22 @@ def _sort_out(
         )
     over = {result.job.model for result in results if result.over_budget}
     wanted = set(suite.datasets)
-    found = (result.metrics[metric] for result in results) if values is None else values
-    kept = [
-        (result, value)
-        for result, value in zip(results, found, strict=True)
-        if result.job.dataset in wanted and result.job.model not in over
-    ]
-    return kept, over
+    counts = [result.job.dataset in wanted and result.job.model not in over for result in results]
+    kept = list(compress(results, counts))
+    found = [result.metrics[metric] for result in kept] if values is None else list(compress(values, counts))
+    return kept, found, over
 
 
-def _runs(kept: Sequence[tuple[RunResult, float]]) -> pd.DataFrame:
+def _runs(kept: Sequence[RunResult], values: Sequence[float]) -> pd.DataFrame:
     import pandas as pd
 
-    jobs = [result.job for result, _ in kept]
+    jobs = [result.job for result in kept]
     return pd.DataFrame(
         {
             "model": [job.model for job in jobs],
             "dataset": [job.dataset for job in jobs],
             "seed": [job.seed for job in jobs],
-            "accuracy": [value for _, value in kept],
+            "accuracy": values,
         }
     )
 
@@ -251,10 +249,10 @@ def _means(runs: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
 _NO_FACTS: Mapping[str, Any] = {"seeds": {}, "parameters": None, "lr_max": None, "seconds": None}
 
 
-def _facts(kept: Sequence[tuple[RunResult, float]], suite: Suite) -> dict[str, dict[str, Any]]:
+def _facts(kept: Sequence[RunResult], suite: Suite) -> dict[str, dict[str, Any]]:
     """What else belongs beside a model's score: seeds by data set, parameters, a departing learning rate, time."""
     mine: dict[str, list[RunResult]] = defaultdict(list)
-    for result, _ in kept:
+    for result in kept:
         mine[result.job.model].append(result)
     facts = {}
     none = dict.fromkeys(suite.datasets, 0)
