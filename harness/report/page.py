@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -160,8 +159,3 @@ def _confusions(facts: Facts) -> dict[str, Any]:
 def page_size(page: str) -> str:
     """Say how large a page is."""
     return f"{len(page.encode()) / 1e6:.1f} MB"
-
-
-def spec_text(figures: Sequence[Figure]) -> str:
-    """Return the figures' Vega-Lite specifications as JSON, for other tools."""
-    return json.dumps({figure.name: figure.spec for figure in figures}, indent=1)

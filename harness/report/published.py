@@ -3,12 +3,11 @@ in their place among the published ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CannotContinueError
 from harness.registry import Benchmark, Published, Suite
-from harness.report.leaderboard import BASELINE, Leaderboard, number, score_rows
+from harness.report.leaderboard import Leaderboard, number, score_rows
 from harness.report.scale import registry_anchors
 from harness.score import Anchors, as_runs, fit_subset, score, score_uncertainty
 
@@ -143,15 +142,3 @@ def _columns(
         }
         for name in everything.index
     }
-
-
-def rank_changes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences about which models change rank between the lambdas of Table 5."""
-    scored = [row for row in rows if row["model"] != BASELINE and None not in row["xscore_by_lambda"].values()]
-    places: dict[str, list[int]] = {row["model"]: [] for row in scored}
-    for value in LAMBDAS:
-        ordered = sorted(scored, key=lambda row: -row["xscore_by_lambda"][f"{value:g}"])
-        for place, row in enumerate(ordered, 1):
-            places[row["model"]].append(place)
-    moved = [f"{name} {' -> '.join(map(str, at))}" for name, at in places.items() if len(set(at)) > 1]
-    return [f"Ranks at lambda {', '.join(f'{v:g}' for v in LAMBDAS)}: {'; '.join(moved)}."] if moved else []
