@@ -103,7 +103,7 @@ def test_the_pocket_leaderboard_ranks_with_intervals_and_a_baseline(rows: Rows, 
     for name, value in best["accuracy"].items():
         assert best["above_baseline"][name] == pytest.approx(value - table[-1]["accuracy"][name])
     incomplete = table[3]
-    assert (incomplete["status"], incomplete["missing"]) == ("incomplete", ["pocket_emoji"])
+    assert (incomplete["status"], incomplete["missing"]) == ("incomplete", ["pocket_earth"])
     assert incomplete["xscore"] is incomplete["mean"] is incomplete["rank"] is None
 
 
@@ -356,7 +356,7 @@ def test_select_on_a_file_and_on_runs(rows: Rows, finished: Path) -> None:
 def test_how_many_more_seeds_would_separate_two_models(rows: Rows, cli: Cli, finished: Path) -> None:
     common = ("leaderboard", "--suite", "pocket", "--runs", finished, "--separate")
     table = rows(*common, "shufflenet", "mobilenet")
-    assert [row["dataset"] for row in table] == ["pocket_digits", "pocket_fashion", "pocket_textures", "pocket_emoji"]
+    assert [row["dataset"] for row in table] == ["pocket_digits", "pocket_fashion", "pocket_textures", "pocket_earth"]
     assert {row["separated"] for row in table} <= {True, False}
     assert len(cli(*common, "shufflenet", "mobilenet")[2].strip()) > 20
     assert cli(*common, "shufflenet", "fbnet")[0] == 3  # incomplete
