@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import pluggy
 
+from harness.images import ReadError, open_image
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -36,11 +38,13 @@ __all__ = [
     "Job",
     "MetricSpec",
     "ModelSpec",
+    "ReadError",
     "RunResult",
     "Sample",
     "Source",
     "Split",
     "hookimpl",
+    "open_image",
 ]
 
 PROJECT = "harness"
@@ -53,8 +57,9 @@ HOOK_API_VERSION = 1
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 Split: TypeAlias = Literal["train", "test"]
-Sample: TypeAlias = "tuple[Image, int] | tuple[Image, int, str]"
+Sample: TypeAlias = "tuple[Image | Path | bytes, int] | tuple[Image | Path | bytes, int, str]"
 
+_FILENAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")
 
 
@@ -111,19 +116,43 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One file that a data set is made from.
+    """One file that a data set is made from: an archive, told by its name, or a plain file.
 
     Attributes:
-        filename: The file's name once downloaded.
+        filename: The file's name once downloaded. ``.tar``, ``.tar.gz``, ``.tgz`` and ``.zip`` are unpacked.
         urls: Where to fetch it, the official address first, then mirrors.
         bytes: Its size; ``None`` where nobody has stated it.
-        checksums: Hex digests by algorithm, such as ``{"sha256": "..."}``.
+        checksums: Hex digests by algorithm (md5, sha1, sha256, sha512), such as ``{"sha256": "..."}``.
+        sole_origin: Where the checksums were seen, if that is one place only. A file that differs from such a checksum
+            is refused like any other, but the user may accept it by name; empty where two or more places agree.
+        into: The folder that an archive is unpacked to, within the reader's folder; the folder itself if empty.
+        gives: Paths within the reader's folder that this source provides, such as ``("Images",)``. By their last names
+            a folder that the user has unpacked already is recognised; a plain file gives itself.
+        members: Digests of unpacked files by path within the reader's folder, such as
+            ``{"cifar-10-batches-bin/test_batch.bin": "md5:803d..."}``: what a folder is verified by.
     """
 
     filename: str
     urls: tuple[str, ...]
     bytes: int | None = None
     checksums: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    sole_origin: str = ""
+    into: str = ""
+    gives: tuple[str, ...] = ()
+    members: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if not _FILENAME.fullmatch(self.filename):
+            raise ValueError(
+                f"source file name {self.filename!r} is not usable: expected a plain name without folders, "
+                "such as 'images.tar.gz'"
+            )
+        algorithms = {*self.checksums, *(digest.partition(":")[0] for digest in self.members.values())}
+        if unknown := algorithms - {"md5", "sha1", "sha256", "sha512"}:
+            raise ValueError(
+                f"source {self.filename!r}: checksum algorithm {min(unknown)!r} is unknown, "
+                "expected md5, sha1, sha256 or sha512"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +166,20 @@ class DatasetSpec:
         splits: Number of images by split, ``{"train": ..., "test": ...}``; a reader that yields another number is
             refused.
         read: ``read(folder, split)`` yields ``(image, label)`` or ``(image, label, group)`` in a fixed order; the
-            image is a PIL image in mode RGB or L, the label an int in ``range(len(classes))``, the group names what
-            images share (a patient, a photograph), so that leakage between splits can be seen. ``folder`` holds the
-            unpacked sources; an embedded set, one without sources, may ignore it.
+            image is a path or the bytes of an encoded image, which are decoded in parallel by the rules of
+            ``harness.images``, or a PIL image in mode RGB or L; the label an int in ``range(len(classes))``; the group
+            names what images share (a patient, a photograph), so that leakage between splits can be seen. ``folder``
+            holds the unpacked sources; an embedded set, one without sources, may ignore it. A file that is not as
+            expected is answered by raising ``ReadError`` with a sentence.
         licence: The terms under which the images may be used.
         citation: How to cite the set.
         domain: What kind of images they are, in a word or two.
         homepage: Where the set is described.
         sources: The files to download; empty for an embedded set.
+        accept_licence: Whether users must accept the terms before the set is prepared for them.
+        native_side: Height and width of the images where all are of one size; for the estimate of disk space alone.
+        unreadable: Paths within the reader's folder of image files that are known to be damaged where the set is
+            published. They are left out, and ``splits`` does not count them; any other damaged image is an error.
     """
 
     name: str
@@ -157,6 +192,9 @@ class DatasetSpec:
     domain: str = ""
     homepage: str = ""
     sources: tuple[Source, ...] = ()
+    accept_licence: bool = False
+    native_side: int | None = None
+    unreadable: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_name("data set", self.name)

@@ -35,6 +35,14 @@ class DatasetError(CannotContinueError):
     """A data set is not prepared, or what its reader yields is not what its plugin declares."""
 
 
+class SourceError(CannotContinueError):
+    """A file that a data set is made from can't be fetched, is not the expected one, or can't be unpacked safely."""
+
+
+class LicenceError(WrongUseError):
+    """A data set's terms must be accepted first, and only the user can."""
+
+
 class BudgetError(HarnessError):
     """A model does not fit the parameter budget, or cannot be measured. Exit code 1: the answer is no."""
 

@@ -14,6 +14,7 @@ from harness.cli.budget import check_budget
 from harness.cli.catalog import list_command
 from harness.cli.leaderboard import leaderboard
 from harness.cli.patterns import patterns
+from harness.cli.prepare import prepare
 from harness.cli.report import report
 from harness.cli.run import plan, run, status
 from harness.cli.score import score
@@ -64,7 +65,10 @@ def cli() -> None:
     """
 
 
-for command in (list_command, check_budget, plan, run, status, leaderboard, score, select, patterns, report):
+for command in (
+    *(list_command, check_budget, prepare, plan, run, status),
+    *(leaderboard, score, select, patterns, report),
+):
     cli.add_command(command)
 
 

@@ -6,30 +6,44 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer
-from harness.data.store import SCHEMA, Manifest, PreparedDataset, find_prepared
-from harness.errors import DatasetError, HarnessError
+from harness.data.arrays import ArrayWriter, Chain, Journal, array_file
+from harness.data.decode import Encoded, NotUniformError, decode_samples, default_workers, read_samples
+from harness.data.store import (
+    SCHEMA,
+    Manifest,
+    PreparedDataset,
+    SourceRecord,
+    find_prepared,
+    groups_digest,
+    groups_file,
+)
+from harness.errors import DatasetError, StoreError
 from harness.files import write_text_atomically, writing_to
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from PIL.Image import Image
 
 SPLITS: tuple[Split, ...] = ("train", "test")
-_MODES = ("RGB", "L")
+Report: TypeAlias = Callable[[str, int, int], object]
 _SAFETY = 1.1  # share of the estimated size that must be free before anything is written
+_SYNC_EVERY = 512  # images between two points from which an interrupted preparation goes on
+
+
+def say_nothing(split: str, done: int, expected: int) -> None:
+    """Report nothing."""
 
 
 def definition(offer: Offer[DatasetSpec]) -> str:
@@ -70,39 +84,81 @@ def prepare_embedded(offer: Offer[DatasetSpec], root: Path, input_size: int) -> 
     return prepare(offer, folder=Path(), root=root, input_size=input_size)
 
 
-def prepare(offer: Offer[DatasetSpec], *, folder: Path, root: Path, input_size: int) -> PreparedDataset:
-    """Decode a data set into the store.
+def prepare(
+    offer: Offer[DatasetSpec], *, folder: Path, root: Path, input_size: int, sources: Sequence[SourceRecord] = (),
+    workers: int | None = None, report: Report = say_nothing,
+) -> PreparedDataset:  # fmt: skip
+    """Decode a data set into the store. What an earlier, interrupted attempt has decoded is used.
 
     Args:
         offer: The data set and its owner.
         folder: Where the unpacked sources are; ignored by embedded sets.
         root: The data folder; ``root/<name>/<form>`` is made, whole or not at all.
         input_size: Side of the network's input in pixels.
+        sources: What the folder was made from, for the manifest.
+        workers: Decoding threads; one a core for None.
+        report: Called with split, images done and images expected.
 
     Raises:
-        DatasetError: naming the image, what it is and what was expected.
-        StoreError: the disk is full or not writable.
+        DatasetError: naming the image, what it is and what was expected; nothing is left behind.
+        StoreError: the disk is full or not writable; the next attempt goes on where this one ended.
     """
-    spec = offer.spec
-    with writing_to(root):
-        (root / spec.name).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / spec.name / ".lock")
-        lock.acquire()
+    with locked(root, offer.spec.name):
+        return prepare_locked(
+            offer, folder=folder, root=root, input_size=input_size, sources=sources, workers=workers, report=report
+        )
+
+
+def prepare_locked(
+    offer: Offer[DatasetSpec], *, folder: Path, root: Path, input_size: int, sources: Sequence[SourceRecord] = (),
+    workers: int | None = None, report: Report = say_nothing,
+) -> PreparedDataset:  # fmt: skip
+    """Do what ``prepare`` does, for a caller that holds the data set's lock."""
+    work = _Work(offer, folder, root, input_size, tuple(sources), workers or default_workers(), report)
+    # Another process may have prepared it while this one waited.
+    found = find_prepared(root, offer.spec.name, definition(offer), input_size)
+    if found is not None:
+        return found
     try:
-        # Another process may have prepared it while this one waited.
-        found = find_prepared(root, spec.name, definition(offer), input_size)
-        if found is not None:
-            return found
+        return _store(work, native=True)
+    except NotUniformError:
+        return _store(work, native=False)
+
+
+@contextlib.contextmanager
+def locked(root: Path, dataset: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold a data set's lock, which the operating system gives back if this process dies.
+
+    Raises:
+        StoreError: the folder can't be written.
+        DatasetError: another process holds it, and ``wait`` is false.
+    """
+    with writing_to(root):
+        (root / dataset).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / dataset / ".lock")
         try:
-            return _store(offer, folder, root, input_size, native=True)
-        except _NotUniform:
-            return _store(offer, folder, root, input_size, native=False)
+            lock.acquire(blocking=wait)
+        except Timeout:
+            raise DatasetError(
+                f"Another process is preparing '{dataset}' in {root} at this moment. Try again when it has finished."
+            ) from None
+    try:
+        yield
     finally:
         lock.release()
 
 
-class _NotUniform(Exception):
-    """The images are not all of one size below the network's input, so they are stored resized."""
+@dataclass(frozen=True)
+class _Work:
+    """What is to be prepared, from what, and how."""
+
+    offer: Offer[DatasetSpec]
+    folder: Path
+    root: Path
+    input_size: int
+    sources: tuple[SourceRecord, ...]
+    workers: int
+    report: Report
 
 
 @dataclass
@@ -116,159 +172,165 @@ class _Sum:
     labels: list[int]
     groups: list[str]
     histogram: npt.NDArray[np.int64]
+    size: tuple[int, int] = (0, 0)
+
+    def add(self, pixels: npt.NDArray[np.uint8], sample: Encoded) -> None:
+        import numpy as np
+
+        self.digest.update(pixels.tobytes())
+        for channel in range(3):
+            self.histogram[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+        self.labels.append(sample.label)
+        if sample.group is not None:
+            self.groups.append(sample.group)
 
 
-def _store(offer: Offer[DatasetSpec], folder: Path, root: Path, input_size: int, *, native: bool) -> PreparedDataset:
-    import numpy as np
+class _OutdatedError(Exception):
+    """What an interrupted attempt left behind is not of these files."""
 
-    spec = offer.spec
-    final = root / spec.name / ("native" if native else str(input_size))
-    partial = root / spec.name / f".preparing-{final.name}"
-    shutil.rmtree(partial, ignore_errors=True)
+
+def _store(work: _Work, *, native: bool) -> PreparedDataset:
+    spec = work.offer.spec
+    final = work.root / spec.name / ("native" if native else str(work.input_size))
+    partial = work.root / spec.name / f".preparing-{final.name}"
     try:
         with writing_to(partial):
-            partial.mkdir()
-        sums = {split: _store_split(spec, folder, split, partial, input_size, native=native) for split in SPLITS}
-        mean, std = _moments(sums["train"].histogram)
-        if 0 in std:
-            raise DatasetError(f"Data set '{spec.name}': a colour channel is the same in every training pixel.")
-        sizes = {tuple(np.load(partial / f"{s}.images.npy", mmap_mode="r").shape[1:3]) for s in SPLITS}
-        if len(sizes) > 1:
-            raise _NotUniform
-        manifest = Manifest(
-            schema=SCHEMA,
-            dataset=spec.name,
-            definition=definition(offer),
-            fingerprint=_fingerprint(spec, sums),
-            classes=tuple(spec.classes),
-            size=sizes.pop(),
-            native=native,
-            counts={split: len(sums[split].labels) for split in SPLITS},
-            class_counts={
-                split: tuple(np.bincount(sums[split].labels, minlength=len(spec.classes)).tolist()) for split in SPLITS
-            },
-            mean=mean,
-            std=std,
-            plugin=f"{offer.owner.distribution} {offer.owner.version}",
-            libraries={name: version(name) for name in ("pillow", "numpy")},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+            partial.mkdir(exist_ok=True)
+        try:
+            sums = {split: _store_split(work, split, partial, native=native) for split in SPLITS}
+        except (_OutdatedError, ValueError, OSError):  # what an earlier attempt left behind is of no use
+            shutil.rmtree(partial)
+            with writing_to(partial):
+                partial.mkdir()
+            sums = {split: _store_split(work, split, partial, native=native) for split in SPLITS}
+        manifest = _manifest(work, sums, partial, native=native)
         write_text_atomically(partial / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)).decode())
+        Journal.remove(partial)
         with writing_to(final):
             shutil.rmtree(final, ignore_errors=True)  # a store of an older definition
             partial.rename(final)
-    finally:
+    except (StoreError, KeyboardInterrupt):
+        raise  # to be gone on with
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
     return PreparedDataset(final, manifest)
 
 
-def _store_split(spec: DatasetSpec, folder: Path, split: Split, target: Path, input_size: int, *, native: bool) -> _Sum:
+def _manifest(work: _Work, sums: dict[Split, _Sum], partial: Path, *, native: bool) -> Manifest:
     import numpy as np
 
+    spec, owner = work.offer.spec, work.offer.owner
+    mean, std = channel_moments(sums["train"].histogram)
+    if 0 in std:
+        raise DatasetError(f"Data set '{spec.name}': a colour channel is the same in every training pixel.")
+    sizes = {part.size for part in sums.values()}
+    if len(sizes) > 1:
+        raise NotUniformError
+    return Manifest(
+        schema=SCHEMA,
+        dataset=spec.name,
+        definition=definition(work.offer),
+        fingerprint=content_fingerprint(
+            spec.classes, {split: (part.labels, part.digest.hexdigest()) for split, part in sums.items()}
+        ),
+        classes=tuple(spec.classes),
+        size=sizes.pop(),
+        native=native,
+        counts={split: len(sums[split].labels) for split in SPLITS},
+        class_counts={
+            split: tuple(np.bincount(sums[split].labels, minlength=len(spec.classes)).tolist()) for split in SPLITS
+        },
+        mean=mean,
+        std=std,
+        plugin=f"{owner.distribution} {owner.version}",
+        libraries=_libraries(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        sources=work.sources,
+        left_out=spec.unreadable,
+        groups_sha256={split: digest for split in SPLITS if (digest := groups_digest(partial, split))},
+        licence=spec.licence,
+    )
+
+
+def _store_split(work: _Work, split: Split, target: Path, *, native: bool) -> _Sum:
+    import numpy as np
+
+    spec = work.offer.spec
     expected = spec.splits[split]
     sums = _Sum(hashlib.sha256(), [], [], np.zeros((3, 256), dtype=np.int64))
-    images: np.memmap[Any, np.dtype[np.uint8]] | None = None
-    with contextlib.closing(_samples(spec, folder, split)) as samples:
-        for index, (image, label, group) in enumerate(samples):
-            where = f"Data set '{spec.name}', {split} image {index}"
-            if index == expected:
-                raise DatasetError(
-                    f"{where}: expected {expected} images and no more. The reader or the files are wrong."
-                )
-            _check(where, image, label, spec)
-            pixels = _pixels(image, input_size, native=native)
-            if images is None:
-                _require_room(target, expected * pixels.nbytes)
-                with writing_to(target):
-                    images = np.lib.format.open_memmap(
-                        target / f"{split}.images.npy", mode="w+", dtype=np.uint8, shape=(expected, *pixels.shape)
-                    )
-            if pixels.shape != images.shape[1:]:
-                raise _NotUniform
-            images[index] = pixels
-            sums.digest.update(pixels.tobytes())
-            for channel in range(3):
-                sums.histogram[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
-            sums.labels.append(label)
-            if group is not None:
-                sums.groups.append(group)
-    if images is None or len(sums.labels) != expected:
-        raise DatasetError(
-            f"Data set '{spec.name}': its reader yields {len(sums.labels)} {split} images, expected {expected}. "
-            "The files are incomplete or the plugin declares the wrong size."
-        )
+    journal = Journal.read(target, _stamp(work))
+    done = journal.done.get(split, 0)
+    writer, chain = ArrayWriter(array_file(target, split), expected), Chain()
+    earlier = writer.resume(done)
+    samples = read_samples(spec, work.folder, split)
+    decoded = decode_samples(samples, work.input_size, native=native, workers=work.workers, skip=done)
+    try:
+        with contextlib.closing(decoded), contextlib.closing(samples):
+            for position, one in enumerate(decoded, start=1):
+                chain.add(one.sample.identity)
+                if one.pixels is None:
+                    pixels = next(earlier)
+                    if position == done and chain.value != journal.chain[split]:
+                        raise _OutdatedError
+                    if position == done:
+                        next(earlier, None)  # behind the last one, the file is made ready for more
+                else:
+                    pixels = one.pixels
+                    _append(writer, pixels, work, split, target)
+                sums.add(pixels, one.sample)
+                if position % _SYNC_EVERY == 0 or position == expected:
+                    work.report(split, position, expected)
+                    if position > done and chain.value is not None:
+                        writer.sync()
+                        journal.note(target, split, position, chain.value)
+        writer.sync()
+    finally:
+        writer.close()
     with writing_to(target):
-        images.flush()
         np.save(target / f"{split}.labels.npy", np.asarray(sums.labels, dtype=np.int64))
         if sums.groups:
-            (target / f"{split}.groups.txt").write_text("\n".join(sums.groups) + "\n", encoding="utf-8")
+            groups_file(target, split).write_text("\n".join(sums.groups) + "\n", encoding="utf-8")
+    height, width, _ = writer.shape or (0, 0, 0)
+    sums.size = (height, width)
     return sums
 
 
-def _samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tuple[Image, int, str | None]]:
-    """Run a plugin's reader; what goes wrong inside it is reported as the plugin's failure."""
-    try:
-        for item in spec.read(folder, split):
-            match item:
-                case (image, label):
-                    yield image, label, None
-                case (image, label, group):
-                    yield image, label, group
-                case _:
-                    raise DatasetError(
-                        f"Data set '{spec.name}': its reader yields {type(item).__name__}, "
-                        "expected (image, label) or (image, label, group)."
-                    )
-    except (HarnessError, GeneratorExit):
-        raise
-    except Exception as error:
-        raise DatasetError(
-            f"Data set '{spec.name}': reading its {split} split failed: {type(error).__name__}: {error}"
-        ) from error
+def _append(writer: ArrayWriter, pixels: npt.NDArray[np.uint8], work: _Work, split: Split, target: Path) -> None:
+    if writer.shape is None:
+        later = work.offer.spec.splits["test"] if split == "train" else 0
+        require_room(target.parent, (work.offer.spec.splits[split] + later) * pixels.nbytes)
+    elif pixels.shape != writer.shape:
+        raise NotUniformError
+    writer.append(pixels)
 
 
-def _check(where: str, image: object, label: object, spec: DatasetSpec) -> None:
-    from PIL.Image import Image
-
-    if not isinstance(image, Image):
-        raise DatasetError(f"{where} is a {type(image).__name__}, expected a PIL image.")
-    if image.mode not in _MODES:
-        raise DatasetError(
-            f"{where} has mode {image.mode}, expected {' or '.join(_MODES)}. The plugin's reader must convert it, "
-            "since there is more than one way to."
-        )
-    if isinstance(label, bool) or not isinstance(label, int):
-        raise DatasetError(f"{where} has the label {label!r} of type {type(label).__name__}, expected an int.")
-    if not 0 <= label < len(spec.classes):
-        raise DatasetError(
-            f"{where} has the label {label}, expected 0 to {len(spec.classes) - 1}, one of {len(spec.classes)} classes."
-        )
+def _stamp(work: _Work) -> str:
+    """What determines the pixels beside the files."""
+    return json.dumps(
+        [definition(work.offer), work.offer.spec.unreadable, work.offer.owner.version, work.input_size, _libraries()]
+    )
 
 
-def _pixels(image: Image, input_size: int, *, native: bool) -> npt.NDArray[np.uint8]:
-    """Return uint8 (H, W, 3): the image at its own size, or resized whole, with antialias, aspect not kept."""
-    import numpy as np
-    from PIL.Image import Resampling
+def _libraries() -> dict[str, str]:
+    """Versions of what decodes: the codecs that Pillow was built with matter as much as Pillow itself."""
+    from PIL import features
 
-    if native and max(image.size) > input_size:
-        raise _NotUniform
-    colour = image if image.mode == "RGB" else image.convert("RGB")
-    if not native:
-        # Pillow's bilinear filter widens its support when it shrinks: that is the antialias of the protocol.
-        colour = colour.resize((input_size, input_size), Resampling.BILINEAR)
-    return np.asarray(colour, dtype=np.uint8)
+    codecs = {name: str(features.version(name)) for name in ("jpg", "libjpeg_turbo", "zlib", "webp")}
+    return {name: version(name) for name in ("pillow", "numpy")} | codecs
 
 
-def _require_room(target: Path, needed: int) -> None:
-    free = shutil.disk_usage(target).free
+def require_room(folder: Path, needed: int) -> None:
+    """Raise DatasetError if a folder's disk has less than ``needed`` bytes free, and a little more."""
+    free = shutil.disk_usage(folder).free
     if free < needed * _SAFETY:
         raise DatasetError(
-            f"{target.parent} has {free / 1e9:.2f} GB free, but this split alone needs {needed / 1e9:.2f} GB. "
+            f"{folder} has {free / 1e9:.2f} GB free, but {needed * _SAFETY / 1e9:.2f} GB are needed. "
             "Make room, or choose another folder with --data."
         )
 
 
-def _moments(
+def channel_moments(
     histogram: npt.NDArray[np.int64],
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Exact mean and standard deviation (ddof 0) of three channels in 0..1, from their histograms."""
@@ -283,10 +345,11 @@ def _moments(
     return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
 
 
-def _fingerprint(spec: DatasetSpec, sums: dict[Split, _Sum]) -> str:
+def content_fingerprint(classes: Sequence[str], splits: Mapping[Split, tuple[Sequence[int], str]]) -> str:
+    """Hash class names, and by split the labels and the hash of the pixels."""
     parts = {
-        split: [len(part.labels), part.digest.hexdigest(), hashlib.sha256(json.dumps(part.labels).encode()).hexdigest()]
-        for split, part in sums.items()
+        split: [len(labels), pixels, hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest()]
+        for split, (labels, pixels) in splits.items()
     }
-    canonical = json.dumps({"classes": list(spec.classes), "splits": parts}, sort_keys=True)
+    canonical = json.dumps({"classes": list(classes), "splits": parts}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

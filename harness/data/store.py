@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,23 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SCHEMA = 1
+
+
+class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What one source was when the data set was made.
+
+    Attributes:
+        filename: Its name.
+        sha256: Of the file; empty where the user gave a folder that was unpacked before.
+        verified: What was compared with what is published: ``"bytes, md5, sha256"``, ``"6 files by checksum"``,
+            ``"names and counts"``, or ``"accepted by the user"``.
+        origin: ``"downloaded"``, or what the user gave.
+    """
+
+    filename: str
+    sha256: str
+    verified: str
+    origin: str
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +65,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         plugin: Distribution and version that read the images.
         libraries: Versions of the decoding libraries.
         created: UTC, ISO 8601.
+        sources: What the set was made from; empty for an embedded one.
+        left_out: Documented unreadable files that were left out.
+        groups_sha256: Hash of ``<split>.groups.txt`` by split, where there is one.
+        licence: The terms as they were when the set was prepared.
     """
 
     schema: int
@@ -63,6 +85,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     plugin: str
     libraries: dict[str, str]
     created: str
+    sources: tuple[SourceRecord, ...] = ()
+    left_out: tuple[str, ...] = ()
+    groups_sha256: dict[str, str] = {}
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +125,7 @@ class SealedTest:
         if self.reads:
             raise DatasetError("The test split was already read in this run; the protocol reads it once.")
         self.reads += 1
-        return _open_split(self._folder, "test")
+        return open_split(self._folder, "test")
 
 
 @dataclass(frozen=True)
@@ -111,7 +137,7 @@ class PreparedDataset:
 
     def open_train(self) -> SplitArrays:
         """Map the train split into memory. Raises DatasetError if its files are damaged."""
-        return _open_split(self.folder, "train")
+        return open_split(self.folder, "train")
 
     def sealed_test(self) -> SealedTest:
         """Return the test split, unopened."""
@@ -134,14 +160,15 @@ def find_prepared(root: Path, dataset: str, definition: str, input_size: int) ->
         folder = root / dataset / form
         if not (folder / "manifest.json").is_file():
             continue
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         fits = manifest.schema == SCHEMA and manifest.definition == definition
         if fits and (not manifest.native or max(manifest.size) <= input_size):
             return PreparedDataset(folder, manifest)
     return None
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """Read a prepared data set's manifest. Raises DatasetError if it is damaged."""
     path = folder / "manifest.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
@@ -151,7 +178,12 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _open_split(folder: Path, split: Split) -> SplitArrays:
+def open_split(folder: Path, split: Split) -> SplitArrays:
+    """Map a split into memory, for those who do not train: verification and the leakage audit.
+
+    Raises:
+        DatasetError: its files are missing or damaged.
+    """
     import numpy as np
 
     try:
@@ -161,4 +193,30 @@ def _open_split(folder: Path, split: Split) -> SplitArrays:
         raise DatasetError(
             f"The {split} split in {folder} is damaged ({error}). Remove the folder and prepare the data set again."
         ) from error
+    if images.ndim != 4 or images.shape[3:] != (3,) or images.dtype != np.uint8 or len(images) != len(labels):
+        raise DatasetError(
+            f"The {split} split in {folder} is damaged: {images.dtype} {images.shape} and {len(labels)} labels, "
+            "expected uint8 (N, H, W, 3) and N labels. Remove the folder and prepare the data set again."
+        )
     return SplitArrays(images, labels)
+
+
+def groups_file(folder: Path, split: Split) -> Path:
+    """Where the groups of a split are, one a line in the images' order."""
+    return folder / f"{split}.groups.txt"
+
+
+def groups_digest(folder: Path, split: Split) -> str | None:
+    """Hash of the groups of a split; None where the plugin names none."""
+    file = groups_file(folder, split)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def read_groups(folder: Path, split: Split) -> tuple[str, ...]:
+    """Return the group of every image of a split, in order; empty where the plugin names none."""
+    try:
+        return tuple(groups_file(folder, split).read_text(encoding="utf-8").splitlines())
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"The groups of the {split} split in {folder} can't be read: {error}.") from error

@@ -1,0 +1,191 @@
+"""``harness prepare``: data sets from nothing, or from files that the user has, to arrays that training can map."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.catalog import Catalog
+from harness.cli.options import data_option, data_root, format_option, load, registry_option
+from harness.cli.output import print_rows
+from harness.data.prepare import definition
+from harness.data.store import PreparedDataset, find_prepared
+from harness.errors import DatasetError, WrongUseError
+from harness.registry import Benchmark
+
+_COLUMNS = {
+    "dataset": "data set",
+    "state": "state",
+    "form": "form",
+    "train": "train",
+    "test": "test",
+    "mean": "mean",
+    "std": "std",
+    "fingerprint": "fingerprint",
+}
+_LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
+_BLINK_SECONDS = 0.2
+
+
+@click.command()
+@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True)
+@click.option(
+    "--from", "given", type=click.Path(path_type=Path, exists=True), help="Archives or unpacked folders that you have."
+)
+@data_option
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+@click.option("--accept-licence", is_flag=True, help="You accept the data sets' terms; asked once, and recorded.")
+@click.option(
+    "--accept-file", "accepted", metavar="SHA256", multiple=True, help="Accept a file that an error message named."
+)
+@click.option("--verify", is_flag=True, help="Compare what is prepared with its manifest, byte by byte.")
+@click.option("--remove", "remove_", is_flag=True, help="Free the disk: arrays, unpacked files and downloads.")
+@registry_option
+@format_option
+def prepare(
+    datasets: tuple[str, ...], given: Path | None, data: Path | None, offline: bool, accept_licence: bool,
+    accepted: tuple[str, ...], verify: bool, remove_: bool, registry: Path | None, format_: str,
+) -> int:  # fmt: skip
+    """Download, verify and store data sets, once.
+
+    A stop loses nothing: the same command goes on. $HARNESS_MIRROR names a server that is asked first, for
+    <mirror>/DATASET/FILE; proxies are taken from the environment.
+
+    \b
+    harness prepare cifar10
+    harness prepare ham10000 --accept-licence
+    harness prepare stanford_dogs --from ~/Downloads/stanford-dogs
+    harness prepare cifar10 --verify
+    """
+    if verify and remove_:
+        raise WrongUseError("Say --verify or --remove, not both.")
+    benchmark, catalog = load(registry)
+    root = data_root(data)
+    names = list(dict.fromkeys(datasets))
+    offers = [catalog.dataset(name) for name in names]
+    if remove_:
+        return _remove(catalog, names, root)
+    if verify:
+        rows = [row for name in names for row in _verify(catalog, name, input_sizes(benchmark, name), root)]
+        print_rows(rows, format_, columns=_COLUMNS)
+        return 1 if any(row["state"] == "damaged" for row in rows) else 0
+
+    from harness.data.acquire import Request, acquire
+    from harness.data.fetch import FetchPolicy
+    from harness.data.licences import require_licence
+
+    policy = FetchPolicy(offline=offline, accepted=frozenset(digest.lower() for digest in accepted))
+    for offer in offers:  # all questions before the first hour of work
+        require_licence(offer.spec, root, accept=accept_licence)
+    rows = []
+    for offer in offers:
+        teller = _Teller(offer.spec.name)
+        request = Request(offer, root, input_sizes(benchmark, offer.spec.name), given, policy, accept_licence)
+        try:
+            forms = acquire(request, say=teller.say, on_bytes=teller.on_bytes, on_images=teller.on_images)
+        finally:
+            teller.end()
+        rows += [_row(one, "ready") for one in {one.folder: one for one in forms}.values()]
+    print_rows(rows, format_, columns=_COLUMNS)
+    return 0
+
+
+def input_sizes(benchmark: Benchmark, dataset: str) -> tuple[int, ...]:
+    """The network inputs that a data set is prepared for: of every suite that has it, else of the default suite."""
+    protocols = {suite.protocol for suite in benchmark.suites.values() if dataset in suite.datasets}
+    protocols = protocols or {benchmark.suite().protocol}
+    return tuple(sorted({benchmark.protocol(name).input_size for name in protocols}))
+
+
+def _row(prepared: PreparedDataset, state: str, problems: tuple[str, ...] = ()) -> dict[str, Any]:
+    manifest = prepared.manifest
+    return {
+        "dataset": manifest.dataset,
+        "state": state,
+        "form": prepared.folder.name,
+        "train": manifest.counts["train"],
+        "test": manifest.counts["test"],
+        "mean": [round(value, 4) for value in manifest.mean],
+        "std": [round(value, 4) for value in manifest.std],
+        "fingerprint": manifest.fingerprint,
+        "folder": str(prepared.folder),
+        "problems": list(problems),
+    }
+
+
+def _verify(catalog: Catalog, name: str, sizes: tuple[int, ...], root: Path) -> list[dict[str, Any]]:
+    from harness.data.acquire import verify_prepared
+
+    offer = catalog.dataset(name)
+    found = [find_prepared(root, name, definition(offer), size) for size in sizes]
+    forms = {one.folder: one for one in found if one}
+    if not forms:
+        raise DatasetError(f"The data set '{name}' is not prepared in {root}. Run: harness prepare {name}")
+    rows = []
+    for one in forms.values():
+        problems = verify_prepared(one)
+        for problem in problems:
+            click.echo(f"{name}: {problem}", err=True)
+        if problems:
+            click.echo(f"To make it again: harness prepare {name} --remove, then harness prepare {name}", err=True)
+        rows.append(_row(one, "damaged" if problems else "verified", tuple(problems)))
+    return rows
+
+
+def _remove(catalog: Catalog, names: list[str], root: Path) -> int:
+    from harness.data.acquire import remove
+
+    for name in names:
+        freed = remove(catalog.dataset(name), root, catalog.datasets.values())
+        click.echo(f"{name}: {freed / 1e6:,.1f} MB freed in {root}.", err=True)
+    return 0
+
+
+class _Teller:
+    """Says on stderr how a preparation goes: one changing line on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, dataset: str) -> None:
+        self._dataset = dataset
+        self._live = sys.stderr.isatty()
+        self._shown = time.monotonic()
+        self._began: dict[str, tuple[float, int]] = {}
+        self._open = False
+
+    def say(self, text: str) -> None:
+        self.end()
+        click.echo(text, err=True)
+
+    def on_bytes(self, name: str, done: int, total: int | None) -> None:
+        rate = self._rate(name, done)
+        of = f" of {total / 1e6:,.0f} MB ({done / total:.0%})" if total else " MB"
+        self._show(f"{name}: {done / 1e6:,.0f}{of}, {rate / 1e6:.1f} MB/s", last=done == total)
+
+    def on_images(self, split: str, done: int, expected: int) -> None:
+        self._show(f"{split}: {done:,} of {expected:,} images, {self._rate(split, done):,.0f}/s", last=done == expected)
+
+    def end(self) -> None:
+        """Leave the changing line."""
+        if self._open:
+            click.echo(err=True)
+        self._open = False
+
+    def _rate(self, what: str, done: int) -> float:
+        now = time.monotonic()
+        began, first = self._began.setdefault(what, (now, done))
+        return (done - first) / max(now - began, 1e-6)
+
+    def _show(self, text: str, *, last: bool) -> None:
+        now = time.monotonic()
+        if now - self._shown < (_BLINK_SECONDS if self._live else _LINE_SECONDS) and not (last and self._live):
+            return
+        self._shown = now
+        line = f"{self._dataset}: {text}"
+        if self._live:
+            click.echo(f"\r{line:<100.100}", nl=False, err=True)
+            self._open = True
+        else:
+            click.echo(line, err=True)

@@ -1,0 +1,253 @@
+"""A data set's name -> prepared, from nothing: terms, room, lock, sources, arrays. And back: verified, removed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.api import DatasetSpec, Split
+from harness.catalog import Offer
+from harness.data.fetch import FetchPolicy, Progress, no_progress
+from harness.data.licences import require_licence
+from harness.data.prepare import (
+    SPLITS,
+    Report,
+    channel_moments,
+    content_fingerprint,
+    definition,
+    locked,
+    prepare_locked,
+    require_room,
+    say_nothing,
+)
+from harness.data.sources import clear_work, download_folder, gather, working_folder
+from harness.data.store import PreparedDataset, find_prepared, groups_digest, open_split
+from harness.data.unpack import is_archive
+from harness.errors import DatasetError, SourceError
+from harness.files import writing_to
+
+_CHUNK = 256  # images in memory while a store is verified
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user wants of one data set.
+
+    Attributes:
+        offer: The data set and its owner.
+        root: The data folder.
+        input_sizes: The network inputs to prepare for.
+        given: A file or folder of the user's own; None to download.
+        policy: How to download.
+        accept_licence: The user accepts the terms.
+    """
+
+    offer: Offer[DatasetSpec]
+    root: Path
+    input_sizes: Sequence[int]
+    given: Path | None = None
+    policy: FetchPolicy = field(default_factory=FetchPolicy)
+    accept_licence: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Disk space in bytes: for downloads that are not there yet, for unpacking, and for the arrays at most."""
+
+    download: int
+    unpacked: int
+    arrays: int
+    unknown: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """All of it; what was unpacked is removed in the end."""
+        return self.download + self.unpacked + self.arrays
+
+
+def estimate(request: Request) -> Estimate:
+    """Say what a request will need, from what the data set declares."""
+    spec, root = request.offer.spec, request.root
+    sizes = [
+        min(spec.native_side or size, size) for size in request.input_sizes if not _find(request.offer, root, size)
+    ]
+    if spec.native_side and all(spec.native_side <= size for size in request.input_sizes):
+        sizes = sizes[:1]  # one native form serves every input
+    here = [request.given is not None or (download_folder(root, s) / s.filename).exists() for s in spec.sources]
+    return Estimate(
+        download=sum(source.bytes or 0 for source, there in zip(spec.sources, here, strict=True) if not there),
+        unpacked=sum(
+            int((source.bytes or 0) * 1.1)
+            for source in spec.sources
+            if is_archive(source.filename) and not (request.given is not None and request.given.is_dir())
+        ),
+        arrays=sum(3 * size * size * sum(spec.splits.values()) for size in sizes),
+        unknown=tuple(source.filename for source in spec.sources if source.bytes is None),
+    )
+
+
+def acquire(
+    request: Request,
+    *,
+    say: Callable[[str], object],
+    on_bytes: Progress = no_progress,
+    on_images: Report = say_nothing,
+) -> list[PreparedDataset]:
+    """Prepare a data set for every input size that was asked for. Interrupted at any point, the next call goes on.
+
+    Args:
+        request: What to do.
+        say: Told sentences that a user should read.
+        on_bytes: Told about downloads.
+        on_images: Told about decoded images.
+
+    Returns:
+        The prepared forms, one an input size; one form may serve several.
+
+    Raises:
+        LicenceError: the terms must be accepted first.
+        DatasetError: there is not enough room, another process is at it, or the content is not as declared.
+        SourceError: a file can't be had, is not the expected one, or can't be unpacked.
+        StoreError: the disk is full or not writable.
+    """
+    spec, root = request.offer.spec, request.root
+    if all(_find(request.offer, root, size) for size in request.input_sizes):
+        return [found for size in request.input_sizes if (found := _find(request.offer, root, size))]
+    require_licence(spec, root, accept=request.accept_licence)
+    needed = estimate(request)
+    say(_needs(spec, needed, root))
+    with writing_to(root):
+        root.mkdir(parents=True, exist_ok=True)
+    if not (working_folder(root, spec) / "parts").exists():  # an interrupted attempt has taken its room already
+        require_room(root, needed.total)
+    with locked(root, spec.name, wait=False):
+        say(f"{spec.name}: terms of use: {spec.licence}.")
+        with _leaving_nothing_useless(spec, root):
+            gathered = gather(spec, root, request.given, request.policy, on_bytes)
+            for note in gathered.notes:
+                say(f"{spec.name}: {note}")
+            prepared = [
+                prepare_locked(
+                    request.offer,
+                    folder=gathered.folder,
+                    root=root,
+                    input_size=size,
+                    sources=gathered.records,
+                    report=on_images,
+                )
+                for size in sorted(request.input_sizes)
+            ]
+        clear_work(root, spec)
+    return prepared
+
+
+@contextlib.contextmanager
+def _leaving_nothing_useless(spec: DatasetSpec, root: Path) -> Iterator[None]:
+    """After bad content, remove what was unpacked; after anything else that stops the work, keep what is good."""
+    try:
+        yield
+    except (DatasetError, SourceError) as error:
+        work = working_folder(root, spec)
+        if isinstance(error, DatasetError) or not (work / "parts").exists():
+            clear_work(root, spec)
+        shutil.rmtree(work / "view", ignore_errors=True)
+        raise
+
+
+def _find(offer: Offer[DatasetSpec], root: Path, size: int) -> PreparedDataset | None:
+    return find_prepared(root, offer.spec.name, definition(offer), size)
+
+
+def _needs(spec: DatasetSpec, needed: Estimate, root: Path) -> str:
+    parts = [
+        f"{size / 1e9:.2f} GB {what}"
+        for size, what in ((needed.download, "to download"), (needed.unpacked, "unpacked"), (needed.arrays, "prepared"))
+        if size
+    ]
+    place = next(folder for folder in (root, *root.resolve().parents) if folder.exists())
+    unknown = f"; the size of {', '.join(needed.unknown)} is not known" if needed.unknown else ""
+    return (
+        f"{spec.name} needs up to {needed.total / 1e9:.2f} GB in {root}: {', '.join(parts)}{unknown}. "
+        f"{shutil.disk_usage(place).free / 1e9:.1f} GB are free."
+    )
+
+
+def verify_prepared(prepared: PreparedDataset) -> list[str]:
+    """Compare a prepared data set with its manifest, byte by byte; return a sentence for each difference."""
+    import numpy as np
+
+    manifest, problems = prepared.manifest, []
+    contents: dict[Split, tuple[list[int], str]] = {}
+    for split in SPLITS:
+        try:
+            arrays = open_split(prepared.folder, split)
+        except DatasetError as error:
+            return [str(error)]
+        digest, histogram = hashlib.sha256(), np.zeros((3, 256), dtype=np.int64)
+        for start in range(0, len(arrays), _CHUNK):
+            chunk = np.ascontiguousarray(arrays.images[start : start + _CHUNK])
+            digest.update(chunk.tobytes())
+            for channel in range(3) if split == "train" else ():
+                histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+        labels = arrays.labels.tolist()
+        contents[split] = labels, digest.hexdigest()
+        if len(arrays) != manifest.counts[split]:
+            problems.append(f"{split}: {len(arrays)} images, the manifest says {manifest.counts[split]}.")
+        found = tuple(np.bincount(labels, minlength=len(manifest.classes)).tolist())
+        if found != tuple(manifest.class_counts[split]):
+            problems.append(f"{split}: the numbers of images by class are not those of the manifest.")
+        if groups_digest(prepared.folder, split) != manifest.groups_sha256.get(split) and manifest.groups_sha256:
+            problems.append(f"{split}: the groups are not those of the manifest.")
+        if split == "train" and channel_moments(histogram) != (manifest.mean, manifest.std):
+            problems.append("The mean and standard deviation are not those of the training images.")
+    fingerprint = content_fingerprint(manifest.classes, contents)
+    if fingerprint != manifest.fingerprint:
+        problems.append(
+            f"The content's fingerprint is {fingerprint}, the manifest says {manifest.fingerprint}: "
+            "pixels, labels or class names have changed."
+        )
+    return problems
+
+
+def remove(offer: Offer[DatasetSpec], root: Path, others: Iterable[Offer[DatasetSpec]]) -> int:
+    """Remove what a data set takes on the disk: arrays, what was unpacked, and downloads that no other set uses.
+
+    Args:
+        offer: The data set.
+        root: The data folder.
+        others: All data sets; a download stays while another one of them that uses it is prepared.
+
+    Returns:
+        The number of bytes freed.
+
+    Raises:
+        DatasetError: it is being prepared at this moment.
+    """
+    spec = offer.spec
+    if not (root / spec.name).is_dir() and not any(download_folder(root, s).exists() for s in spec.sources):
+        return 0
+    kept = {
+        download_folder(root, source)
+        for other in others
+        if other.spec.name != spec.name and any((root / other.spec.name).glob("*/manifest.json"))
+        for source in other.spec.sources
+    }
+    with locked(root, spec.name, wait=False), writing_to(root):
+        folders = {download_folder(root, source) for source in spec.sources} - kept
+        folders |= {entry for entry in (root / spec.name).iterdir() if entry.is_dir()}
+        freed = sum(disk_use(folder) for folder in folders if folder.exists())
+        for folder in folders:
+            if folder.exists():
+                shutil.rmtree(folder)
+    with writing_to(root):
+        shutil.rmtree(root / spec.name, ignore_errors=True)
+    return freed
+
+
+def disk_use(folder: Path) -> int:
+    """Bytes of all files below a folder; links are not followed."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_symlink() or file.is_file())

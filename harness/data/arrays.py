@@ -1,0 +1,155 @@
+"""Writes one split's images to a ``.npy`` file one by one, and goes on with a half-written one.
+
+A plain file rather than a memory map: a full disk is then an error that can be reported, where a map would end the
+process with a bus error; and what is written does not count as this process's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from harness.api import Split
+from harness.files import write_text_atomically, writing_to
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass
+class Journal:
+    """How far a preparation has come, in ``journal.json``.
+
+    Attributes:
+        stamp: What determines the pixels; another one makes the half-written arrays useless.
+        done: Images that are on disk, by split.
+        chain: Hash of their identities, by split.
+    """
+
+    stamp: str
+    done: dict[str, int] = field(default_factory=dict)
+    chain: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path, stamp: str) -> Journal:
+        """Return the journal of an interrupted attempt with the same stamp, or none."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found = cls(**json.loads((folder / "journal.json").read_bytes()))
+            if found.stamp == stamp:
+                return found
+        return cls(stamp)
+
+    def note(self, folder: Path, split: Split, done: int, chain: str) -> None:
+        """Write down how far a split has come, after its images are on the disk."""
+        self.done[split], self.chain[split] = done, chain
+        write_text_atomically(folder / "journal.json", json.dumps(vars(self)))
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Remove it, since there is nothing more to go on with."""
+        (folder / "journal.json").unlink(missing_ok=True)
+
+
+class ArrayWriter:
+    """A ``.npy`` file of ``count`` images that grows image by image."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path = path
+        self._count = count
+        self._shape: tuple[int, int, int] | None = None
+        self._file: BinaryIO | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """The images' shape (H, W, 3); None before the first one."""
+        return self._shape
+
+    def append(self, pixels: npt.NDArray[np.uint8]) -> None:
+        """Add an image. Raises StoreError if the disk is full."""
+        with writing_to(self._path.parent):
+            if self._file is None:
+                self._shape = (*pixels.shape[:2], 3)
+                self._file = self._path.open("wb")
+                self._file.write(_header(self._count, pixels.shape))
+            self._file.write(pixels.tobytes())
+
+    def resume(self, done: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the images that are on disk already, and go on behind them.
+
+        Raises:
+            ValueError, OSError: the file is not what the journal says.
+        """
+        import numpy as np
+
+        if not done:
+            return
+        with self._path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            (count, *shape), _, kind = np.lib.format.read_array_header_1_0(file)
+            if count != self._count or len(shape) != 3 or kind != np.uint8:
+                raise ValueError(f"{self._path} holds another array")
+            self._shape = (shape[0], shape[1], shape[2])
+            size = int(np.prod(shape))
+            for _ in range(done):
+                content = file.read(size)
+                if len(content) != size:
+                    raise ValueError(f"{self._path} is shorter than its journal says")
+                yield np.frombuffer(content, dtype=np.uint8).reshape(shape)
+            end = file.tell()
+        with writing_to(self._path.parent):
+            self._file = self._path.open("r+b")
+            self._file.truncate(end)
+            self._file.seek(end)
+
+    def sync(self) -> None:
+        """Make sure that what was added is on the disk."""
+        if self._file is not None:
+            with writing_to(self._path.parent):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file, whether it is complete or not."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # on a full disk, closing fails like the write before it
+                self._file.close()
+
+
+def _header(count: int, shape: tuple[int, ...]) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)})
+    return buffer.getvalue()
+
+
+class Chain:
+    """A running hash over samples' identities; ``None`` once a sample can't be identified."""
+
+    def __init__(self) -> None:
+        self._hash: hashlib._Hash | None = hashlib.sha256()
+
+    def add(self, identity: str | None) -> None:
+        """Add the next sample's."""
+        if identity is None:
+            self._hash = None
+        elif self._hash is not None:
+            self._hash.update(identity.encode() + b"\n")
+
+    @property
+    def value(self) -> str | None:
+        """The hash so far."""
+        return self._hash.hexdigest() if self._hash else None
+
+
+def array_file(folder: Path, split: Split) -> Path:
+    """Where a split's images are."""
+    return folder / f"{split}.images.npy"

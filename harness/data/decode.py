@@ -1,0 +1,199 @@
+"""A plugin's reader -> decoded, checked images in its order: decoded by several threads, a few at a time.
+
+Pillow gives up Python's global lock while it decodes and resizes, so threads use all cores, and a reader may be any
+generator. Only a window of images is in memory at once, whatever the set's size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.api import DatasetSpec, ReadError, Split, open_image
+from harness.errors import DatasetError, HarnessError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_MODES = ("RGB", "L")
+_WINDOW = 4  # images a thread may be ahead
+
+
+class NotUniformError(Exception):
+    """The images are not all of one size below the network's input, so they are stored resized."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample as the reader gave it.
+
+    Attributes:
+        where: What it is called in messages.
+        image: A PIL image, a path or bytes.
+        label: Its checked label.
+        group: Its group, or None.
+        identity: What it can be recognised by in a later attempt; None where only its pixels could tell.
+    """
+
+    where: str
+    image: Any
+    label: int
+    group: str | None
+    identity: str | None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One sample, decoded: ``pixels`` uint8 (H, W, 3), None where decoding was skipped."""
+
+    sample: Encoded
+    pixels: npt.NDArray[np.uint8] | None
+
+
+def default_workers() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Encoded]:
+    """Run a plugin's reader and check everything but the pixels.
+
+    Raises:
+        DatasetError: naming the image, what it is and what was expected.
+    """
+    expected = spec.splits[split]
+    index = 0
+    with contextlib.closing(_run_reader(spec, folder, split)) as samples:
+        for image, label, group in samples:
+            where = f"Data set '{spec.name}', {split} image {index}"
+            if isinstance(image, Path):
+                name = image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image)
+                if name in spec.unreadable:  # left out whether or not this decoder could make something of it
+                    continue
+                where += f" ({name})"
+            if index == expected:
+                raise DatasetError(
+                    f"{where}: expected {expected} images and no more. The reader or the files are wrong."
+                )
+            _check_sample(where, image, label, group, spec)
+            yield Encoded(where, image, label, group, _identity(image, label, group))
+            index += 1
+    if index != expected:
+        raise DatasetError(
+            f"Data set '{spec.name}': its reader yields {index} {split} images, expected {expected}. "
+            "The files are incomplete or the plugin declares the wrong size."
+        )
+
+
+def decode_samples(
+    samples: Iterator[Encoded], input_size: int, *, native: bool, workers: int, skip: int = 0
+) -> Generator[Decoded]:
+    """Decode samples in parallel and yield them in order.
+
+    Args:
+        samples: From ``read_samples``.
+        input_size: Side of the network's input in pixels.
+        native: Keep the images' own size, and raise NotUniformError for one that is larger than the input.
+        workers: Number of threads.
+        skip: This many of the first samples are passed on without being decoded.
+
+    Raises:
+        NotUniformError: an image does not fit the native form.
+    """
+    waiting: deque[Future[Decoded]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for index, sample in enumerate(samples):
+            if index < skip:
+                yield Decoded(sample, None)
+                continue
+            waiting.append(pool.submit(_decode, sample, input_size, native=native))
+            if len(waiting) >= workers * _WINDOW:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode(sample: Encoded, input_size: int, *, native: bool) -> Decoded:
+    import numpy as np
+    from PIL.Image import Image, Resampling
+
+    image = sample.image
+    try:
+        colour: Image = open_image(image, sample.where) if isinstance(image, Path | bytes) else image.convert("RGB")
+    except ReadError as error:
+        raise DatasetError(str(error)) from error
+    except (OSError, SyntaxError, ValueError) as error:  # an image that the plugin opened but did not load
+        raise DatasetError(f"{sample.where} is damaged: {error}.") from error
+    if native and max(colour.size) > input_size:
+        raise NotUniformError
+    if not native:
+        # Pillow's bilinear filter widens its support when it shrinks: that is the antialias of the protocol.
+        colour = colour.resize((input_size, input_size), Resampling.BILINEAR)
+    return Decoded(sample, np.asarray(colour, dtype=np.uint8))
+
+
+def _run_reader(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tuple[Any, Any, Any]]:
+    """What goes wrong inside a reader is reported as the plugin's failure."""
+    try:
+        for item in spec.read(folder, split):
+            match item:
+                case (image, label):
+                    yield image, label, None
+                case (image, label, group):
+                    yield image, label, group
+                case _:
+                    raise DatasetError(
+                        f"Data set '{spec.name}': its reader yields {type(item).__name__}, "
+                        "expected (image, label) or (image, label, group)."
+                    )
+    except (HarnessError, GeneratorExit):
+        raise
+    except ReadError as error:
+        raise DatasetError(f"Data set '{spec.name}', {split} split: {error}") from error
+    except Exception as error:
+        raise DatasetError(
+            f"Data set '{spec.name}': reading its {split} split failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_sample(where: str, image: object, label: object, group: object, spec: DatasetSpec) -> None:
+    from PIL.Image import Image
+
+    if not isinstance(image, Image | Path | bytes):
+        raise DatasetError(f"{where} is a {type(image).__name__}, expected a PIL image, a path or bytes.")
+    if isinstance(image, Image) and image.mode not in _MODES:
+        raise DatasetError(
+            f"{where} has mode {image.mode}, expected {' or '.join(_MODES)}. The plugin's reader must convert it, "
+            "since there is more than one way to."
+        )
+    if isinstance(label, bool) or not isinstance(label, int):
+        raise DatasetError(f"{where} has the label {label!r} of type {type(label).__name__}, expected an int.")
+    if not 0 <= label < len(spec.classes):
+        raise DatasetError(
+            f"{where} has the label {label}, expected 0 to {len(spec.classes) - 1}, one of {len(spec.classes)} classes."
+        )
+    if group is not None and (not isinstance(group, str) or not group or group.splitlines() != [group]):
+        raise DatasetError(f"{where} has the group {group!r}, expected a text of one line.")
+
+
+def _identity(image: object, label: int, group: str | None) -> str | None:
+    if isinstance(image, bytes):
+        return f"{hashlib.sha256(image).hexdigest()} {label} {group}"
+    if not isinstance(image, Path):
+        return None
+    try:
+        status = image.stat()
+    except OSError:
+        return f"{image} missing"
+    return f"{image} {status.st_size} {status.st_mtime_ns} {label} {group}"

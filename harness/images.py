@@ -1,0 +1,84 @@
+"""An encoded image, as a path or as bytes -> an RGB image: the one place that says how odd files are decoded.
+
+The rule behind the rules: the pixels are those of Pillow's ``Image.open(file).convert("RGB")``, which is what
+torchvision's loader and nearly all published results have seen. In particular:
+
+- what a file is, its content decides, never its name: a PNG named ``.jpg`` is read as the PNG that it is;
+- of an animation, or a file of several pages, the first frame counts;
+- grey becomes three equal channels; a palette is looked up; CMYK and YCCK are converted without a colour profile;
+- an alpha channel is dropped, not blended with a background that nobody chose;
+- an EXIF orientation is not applied, and no colour profile is: the pixels stay as they are stored;
+- 16-bit grey keeps its upper 8 bits, where Pillow alone would cut everything above 255 to white.
+
+Only formats that data sets use are tried, so that no file can reach a decoder that starts other programs.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "MPO")
+MAX_PIXELS = 100_000_000
+"""A larger image is refused before it is decoded: no photograph of these sets is, but a decompression bomb."""
+
+
+class ReadError(Exception):
+    """A data set's file is not what its reader expects. The message is a sentence for the user."""
+
+
+def open_image(source: Path | bytes, name: str = "") -> Image:
+    """Decode an image file.
+
+    Args:
+        source: The file, or its content.
+        name: What to call it in an error message; the path if left out.
+
+    Returns:
+        The decoded image in mode RGB; no file stays open.
+
+    Raises:
+        ReadError: it is missing, empty, no image, damaged or impossibly large.
+    """
+    from PIL import Image as image_module
+    from PIL import UnidentifiedImageError
+
+    called = name or (str(source) if isinstance(source, Path) else "an image in memory")
+    try:
+        content = source.read_bytes() if isinstance(source, Path) else source
+    except OSError as error:
+        raise ReadError(f"{called} can't be read: {error.strerror or error}.") from error
+    if not content:
+        raise ReadError(f"{called} is empty (0 bytes), expected an image.")
+    try:
+        # Opening reads the header alone; the size is looked at before anything is decoded.
+        with image_module.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ReadError(
+                    f"{called} has {width} x {height} pixels, expected at most {MAX_PIXELS:,} in all. "
+                    "It is damaged, or made to use up the memory."
+                )
+            if image.mode.startswith("I;16") or image.mode == "I":
+                return image.convert("I").point(lambda value: value / 256, "L").convert("RGB")
+            if image.mode == "F":
+                raise ReadError(
+                    f"{called} holds floating-point pixels, whose range nothing states; expected 8 or 16 bits."
+                )
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise ReadError(
+            f"{called} is no image that can be read: it begins with {content[:8]!r}, "
+            f"expected one of {', '.join(FORMATS[:-1])}."
+        ) from None
+    except image_module.DecompressionBombError as error:
+        raise ReadError(f"{called} is refused: {error}") from error
+    # What Pillow's decoders raise on damaged files, apart from OSError, differs from format to format.
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, MemoryError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ReadError(f"{called} is damaged: {text} ({len(content):,} bytes).") from error
