@@ -180,6 +180,7 @@ class DatasetSpec:
         native_side: Height and width of the images where all are of one size; for the estimate of disk space alone.
         unreadable: Paths within the reader's folder of image files that are known to be damaged where the set is
             published. They are left out, and ``splits`` does not count them; any other damaged image is an error.
+        leakage: What the test split is known to share with train, in words; shown wherever results on it are ranked.
     """
 
     name: str
@@ -195,6 +196,7 @@ class DatasetSpec:
     accept_licence: bool = False
     native_side: int | None = None
     unreadable: tuple[str, ...] = ()
+    leakage: str = ""
 
     def __post_init__(self) -> None:
         _require_name("data set", self.name)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from harness import __version__
+from harness.cli.audit import audit
 from harness.cli.budget import check_budget
 from harness.cli.catalog import list_command
 from harness.cli.leaderboard import leaderboard
@@ -66,7 +67,7 @@ def cli() -> None:
 
 
 for command in (
-    *(list_command, check_budget, prepare, plan, run, status),
+    *(list_command, check_budget, prepare, audit, plan, run, status),
     *(leaderboard, score, select, patterns, report),
 ):
     cli.add_command(command)

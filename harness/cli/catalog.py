@@ -51,7 +51,8 @@ def _datasets(benchmark: Benchmark, catalog: Catalog, root: Path) -> _Rows:
                 **{split: spec.splits[split] for split in ("train", "test")},
                 "domain": spec.domain,
                 "licence": spec.licence,
-                "prepared": _prepared(offer, root, {p.input_size for p in benchmark.protocols.values()}),
+                **_prepared(offer, root, {p.input_size for p in benchmark.protocols.values()}),
+                "leakage": spec.leakage,
                 **_owner(offer),
             }
         )
@@ -63,7 +64,19 @@ def _datasets(benchmark: Benchmark, catalog: Catalog, root: Path) -> _Rows:
             "classes": facts.classes,
             "train": facts.train,
             "test": facts.test,
-            **dict.fromkeys(("domain", "licence", "prepared", "plugin", "distribution", "version")),
+            **dict.fromkeys(
+                (
+                    "domain",
+                    "licence",
+                    "prepared",
+                    "megabytes",
+                    "fingerprint",
+                    "leakage",
+                    "plugin",
+                    "distribution",
+                    "version",
+                )
+            ),
         }
         for name, facts in benchmark.datasets.items()
         if name not in known
@@ -71,13 +84,19 @@ def _datasets(benchmark: Benchmark, catalog: Catalog, root: Path) -> _Rows:
     return rows
 
 
-def _prepared(offer: Any, root: Path, sizes: set[int]) -> str:
+def _prepared(offer: Any, root: Path, sizes: set[int]) -> dict[str, Any]:
+    """In which forms a data set is prepared, their size on disk, and their fingerprints."""
     try:
         found = [find_prepared(root, offer.spec.name, definition(offer), size) for size in sorted(sizes)]
     except DatasetError:
-        return "damaged"
-    forms = sorted({one.folder.name for one in found if one})
-    return ", ".join(forms) or ("when first used" if not offer.spec.sources else "no")
+        return {"prepared": "damaged", "megabytes": None, "fingerprint": None}
+    forms = {one.folder.name: one for one in found if one}
+    size = sum(file.stat().st_size for one in forms.values() for file in one.folder.iterdir())
+    return {
+        "prepared": ", ".join(sorted(forms)) or ("when first used" if not offer.spec.sources else "no"),
+        "megabytes": size / 1e6 if forms else None,
+        "fingerprint": ", ".join(sorted({one.manifest.fingerprint for one in forms.values()})) or None,
+    }
 
 
 def _augmentations(_: Benchmark, catalog: Catalog, __: Path) -> _Rows:
@@ -150,7 +169,7 @@ def _plugins(_: Benchmark, catalog: Catalog, __: Path) -> _Rows:
 
 _KINDS: Mapping[str, tuple[Callable[[Benchmark, Catalog, Path], _Rows], tuple[str, ...]]] = {
     "models": (_models, ("name", "title", "lr_max", "distribution", "version")),
-    "datasets": (_datasets, ("name", "title", "classes", "train", "test", "prepared", "licence")),
+    "datasets": (_datasets, ("name", "classes", "train", "test", "prepared", "megabytes", "fingerprint", "licence")),
     "augmentations": (_augmentations, ("name", "title", "distribution", "version")),
     "metrics": (_metrics, ("name", "title", "unit", "better", "distribution", "version")),
     "suites": (_suites, ("name", "title", "protocol", "datasets", "anchors")),
@@ -176,7 +195,9 @@ def list_command(kind: str, data: Path | None, registry: Path | None, format_: s
     benchmark, catalog = load(registry)
     rows_of, columns = _KINDS[kind]
     rows = rows_of(benchmark, catalog, data_root(data))
-    print_rows(rows, format_, columns={key: key.replace("_", " ") for key in columns}, digits={"lr_max": 4})
+    print_rows(
+        rows, format_, columns={key: key.replace("_", " ") for key in columns}, digits={"lr_max": 4, "megabytes": 1}
+    )
     troubled = [plugin for plugin in catalog.plugins if plugin.state != "ok"]
     if troubled and kind != "plugins":
         them = "1 plugin has" if len(troubled) == 1 else f"{len(troubled)} plugins have"

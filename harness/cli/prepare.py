@@ -83,7 +83,7 @@ def prepare(
         require_licence(offer.spec, root, accept=accept_licence)
     rows = []
     for offer in offers:
-        teller = _Teller(offer.spec.name)
+        teller = Teller(offer.spec.name)
         request = Request(offer, root, input_sizes(benchmark, offer.spec.name), given, policy, accept_licence)
         try:
             forms = acquire(request, say=teller.say, on_bytes=teller.on_bytes, on_images=teller.on_images)
@@ -145,7 +145,7 @@ def _remove(catalog: Catalog, names: list[str], root: Path) -> int:
     return 0
 
 
-class _Teller:
+class Teller:
     """Says on stderr how a preparation goes: one changing line on a terminal, a line now and then elsewhere."""
 
     def __init__(self, dataset: str) -> None:
@@ -156,15 +156,18 @@ class _Teller:
         self._open = False
 
     def say(self, text: str) -> None:
+        """Say a sentence."""
         self.end()
         click.echo(text, err=True)
 
     def on_bytes(self, name: str, done: int, total: int | None) -> None:
+        """Tell how a download goes."""
         rate = self._rate(name, done)
         of = f" of {total / 1e6:,.0f} MB ({done / total:.0%})" if total else " MB"
         self._show(f"{name}: {done / 1e6:,.0f}{of}, {rate / 1e6:.1f} MB/s", last=done == total)
 
     def on_images(self, split: str, done: int, expected: int) -> None:
+        """Tell how many images are done."""
         self._show(f"{split}: {done:,} of {expected:,} images, {self._rate(split, done):,.0f}/s", last=done == expected)
 
     def end(self) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.api import DatasetSpec, Split
-from harness.catalog import Offer
+from harness.catalog import Catalog, Offer
+from harness.data.audit import known_leakage
 from harness.data.fetch import FetchPolicy, Progress, no_progress
 from harness.data.licences import require_licence
 from harness.data.prepare import (
@@ -246,6 +247,18 @@ def remove(offer: Offer[DatasetSpec], root: Path, others: Iterable[Offer[Dataset
     with writing_to(root):
         shutil.rmtree(root / spec.name, ignore_errors=True)
     return freed
+
+
+def known_leaks(catalog: Catalog, names: Iterable[str], root: Path, input_size: int) -> dict[str, str]:
+    """Say by data set what its test split is known to share with train; those without known leakage are left out."""
+    found: dict[str, str] = {}
+    for name in names:
+        if name in catalog.datasets:
+            offer = catalog.datasets[name]
+            with contextlib.suppress(DatasetError):  # a damaged store is reported by whoever uses it
+                sentence = known_leakage(offer.spec.leakage, _find(offer, root, input_size))
+                found |= {name: sentence} if sentence else {}
+    return found
 
 
 def disk_use(folder: Path) -> int:

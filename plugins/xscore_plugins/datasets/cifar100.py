@@ -56,6 +56,7 @@ def harness_datasets() -> list[DatasetSpec]:
             domain="objects",
             homepage=HOMEPAGE,
             native_side=SIDE,
+            leakage="some test images nearly repeat a train image (Barz & Denzler, ciFAIR, arXiv:1902.00423)",
             sources=(
                 Source(
                     filename="cifar-100-binary.tar.gz",

@@ -1,8 +1,8 @@
 """HAM10000 (Tschandl et al., 2018): 10,015 dermatoscopic images of 7,470 lesions, seven diagnoses; two splits of it.
 
 ``ham10000`` is the split of the published table: 70/15/15 by image, stratified by diagnosis, seed 42. A third of its
-test images show a lesion that is in train too. ``ham10000_lesion`` has as many images of each diagnosis in each part, but
-no lesion in two of them. The validation parts, 1,503 images each, are not used.
+test images show a lesion that is in train too. ``ham10000_lesion`` has as many images of each diagnosis in each part,
+but no lesion in two of them. The validation parts, 1,503 images each, are not used.
 """
 
 from __future__ import annotations
@@ -295,6 +295,7 @@ def harness_datasets() -> list[DatasetSpec]:
             domain="skin lesions",
             homepage="https://doi.org/10.7910/DVN/DBW86T",
             sources=SOURCES,
+            leakage="" if grouped else "523 of 1,503 test images show a lesion that is also in train",
         )
         for name, title, grouped in (
             ("ham10000", "HAM10000", False),

@@ -1,0 +1,252 @@
+"""A prepared data set -> what its test split shares with train: groups, identical and nearly identical images.
+
+Near-duplicates are found in two steps. A 64-bit perceptual hash (the ``phash`` of the imagehash library, computed here
+for many images at once and compared with it by a test) finds candidates among all pairs of a test and a train image,
+mirrored ones included, since training mirrors. Of the candidates, those count whose thumbnails correlate. What remains
+is for people to look at: the contact sheet shows the pairs that are most alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.data.store import PreparedDataset, SplitArrays, open_split, read_groups
+from harness.files import write_text_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+NEAR_BITS = 8
+"""Differing bits of 64 up to which two hashes make a candidate; unrelated photographs differ in about 32."""
+NEAR_CORRELATION = 0.90
+"""Correlation of two 32 x 32 grey thumbnails from which a candidate counts: with these two limits, all of the 175 pairs
+found in CIFAR-10 have one label, and with 10 bits 3 of 201 have two."""
+_THUMBNAIL = 32
+_BLOCK = 64  # test images compared at once
+_CANDIDATES = 8  # train images looked at closely for each test image
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """A test image and the train image that is most like it.
+
+    Attributes:
+        correlation: Of the thumbnails; 1 for identical images.
+        test, train: Positions in the splits.
+        bits: Differing bits of the hashes.
+        mirrored: Whether the train image is like the mirrored test image.
+        identical: Whether all stored pixels are equal.
+    """
+
+    correlation: float
+    test: int
+    train: int
+    bits: int
+    mirrored: bool
+    identical: bool
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    Attributes:
+        dataset, fingerprint: What was looked at.
+        train, test: Numbers of images.
+        smallest_class, largest_class: Train images of the rarest and of the most frequent class.
+        majority_accuracy: Top-1 accuracy in percent of always answering with train's most frequent class.
+        groups: Whether the plugin names groups.
+        shared_groups: Groups that are in both splits.
+        group_leaks: Test images whose group is in train.
+        identical: Test images with an identical train image.
+        conflicting: Those of them whose label differs from that train image's.
+        repeated_train, repeated_test: Images that repeat an earlier one of their own split.
+        near: Test images that nearly repeat a train image, identical ones not counted.
+        pairs: The identical and near pairs, most alike first.
+    """
+
+    dataset: str
+    fingerprint: str
+    train: int
+    test: int
+    smallest_class: int
+    largest_class: int
+    majority_accuracy: float
+    groups: bool
+    shared_groups: int
+    group_leaks: int
+    identical: int
+    conflicting: int
+    repeated_train: int
+    repeated_test: int
+    near: int
+    pairs: tuple[Pair, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What leaks, for people; empty if nothing was found."""
+        found = [
+            f"{count:,} of {self.test:,} test images {what}"
+            for count, what in (
+                (self.group_leaks, "belong to a group that is also in train"),
+                (self.identical, "are also in train"),
+                (self.near, "nearly repeat a train image"),
+            )
+            if count
+        ]
+        return "; ".join(found)
+
+
+def audit(prepared: PreparedDataset, report: Callable[[str, int, int], object] = lambda *_: None) -> Audit:
+    """Compare the splits of a prepared data set.
+
+    Args:
+        prepared: The data set. Nothing of it is changed, and no training is involved.
+        report: Called with what is done, how much is done, and of how much.
+
+    Raises:
+        DatasetError: its files are damaged.
+    """
+    import numpy as np
+
+    manifest = prepared.manifest
+    train, test = open_split(prepared.folder, "train"), open_split(prepared.folder, "test")
+    train_groups, test_groups = read_groups(prepared.folder, "train"), read_groups(prepared.folder, "test")
+    in_train = set(train_groups)
+    first_train, repeated_train = _by_pixels(train)
+    first_test, repeated_test = _by_pixels(test)
+    same = {index: first_train[digest] for digest, index in first_test.items() if digest in first_train}
+    for index, original in repeated_test.items():
+        if original in same:
+            same[index] = same[original]
+    near = _near_pairs(train, test, skip=same.keys(), report=report)
+    identical = [Pair(1.0, index, twin, 0, mirrored=False, identical=True) for index, twin in sorted(same.items())]
+    counts = np.asarray(manifest.class_counts["train"])
+    return Audit(
+        dataset=manifest.dataset,
+        fingerprint=manifest.fingerprint,
+        train=len(train),
+        test=len(test),
+        smallest_class=int(counts.min()),
+        largest_class=int(counts.max()),
+        majority_accuracy=100 * manifest.class_counts["test"][int(counts.argmax())] / len(test),
+        groups=bool(train_groups and test_groups),
+        shared_groups=len(in_train & set(test_groups)),
+        group_leaks=sum(group in in_train for group in test_groups),
+        identical=len(same),
+        conflicting=sum(int(test.labels[index]) != int(train.labels[twin]) for index, twin in same.items()),
+        repeated_train=len(repeated_train),
+        repeated_test=len(repeated_test),
+        near=len(near),
+        pairs=(*identical, *sorted(near, key=lambda pair: (-pair.correlation, pair.test))),
+    )
+
+
+def _by_pixels(split: SplitArrays) -> tuple[dict[bytes, int], dict[int, int]]:
+    """Return the first image of each content, and for each repetition which image it repeats."""
+    first: dict[bytes, int] = {}
+    repeats: dict[int, int] = {}
+    for index in range(len(split)):
+        digest = hashlib.sha256(split.images[index].tobytes()).digest()
+        original = first.setdefault(digest, index)
+        if original != index:
+            repeats[index] = original
+    return first, repeats
+
+
+def thumbnails(split: SplitArrays, report: Callable[[int], object] = lambda _: None) -> npt.NDArray[np.uint8]:
+    """Return grey thumbnails, uint8 (N, 32, 32), as imagehash makes them."""
+    import numpy as np
+    from PIL import Image
+
+    small = np.empty((len(split), _THUMBNAIL, _THUMBNAIL), dtype=np.uint8)
+    for index in range(len(split)):
+        image = Image.fromarray(np.asarray(split.images[index])).convert("L")
+        small[index] = np.asarray(image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS))
+        if index % 1000 == 999:
+            report(index + 1)
+    return small
+
+
+def perceptual_hashes(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return imagehash's ``phash`` of thumbnails (N, 32, 32): which of 64 low frequencies exceed their median."""
+    import numpy as np
+    from scipy.fftpack import dct
+
+    hashes = np.empty(len(small), dtype=np.uint64)
+    for start in range(0, len(small), 1024):
+        chunk = small[start : start + 1024]
+        low = dct(dct(chunk.astype(np.float64), axis=1), axis=2)[:, :8, :8].reshape(len(chunk), 64)
+        bits = low > np.median(low, axis=1, keepdims=True)
+        hashes[start : start + 1024] = np.packbits(bits, axis=1).view(">u8").reshape(-1)
+    return hashes
+
+
+def _near_pairs(
+    train: SplitArrays, test: SplitArrays, skip: Any, report: Callable[[str, int, int], object]
+) -> list[Pair]:
+    import numpy as np
+
+    total = len(train) + len(test)
+    train_small = thumbnails(train, lambda done: report("hashed", done, total))
+    test_small = thumbnails(test, lambda done: report("hashed", len(train) + done, total))
+    train_hashes = perceptual_hashes(train_small)
+    best: dict[int, Pair] = {}
+    for mirrored in (False, True):
+        turned = test_small[:, :, ::-1] if mirrored else test_small
+        hashes = perceptual_hashes(turned)
+        for start in range(0, len(test), _BLOCK):
+            distances = np.bitwise_count(hashes[start : start + _BLOCK, None] ^ train_hashes[None, :])
+            for row in np.flatnonzero((distances <= NEAR_BITS).any(axis=1)).tolist():
+                index = start + row
+                if index in skip:
+                    continue
+                candidates = np.flatnonzero(distances[row] <= NEAR_BITS)
+                candidates = candidates[np.argsort(distances[row][candidates], kind="stable")[:_CANDIDATES]]
+                for twin in candidates.tolist():
+                    likeness = _correlation(turned[index], train_small[twin])
+                    pair = Pair(likeness, index, twin, int(distances[row, twin]), mirrored, identical=False)
+                    if likeness >= NEAR_CORRELATION and (index not in best or likeness > best[index].correlation):
+                        best[index] = pair
+            report("compared", start + len(distances) + (len(test) if mirrored else 0), 2 * len(test))
+    return list(best.values())
+
+
+def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    """Pearson's correlation of two thumbnails; 0 where one of them has a single shade."""
+    import numpy as np
+
+    a, b = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm else 0.0
+
+
+def audit_file(prepared: PreparedDataset) -> Path:
+    """Where the last audit of a prepared form is kept."""
+    return prepared.folder / "audit.json"
+
+
+def write_audit(prepared: PreparedDataset, found: Audit) -> None:
+    """Keep an audit beside the arrays."""
+    write_text_atomically(
+        audit_file(prepared), json.dumps({"sentence": found.sentence, **asdict(found)}, indent=2) + "\n"
+    )
+
+
+def known_leakage(declared: str, prepared: PreparedDataset | None) -> str:
+    """Say what is known to leak: what an audit of these very pixels found, else what the plugin declares."""
+    if prepared is not None:
+        try:
+            content = json.loads(audit_file(prepared).read_bytes())
+            if content["fingerprint"] == prepared.manifest.fingerprint and content["sentence"]:
+                return str(content["sentence"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # no audit, or none that can be read: the declaration stands
+    return declared
