@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "MPO")
-MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+MAX_PIXELS = 80_000_000
 """A larger image is refused before it is decoded: no photograph of these sets is, but a decompression bomb."""
 
 
@@ -74,9 +74,9 @@ def open_image(source: Path | bytes, name: str = "") -> Image:
     except UnidentifiedImageError:
         raise ReadError(
             f"{called} is no image that can be read: it begins with {content[:8]!r}, "
-            f"expected one of {', '.join(FORMATS[:-1])}."
+            f"expected one of {', '.join(FORMATS)}."
         ) from None
-    except image_module.DecompressionBombError as error:
+    except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
         raise ReadError(f"{called} is refused: {error}") from error
     # What Pillow's decoders raise on damaged files, apart from OSError, differs from format to format.
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error, MemoryError) as error:

@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int | None], None]
 
 # Some hosts (Harvard Dataverse) refuse a client that does not say who it is, or says the name of a library.
 USER_AGENT = f"xscore-harness/{__version__} (Python {platform.python_version()}; benchmark data sets)"
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16  # what is lost at most when a connection is cut
 _HASH_CHUNK = 1 << 22
 
 

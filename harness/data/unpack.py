@@ -118,18 +118,25 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> int:
             if content is None or info.sparse is not None:
                 raise _Refused(f"its member {info.name!r} is no plain file")
             writer.write(path, info.size, content)
-        _require_end(tar)
+        _require_end(tar, writer.allowed)
     return writer.files
 
 
-def _require_end(tar: tarfile.TarFile) -> None:
-    """Refuse an archive that goes on with something else than members: ``tarfile`` would end there without a word."""
+def _require_end(tar: tarfile.TarFile, allowed: int) -> None:
+    """Refuse an archive that goes on with something else than members: ``tarfile`` would end there without a word.
+
+    Reading to the end also makes gzip compare its checksum, which covers every member.
+    """
     if tar.fileobj is None:
         return
     tar.fileobj.seek(tar.offset)
-    rest = tar.fileobj.read(tarfile.BLOCKSIZE)
-    if rest.strip(b"\0"):
-        raise _Refused(f"behind its last readable member, at byte {tar.offset:,}, there is something that is no member")
+    tail = 0
+    while rest := tar.fileobj.read(_CHUNK):
+        tail += len(rest)
+        if tail > allowed or (tail <= _CHUNK and rest[: tarfile.BLOCKSIZE].strip(b"\0")):
+            raise _Refused(
+                f"behind its last readable member, at byte {tar.offset:,}, there is something that is no member"
+            )
 
 
 def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> int:

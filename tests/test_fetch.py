@@ -1,0 +1,253 @@
+"""Downloads against a server that misbehaves: what arrives is right, or refused with a sentence and never used."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import random
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Behaviour, Loopback, serving
+
+from harness.api import Source
+from harness.data import fetch as module
+from harness.data.fetch import FetchPolicy, fetch
+from harness.errors import SourceError, StoreError
+
+CONTENT = random.Random(0).randbytes(5000)
+OTHER = random.Random(1).randbytes(5000)
+POLICY = FetchPolicy(mirror="", connect_seconds=2, read_seconds=0.5, pause_seconds=0.01, attempts=2)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HARNESS_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module, "_CHUNK", 512)
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    with serving({"a.bin": CONTENT}) as running:
+        yield running
+
+
+def source(*urls: str, **changes: Any) -> Source:
+    sums = {"md5": hashlib.md5(CONTENT).hexdigest(), "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    return replace(Source(filename="a.bin", urls=urls, bytes=len(CONTENT), checksums=sums), **changes)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+
+
+def test_a_file_arrives_whole_and_is_verified(server: Loopback, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    path, sha256, compared = fetch(
+        source(server.url("a.bin")), tmp_path, "d", POLICY, lambda *progress: seen.append(progress)
+    )
+    assert path.read_bytes() == CONTENT
+    assert sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert compared == "bytes, md5, sha256"
+    assert names(tmp_path) == ["a.bin"]
+    assert seen[-1] == ("a.bin", 5000, 5000)
+    headers = server.requests[0][1]
+    assert headers["User-Agent"].startswith("xscore-harness/")
+    assert headers["Accept-Encoding"] == "identity"
+
+
+def test_a_file_that_is_there_is_verified_and_not_fetched_again(server: Loopback, tmp_path: Path) -> None:
+    fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    fetch(source(server.url("a.bin")), tmp_path, "d", replace(POLICY, offline=True))
+    assert len(server.requests) == 1
+    (tmp_path / "a.bin").write_bytes(OTHER)
+    with pytest.raises(SourceError, match="not the expected file"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+
+
+def test_a_cut_connection_is_resumed_where_it_ended(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(CONTENT, cut_after=2048, etag='"v1"')
+    fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    assert server.ranges() == [None, "bytes=2048-", "bytes=4096-"]
+    assert server.requests[1][1]["If-Range"] == '"v1"'
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_the_next_command_resumes_too(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(CONTENT, cut_after=2048, cuts=1)
+    down = replace(POLICY, attempts=1)
+    (tmp_path / "a.bin.part").write_bytes(CONTENT[:1234])
+    fetch(source(server.url("a.bin")), tmp_path, "d", down)
+    assert server.ranges() == ["bytes=1234-", "bytes=3282-"]
+
+
+def test_a_server_without_ranges_sends_all_again(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(CONTENT, cut_after=2000, cuts=1, ranges=False)
+    path, *_ = fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    assert path.read_bytes() == CONTENT
+
+
+def test_halves_of_two_versions_are_not_joined(server: Loopback, tmp_path: Path) -> None:
+    (tmp_path / "a.bin.part").write_bytes(OTHER[:2500])
+    path, *_ = fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges() == ["bytes=2500-", None]
+
+
+def test_a_part_longer_than_the_file_is_begun_anew(server: Loopback, tmp_path: Path) -> None:
+    (tmp_path / "a.bin.part").write_bytes(CONTENT + b"more")
+    path, *_ = fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_part_longer_than_the_file_is_begun_anew_if_its_size_is_unknown(server: Loopback, tmp_path: Path) -> None:
+    (tmp_path / "a.bin.part").write_bytes(CONTENT + b"more")
+    path, *_ = fetch(source(server.url("a.bin"), bytes=None), tmp_path, "d", POLICY)
+    assert path.read_bytes() == CONTENT
+
+
+def test_mirrors_are_tried_in_turn(server: Loopback, tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{closed.getsockname()[1]}/a.bin"
+        server.files["gone.bin"] = Behaviour(status=404)
+        server.files["broken.bin"] = Behaviour(status=503)
+        server.files["other.bin"] = Behaviour(OTHER)
+        urls = [dead, *map(server.url, ("gone.bin", "broken.bin", "other.bin", "a.bin"))]
+        path, *_ = fetch(source(*urls), tmp_path, "d", POLICY)
+    assert path.read_bytes() == CONTENT
+
+
+def test_the_users_mirror_is_asked_first(server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["m/d/a.bin"] = Behaviour(CONTENT)
+    monkeypatch.setenv("HARNESS_MIRROR", server.url("m/"))
+    fetch(source("http://127.0.0.1:9/a.bin"), tmp_path, "d", FetchPolicy())
+    assert server.requests[0][0] == "/m/d/a.bin"
+
+
+def test_a_proxy_from_the_environment_is_used(
+    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.base)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    server.files["http://data.example/a.bin"] = Behaviour(CONTENT)
+    fetch(source("http://data.example/a.bin"), tmp_path, "d", POLICY)
+    assert server.requests[0][0] == "http://data.example/a.bin"
+
+
+def test_a_host_that_refuses_unnamed_clients_accepts_this_one(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"].refuse_libraries = True
+    fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        (Behaviour(status=403), "403 Forbidden (access refused)"),
+        (Behaviour(status=404), "404 Not Found"),
+        (Behaviour(status=500), "500 Internal Server Error"),
+        (Behaviour(CONTENT[:400]), "has 400 bytes, expected 5,000"),
+        (Behaviour(CONTENT + b"x"), "has 5,001 bytes, expected 5,000"),
+        (Behaviour(CONTENT * 3, chunked=True), "sends more than the 5,000 bytes"),
+        (Behaviour(CONTENT[:900], chunked=True), "fewer bytes than had arrived before"),
+        (Behaviour(OTHER), "its md5 is"),
+        (Behaviour(CONTENT, cut_after=0), "the connection was cut"),
+        (Behaviour(CONTENT, delay=0.9), "stopped sending"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_is_said_and_nothing_is_used(
+    server: Loopback, tmp_path: Path, behaviour: Behaviour, reason: str
+) -> None:
+    server.files["a.bin"] = behaviour
+    with pytest.raises(SourceError) as caught:
+        fetch(source(server.url("a.bin")), tmp_path, "dogs", replace(POLICY, attempts=1))
+    text = str(caught.value)
+    assert reason in text
+    assert server.url("a.bin") in text
+    assert "harness prepare dogs --from PATH" in text
+    assert "a.bin" not in names(tmp_path)
+
+
+def test_a_server_that_crawls_is_given_up(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(CONTENT, delay=0.05)
+    slow = replace(POLICY, slowest=1e6, patience=0.1)
+    with pytest.raises(SourceError, match="too slow"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", slow)
+    server.files["b.bin"] = Behaviour(CONTENT)
+    path, *_ = fetch(source(server.url("a.bin"), server.url("b.bin")), tmp_path, "d", slow)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_range_that_was_not_asked_for_is_refused(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(CONTENT, wrong_range=True)
+    (tmp_path / "a.bin.part").write_bytes(CONTENT[:100])
+    with pytest.raises(SourceError, match="was asked for the bytes from 100 on"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+
+
+def test_offline_never_touches_the_network(server: Loopback, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="--offline forbids"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", replace(POLICY, offline=True))
+    assert not server.requests
+
+
+def test_a_source_without_an_address_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no address is known .* --from PATH"):
+        fetch(source(), tmp_path, "d", POLICY)
+
+
+def test_a_checksum_that_others_confirm_cannot_be_overruled(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(OTHER)
+    policy = replace(POLICY, accepted=frozenset({hashlib.sha256(OTHER).hexdigest()}))
+    with pytest.raises(SourceError, match="Several independent sources agree"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", policy)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("changes", [{"sole_origin": "a blog"}, {"checksums": {}, "bytes": None}])
+def test_a_lone_checksum_can_be_overruled_without_fetching_twice(
+    server: Loopback, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    server.files["a.bin"] = Behaviour(OTHER)
+    lone = source(server.url("a.bin"), **changes)
+    found = hashlib.sha256(OTHER).hexdigest()
+    with pytest.raises(SourceError, match=f"--accept-file {found}"):
+        fetch(lone, tmp_path, "d", POLICY)
+    assert names(tmp_path) == ["a.bin.refused"]
+    asked = len(server.requests)
+    path, sha256, compared = fetch(lone, tmp_path, "d", replace(POLICY, accepted=frozenset({found})))
+    assert (path.read_bytes(), sha256, compared) == (OTHER, found, "accepted by the user")
+    assert len(server.requests) == asked
+
+
+def test_a_full_disk_is_said_and_what_arrived_is_kept(
+    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module._copy
+
+    def full(response: Any, write: Any, *rest: Any) -> None:
+        written = 0
+
+        def limited(chunk: bytes) -> None:
+            nonlocal written
+            written += len(chunk)
+            if written > 2000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(chunk)
+
+        real(response, limited, *rest)
+
+    monkeypatch.setattr(module, "_copy", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    monkeypatch.setattr(module, "_copy", real)
+    path, *_ = fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges()[-1] is not None
