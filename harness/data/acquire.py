@@ -153,7 +153,7 @@ def _leaving_nothing_useless(spec: DatasetSpec, root: Path) -> Iterator[None]:
         yield
     except (DatasetError, SourceError) as error:
         work = working_folder(root, spec)
-        if isinstance(error, DatasetError) or not (work / "parts").exists():
+        if isinstance(error, DatasetError) or not any((work / "parts").glob("*")):
             clear_work(root, spec)
         shutil.rmtree(work / "view", ignore_errors=True)
         raise

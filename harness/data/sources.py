@@ -122,16 +122,25 @@ def _use_file(
         mark.unlink(missing_ok=True)
         unpack(path, part)
         write_text_atomically(mark, sha256)
-    for entry in sorted(part.iterdir()):
-        _show(entry.resolve(), view / source.into / entry.name)
+    try:
+        for entry in sorted(part.iterdir()):
+            _show(entry.resolve(), view / source.into / entry.name)
+        _require_gives(source, path, part, view)
+        _verify_members(source, view)
+    except SourceError:
+        mark.unlink()
+        shutil.rmtree(part)
+        raise
+    return record
+
+
+def _require_gives(source: Source, path: Path, part: Path, view: Path) -> None:
     for wanted in source.gives:
         if not (view / wanted).exists():
             there = ", ".join(sorted(entry.name for entry in part.iterdir())[:5]) or "nothing"
             raise SourceError(
                 f"The archive {path} does not hold '{wanted}', which is expected in it; it holds {there}."
             )
-    _verify_members(source, view)
-    return record
 
 
 def _use_folder(source: Source, found: Path, view: Path) -> tuple[SourceRecord, str]:
