@@ -108,20 +108,23 @@ def decode_samples(
     Raises:
         NotUniformError: an image does not fit the native form.
     """
-    waiting: deque[Future[Decoded]] = deque()
+    waiting: deque[tuple[Future[Decoded], Encoded]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for index, sample in enumerate(samples):
             if index < skip:
                 yield Decoded(sample, None)
                 continue
-            waiting.append(pool.submit(_decode, sample, input_size, native=native))
+            waiting.append((pool.submit(_decode, sample, input_size, native=native), sample))
             if len(waiting) >= workers * _WINDOW:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        for _, sample in waiting:
+            if getattr(sample.image, "fp", None) is not None:  # opened by the reader, and nobody else will close it
+                sample.image.close()
 
 
 def _decode(sample: Encoded, input_size: int, *, native: bool) -> Decoded:
