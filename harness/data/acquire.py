@@ -21,6 +21,7 @@ from harness.data.prepare import (
     content_fingerprint,
     definition,
     locked,
+    pixel_histogram,
     prepare_locked,
     require_room,
     say_nothing,
@@ -192,8 +193,8 @@ def verify_prepared(prepared: PreparedDataset) -> list[str]:
         for start in range(0, len(arrays), _CHUNK):
             chunk = np.ascontiguousarray(arrays.images[start : start + _CHUNK])
             digest.update(chunk.tobytes())
-            for channel in range(3) if split == "train" else ():
-                histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+            if split == "train":
+                histogram += pixel_histogram(chunk)
         labels = arrays.labels.tolist()
         contents[split] = labels, digest.hexdigest()
         if len(arrays) != manifest.counts[split]:

@@ -79,7 +79,7 @@ class ArrayWriter:
                 self._shape = (*pixels.shape[:2], 3)
                 self._file = self._path.open("wb")
                 self._file.write(_header(self._count, pixels.shape))
-            self._file.write(pixels.tobytes())
+            self._file.write(pixels.data.cast("B"))
 
     def resume(self, done: int) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the images that are on disk already, and go on behind them.

@@ -52,10 +52,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One sample, decoded: ``pixels`` uint8 (H, W, 3), None where decoding was skipped."""
+    """One sample, decoded: ``pixels`` uint8 (H, W, 3) and how often each value occurs (3, 256); None where skipped."""
 
     sample: Encoded
     pixels: npt.NDArray[np.uint8] | None
+    histogram: npt.NDArray[np.int64] | None
 
 
 def default_workers() -> int:
@@ -113,7 +114,7 @@ def decode_samples(
     try:
         for index, sample in enumerate(samples):
             if index < skip:
-                yield Decoded(sample, None)
+                yield Decoded(sample, None, None)
                 continue
             waiting.append((pool.submit(_decode, sample, input_size, native=native), sample))
             if len(waiting) >= workers * _WINDOW:
@@ -143,7 +144,8 @@ def _decode(sample: Encoded, input_size: int, *, native: bool) -> Decoded:
     if not native:
         # Pillow's bilinear filter widens its support when it shrinks: that is the antialias of the protocol.
         colour = colour.resize((input_size, input_size), Resampling.BILINEAR)
-    return Decoded(sample, np.asarray(colour, dtype=np.uint8))
+    histogram = np.asarray(colour.histogram(), dtype=np.int64).reshape(3, 256)
+    return Decoded(sample, np.asarray(colour, dtype=np.uint8), histogram)
 
 
 def _run_reader(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tuple[Any, Any, Any]]:

@@ -174,15 +174,19 @@ class _Sum:
     histogram: npt.NDArray[np.int64]
     size: tuple[int, int] = (0, 0)
 
-    def add(self, pixels: npt.NDArray[np.uint8], sample: Encoded) -> None:
-        import numpy as np
-
-        self.digest.update(pixels.tobytes())
-        for channel in range(3):
-            self.histogram[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+    def add(self, pixels: npt.NDArray[np.uint8], histogram: npt.NDArray[np.int64], sample: Encoded) -> None:
+        self.digest.update(pixels.data)
+        self.histogram += histogram
         self.labels.append(sample.label)
         if sample.group is not None:
             self.groups.append(sample.group)
+
+
+def pixel_histogram(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Count how often each value occurs in each channel of pixels (..., 3); int64 (3, 256)."""
+    import numpy as np
+
+    return np.stack([np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)])
 
 
 class _OutdatedError(Exception):
@@ -269,16 +273,17 @@ def _store_split(work: _Work, split: Split, target: Path, *, native: bool) -> _S
         with contextlib.closing(decoded), contextlib.closing(samples):
             for position, one in enumerate(decoded, start=1):
                 chain.add(one.sample.identity)
-                if one.pixels is None:
+                if one.pixels is None or one.histogram is None:
                     pixels = next(earlier)
+                    histogram = pixel_histogram(pixels)
                     if position == done and chain.value != journal.chain[split]:
                         raise _OutdatedError
                     if position == done:
                         next(earlier, None)  # behind the last one, the file is made ready for more
                 else:
-                    pixels = one.pixels
+                    pixels, histogram = one.pixels, one.histogram
                     _append(writer, pixels, work, split, target)
-                sums.add(pixels, one.sample)
+                sums.add(pixels, histogram, one.sample)
                 if position % _SYNC_EVERY == 0 or position == expected:
                     work.report(split, position, expected)
                     if position > done and chain.value is not None:
