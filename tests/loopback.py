@@ -26,6 +26,7 @@ class Behaviour:
         chunked: Send no Content-Length.
         refuse_libraries: Answer 403 to clients that do not name themselves.
         wrong_range: Answer a range request with another range.
+        kind: The Content-Type.
     """
 
     content: bytes = b""
@@ -38,6 +39,7 @@ class Behaviour:
     chunked: bool = False
     refuse_libraries: bool = False
     wrong_range: bool = False
+    kind: str = "application/octet-stream"
 
 
 @dataclass
@@ -96,6 +98,7 @@ def serving(files: Mapping[str, Behaviour | bytes]) -> Iterator[Loopback]:
                 self.send_header("Content-Range", f"bytes {shown}-{len(content) - 1}/{len(content)}")
             else:
                 self.send_response(200)
+            self.send_header("Content-Type", behaviour.kind)
             if behaviour.etag:
                 self.send_header("ETag", behaviour.etag)
             if behaviour.chunked:

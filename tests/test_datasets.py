@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -296,9 +297,20 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     given = unpacked(miniature, tmp_path / "given")
     (given / "TestImages.txt").unlink()
     with pytest.raises(SourceError, match=r"Missing: TestImages.txt"):
-        get(miniature.offer(), tmp_path / "data", given)
+        get(miniature.offer(), tmp_path / "data", given, replace(POLICY, offline=True))
     with pytest.raises(SourceError, match=r"indoorCVPR_09.tar or, unpacked, Images; TrainImages.txt; TestImages.txt"):
         get(miniature.offer(), tmp_path / "data", write(tmp_path / "empty", {"readme": b""}))
+
+
+def test_what_kaggle_lacks_is_taken_from_the_network(tmp_path: Path) -> None:
+    miniature = build("stanford_dogs")
+    packed = miniature.pack()
+    given = write(tmp_path / "given" / "images", miniature.sources["images.tar"]).parent
+    with serving(packed) as server:
+        prepared, said = get(miniature.offer(server.base, packed), tmp_path / "data", given)
+        assert [path for path, _ in server.requests] == ["/lists.tar"]
+    assert any("lists.tar is not in" in sentence for sentence in said)
+    assert [record.origin == "downloaded" for record in prepared.manifest.sources] == [False, True]
 
 
 def test_another_preparation_is_not_disturbed(tmp_path: Path) -> None:

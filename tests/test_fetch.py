@@ -175,6 +175,23 @@ def test_what_is_wrong_is_said_and_nothing_is_used(
     assert "a.bin" not in names(tmp_path)
 
 
+def test_a_server_that_never_gets_further_is_given_up(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(CONTENT[:900], chunked=True)
+    with pytest.raises(SourceError, match="fewer bytes than had arrived before"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", replace(POLICY, attempts=5))
+    server.files["a.bin"] = Behaviour(CONTENT, cut_after=2048, ranges=False)
+    with pytest.raises(SourceError, match="the connection was cut"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", replace(POLICY, attempts=3))
+
+
+def test_a_web_page_is_not_taken_for_an_archive(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.zip"] = Behaviour(b"<html>Please log in</html>", kind="text/html; charset=utf-8")
+    lone = Source(filename="a.zip", urls=(server.url("a.zip"),), checksums={"md5": "0" * 32}, sole_origin="a blog")
+    with pytest.raises(SourceError, match="a web page is there, expected an archive"):
+        fetch(lone, tmp_path, "d", POLICY)
+    assert names(tmp_path) == []
+
+
 def test_a_server_that_crawls_is_given_up(server: Loopback, tmp_path: Path) -> None:
     server.files["a.bin"] = Behaviour(CONTENT, delay=0.05)
     slow = replace(POLICY, slowest=1e6, patience=0.1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.api import Source
+from harness.data.unpack import is_archive
 from harness.errors import SourceError
 from harness.files import writing_to
 
@@ -185,7 +186,7 @@ def _fetch_from(url: str, source: Source, folder: Path, policy: FetchPolicy, pro
     part = folder / f"{source.filename}.part"
     final = folder / source.filename
     pause = policy.pause_seconds
-    tries = 0
+    tries = restarts = 0
     anew = False  # whether a file that was resumed and came out wrong has been begun anew
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -194,9 +195,11 @@ def _fetch_from(url: str, source: Source, folder: Path, policy: FetchPolicy, pro
         except (_Failed, requests.RequestException) as error:
             if isinstance(error, _Failed) and not error.again:
                 raise
-            gained = part.exists() and part.stat().st_size > before
+            now = part.stat().st_size if part.exists() else 0
+            gained = now > before
             tries = 0 if gained else tries + 1
-            if tries >= policy.attempts:
+            restarts += now < before  # a server that makes us begin again and again would never be given up
+            if tries >= policy.attempts or restarts > 1:
                 raise _Failed(_reason(error)) from error
             time.sleep(pause if not gained else policy.pause_seconds)
             pause = pause * 2 if not gained else policy.pause_seconds
@@ -264,6 +267,9 @@ def _agree(response: requests.Response, source: Source, have: int) -> tuple[int 
     if code not in (200, 206):
         hint = " (access refused)" if code in (401, 403) else ""
         raise _Failed(f"the server answered {code} {response.reason}{hint}")
+    kind = response.headers.get("Content-Type", "")
+    if kind.startswith("text/html") and is_archive(source.filename):
+        raise _Failed("a web page is there, expected an archive; open it in a browser to see what it says")
     total: int | None = None
     offset = 0
     if code == 206:
@@ -276,9 +282,7 @@ def _agree(response: requests.Response, source: Source, have: int) -> tuple[int 
     elif response.headers.get("Content-Length", "").isdigit():
         total = int(response.headers["Content-Length"])
     if source.bytes is not None and total is not None and total != source.bytes:
-        kind = response.headers.get("Content-Type", "")
-        hint = ", probably a page that says why" if kind.startswith("text/html") else ""
-        raise _Failed(f"the file there has {total:,} bytes, expected {source.bytes:,}{hint}")
+        raise _Failed(f"the file there has {total:,} bytes, expected {source.bytes:,}")
     return total if total is not None else source.bytes, offset
 
 

@@ -62,7 +62,7 @@ def gather(
     Args:
         spec: The data set.
         root: The data folder.
-        given: A file or folder of the user's to take everything from; None to download.
+        given: A file or folder of the user's; None to download all. What is not in it is downloaded.
         policy: How to download.
         progress: Told about downloads.
 
@@ -71,16 +71,17 @@ def gather(
         StoreError: the disk is full or not writable.
     """
     work = working_folder(root, spec)
-    found = [_Found(source, _find(spec, source, given)) for source in spec.sources] if given else []
-    if missing := [one.source for one in found if one.path is None]:
+    found = [_find(spec, source, given) if given else None for source in spec.sources]
+    missing = [source for source, path in zip(spec.sources, found, strict=True) if path is None]
+    if given and missing and (policy.offline or len(missing) == len(spec.sources)):
         raise SourceError(_missing(spec, missing, given))
     view = work / "view"
     with writing_to(work):
         shutil.rmtree(view, ignore_errors=True)
         view.mkdir(parents=True)
-    records, notes = [], []
-    for index, source in enumerate(spec.sources):
-        path = found[index].path if found else None
+    records = []
+    notes = [f"{source.filename} is not in {given}; it is taken from the network." for source in missing if given]
+    for source, path in zip(spec.sources, found, strict=True):
         if path is not None and path.is_dir() and not is_archive(path.name):
             record, note = _use_folder(source, path, view)
             notes.append(note)
@@ -88,12 +89,6 @@ def gather(
             record = _use_file(spec, source, path, root, work, policy, progress)
         records.append(record)
     return Gathered(view, tuple(records), tuple(note for note in notes if note))
-
-
-@dataclass(frozen=True)
-class _Found:
-    source: Source
-    path: Path | None
 
 
 def _use_file(
@@ -224,7 +219,7 @@ def _walk(base: Path) -> Iterator[Path]:
         level = below
 
 
-def _missing(spec: DatasetSpec, missing: Sequence[Source], given: Path | None) -> str:
+def _missing(spec: DatasetSpec, missing: Sequence[Source], given: Path) -> str:
     wanted = "; ".join(
         source.filename + (f" or, unpacked, {' and '.join(source.gives)}" if source.gives else "") for source in missing
     )
