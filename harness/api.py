@@ -129,7 +129,8 @@ class Source:
         gives: Paths within the reader's folder that this source provides, such as ``("Images",)``. By their last names
             a folder that the user has unpacked already is recognised; a plain file gives itself.
         members: Digests of unpacked files by path within the reader's folder, such as
-            ``{"cifar-10-batches-bin/test_batch.bin": "md5:803d..."}``: what a folder is verified by.
+            ``{"cifar-10-batches-bin/test_batch.bin": "md5:803d..."}``, for all that the reader reads or none:
+            what a folder, or an archive that somebody has packed anew, is verified by.
     """
 
     filename: str

@@ -163,6 +163,21 @@ def test_a_folder_of_cifar_is_verified_file_by_file(tmp_path: Path) -> None:
     assert left_in(tmp_path / "other") == []
 
 
+def test_an_archive_packed_anew_is_verified_file_by_file(tmp_path: Path) -> None:
+    miniature = build("cifar10")
+    offer = miniature.offer()
+    miniature.sources[C10][f"{B10}/notes.txt"] = b"packed by somebody else"
+    given = write(tmp_path / "given", miniature.pack()) / C10
+    prepared, _ = get(offer, tmp_path / "data", given)
+    assert prepared.manifest.sources[0].verified == "6 files by checksum"
+    assert prepared.manifest.sources[0].sha256 == hashlib.sha256(given.read_bytes()).hexdigest()
+    change(C10, f"{B10}/data_batch_1.bin", lambda content: content[:-1] + b"?")(miniature)
+    given = write(tmp_path / "changed", miniature.pack()) / C10
+    with pytest.raises(SourceError, match=r"data_batch_1.bin is not the expected file"):
+        get(offer, tmp_path / "other", given)
+    assert left_in(tmp_path / "other") == []
+
+
 def test_odd_files_are_decoded_by_content(tmp_path: Path) -> None:
     miniature = build("indoor67")
     prepared, _ = get(miniature.offer(), tmp_path / "data", unpacked(miniature, tmp_path / "given"))

@@ -26,7 +26,7 @@ from harness.data.prepare import (
     require_room,
     say_nothing,
 )
-from harness.data.sources import clear_work, download_folder, gather, working_folder
+from harness.data.sources import clear_work, download_folder, find_given, gather, working_folder
 from harness.data.store import PreparedDataset, find_prepared, groups_digest, open_split
 from harness.data.unpack import is_archive
 from harness.errors import DatasetError, SourceError
@@ -79,13 +79,17 @@ def estimate(request: Request) -> Estimate:
     ]
     if spec.native_side and all(spec.native_side <= size for size in request.input_sizes):
         sizes = sizes[:1]  # one native form serves every input
-    here = [request.given is not None or (download_folder(root, s) / s.filename).exists() for s in spec.sources]
+    given = [find_given(spec, source, request.given) if request.given else None for source in spec.sources]
+    here = [
+        path is not None or (download_folder(root, source) / source.filename).exists()
+        for path, source in zip(given, spec.sources, strict=True)
+    ]
     return Estimate(
         download=sum(source.bytes or 0 for source, there in zip(spec.sources, here, strict=True) if not there),
         unpacked=sum(
             int((source.bytes or 0) * 1.1)
-            for source in spec.sources
-            if is_archive(source.filename) and not (request.given is not None and request.given.is_dir())
+            for path, source in zip(given, spec.sources, strict=True)
+            if is_archive(source.filename) and not (path is not None and path.is_dir())
         ),
         arrays=sum(3 * size * size * sum(spec.splits.values()) for size in sizes),
         unknown=tuple(source.filename for source in spec.sources if source.bytes is None),

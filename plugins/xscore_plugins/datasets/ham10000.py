@@ -52,7 +52,8 @@ class Published:
             depends on the order of the lines and on every random draw, and so vouches for both.
         digest: SHA-256 of the image split, as ``split_digest`` computes it; empty while nobody has stated it. The
             metadata could not be fetched where this was written, so ``shared`` stands in for it: the number was
-            computed elsewhere, with scikit-learn 1.9.1, on a file of the published checksum.
+            computed elsewhere, with scikit-learn 1.9.1, on a file of the published checksum. To be filled in by who
+            first prepares the set; nothing else about the split remains to be verified.
     """
 
     images: tuple[int, ...]
