@@ -12,16 +12,14 @@ from pathlib import Path
 from harness.api import DatasetSpec, Split
 from harness.catalog import Catalog, Offer
 from harness.data.audit import known_leakage
+from harness.data.content import channel_moments, content_fingerprint, pixel_histogram
 from harness.data.fetch import FetchPolicy, Progress, no_progress
 from harness.data.licences import require_licence
 from harness.data.prepare import (
     SPLITS,
     Report,
-    channel_moments,
-    content_fingerprint,
     definition,
     locked,
-    pixel_histogram,
     prepare_locked,
     require_room,
     say_nothing,

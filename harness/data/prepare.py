@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer
 from harness.data.arrays import ArrayWriter, Chain, Journal, array_file
+from harness.data.content import channel_moments, content_fingerprint, pixel_histogram
 from harness.data.decode import Encoded, NotUniformError, decode_samples, default_workers, read_samples
 from harness.data.store import (
     SCHEMA,
@@ -182,13 +183,6 @@ class _Sum:
             self.groups.append(sample.group)
 
 
-def pixel_histogram(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Count how often each value occurs in each channel of pixels (..., 3); int64 (3, 256)."""
-    import numpy as np
-
-    return np.stack([np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)])
-
-
 class _OutdatedError(Exception):
     """What an interrupted attempt left behind is not of these files."""
 
@@ -333,28 +327,3 @@ def require_room(folder: Path, needed: int) -> None:
             f"{folder} has {free / 1e9:.2f} GB free, but {needed * _SAFETY / 1e9:.2f} GB are needed. "
             "Make room, or choose another folder with --data."
         )
-
-
-def channel_moments(
-    histogram: npt.NDArray[np.int64],
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Exact mean and standard deviation (ddof 0) of three channels in 0..1, from their histograms."""
-    means: list[float] = []
-    deviations: list[float] = []
-    for counts in histogram.tolist():
-        n = sum(counts)
-        total = sum(value * count for value, count in enumerate(counts))
-        squares = sum(value * value * count for value, count in enumerate(counts))
-        means.append(total / (255 * n))
-        deviations.append((n * squares - total * total) ** 0.5 / (255 * n))
-    return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
-
-
-def content_fingerprint(classes: Sequence[str], splits: Mapping[Split, tuple[Sequence[int], str]]) -> str:
-    """Hash class names, and by split the labels and the hash of the pixels."""
-    parts = {
-        split: [len(labels), pixels, hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest()]
-        for split, (labels, pixels) in splits.items()
-    }
-    canonical = json.dumps({"classes": list(classes), "splits": parts}, sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
