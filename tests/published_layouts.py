@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import random
@@ -81,13 +82,14 @@ class Miniature:
 
 
 def archive(name: str, files: Files) -> bytes:
+    """Make an archive: the same bytes whenever it is made, since checksums are taken of it."""
     buffer = io.BytesIO()
     if name.endswith(".zip"):
         with zipfile.ZipFile(buffer, "w") as opened:
             for path, content in files.items():
-                opened.writestr(path, content)
+                opened.writestr(zipfile.ZipInfo(path), content)
         return buffer.getvalue()
-    with tarfile.open(fileobj=buffer, mode="w" if name.endswith(".tar") else "w:gz") as tar:
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         folders: set[str] = set()
         for path, content in files.items():
             parts = path.split("/")[:-1]
@@ -101,7 +103,7 @@ def archive(name: str, files: Files) -> bytes:
             info = tarfile.TarInfo(path)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+    return buffer.getvalue() if name.endswith(".tar") else gzip.compress(buffer.getvalue(), mtime=0)
 
 
 def records(seed: str, labels: list[tuple[int, ...]]) -> bytes:

@@ -156,9 +156,10 @@ def test_what_cannot_be_done_is_said(run: Run, arguments: tuple[str, ...], code:
 def test_an_audit_draws_what_leaks(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ham = build("ham10000")
     install(monkeypatch, ham)
-    run("prepare", "ham10000", "--from", packed(ham, tmp_path / "given"), "--accept-licence")
+    code, _, err = run("prepare", "ham10000", "--from", packed(ham, tmp_path / "given"), "--accept-licence")
+    assert code == 0, err
     code, out, err = run("audit", "ham10000", "--sheet", tmp_path / "sheets", "--format", "json")
-    assert code == 0
+    assert code == 0, err
     [row] = json.loads(out)
     assert row["group_leaks"] > 0
     assert "belong to a group that is also in train" in err
