@@ -182,7 +182,7 @@ def test_damaged_store_is_named(prepare: Callable[..., PreparedDataset]) -> None
 def test_half_prepared_set_is_never_visible(
     prepare: Callable[..., PreparedDataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "_fingerprint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "content_fingerprint", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare("dots")
     monkeypatch.undo()
@@ -202,5 +202,5 @@ def test_full_disk_is_said_before_writing(
 ) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(DatasetError, match=r"GB free, but this split alone needs .* --data"):
+    with pytest.raises(DatasetError, match=r"GB free, but .* GB are needed.* --data"):
         prepare("dots")

@@ -10,9 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from loopback import serving
 from PIL import Image
-from published_layouts import Miniature, build
 
 from harness import cli
 from harness.catalog import Catalog, Offer, discover
@@ -20,6 +18,8 @@ from harness.cli import options
 from harness.cli.prepare import input_sizes
 from harness.data.acquire import known_leaks
 from harness.registry import load_benchmark
+from tests.loopback import serving
+from tests.published_layouts import Miniature, build
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -169,7 +169,7 @@ def test_an_audit_draws_what_leaks(run: Run, monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_an_embedded_set_can_be_audited(run: Run) -> None:
-    code, out, _ = run("audit", "pocket_digits", "pocket_emoji", "--format", "csv")
+    code, out, _ = run("audit", "pocket_digits", "pocket_earth", "--format", "csv")
     assert code == 0
     assert len(out.splitlines()) == 3
 

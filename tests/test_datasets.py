@@ -10,17 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import serving
 from PIL import Image
-from published_layouts import (
-    DOGS,
-    SPECS,
-    Files,
-    Miniature,
-    build,
-    ham_rows,
-)
-from wrong_content import B10, C10, WRONG, change
 
 from harness.api import DatasetSpec
 from harness.catalog import Offer
@@ -30,6 +20,16 @@ from harness.data.store import PreparedDataset, open_split, read_groups
 from harness.errors import DatasetError, HarnessError, LicenceError, SourceError
 from harness.plan import dataset_facts
 from harness.registry import load_benchmark
+from tests.loopback import serving
+from tests.published_layouts import (
+    DOGS,
+    SPECS,
+    Files,
+    Miniature,
+    build,
+    ham_rows,
+)
+from tests.wrong_content import B10, C10, WRONG, change
 from xscore_plugins.datasets import ham10000, stanford_dogs
 
 POLICY = FetchPolicy(mirror="", attempts=1, pause_seconds=0.01)

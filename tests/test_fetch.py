@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import Behaviour, Loopback, serving
 
 from harness.api import Source
 from harness.data import fetch as module
 from harness.data.fetch import FetchPolicy, fetch
 from harness.errors import SourceError, StoreError
+from tests.loopback import Behaviour, Loopback, serving
 
 CONTENT = random.Random(0).randbytes(5000)
 OTHER = random.Random(1).randbytes(5000)

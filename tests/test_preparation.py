@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from published_layouts import build, picture
 
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer, Plugin
@@ -26,6 +25,7 @@ from harness.data.fetch import FetchPolicy
 from harness.data.prepare import definition, locked
 from harness.data.store import PreparedDataset, find_prepared, open_split, read_manifest
 from harness.errors import DatasetError, StoreError
+from tests.published_layouts import build, picture
 
 SIZE = 32
 Read = Callable[[Path, Split], Iterator[Any]]
@@ -241,7 +241,7 @@ def test_the_room_is_looked_at_before_anything_is_written(
 
 
 def test_the_estimate_is_of_the_right_size() -> None:
-    from published_layouts import SPECS
+    from tests.published_layouts import SPECS
 
     def of(name: str) -> float:
         request = Request(Offer(SPECS[name], Plugin(name, "m", "d", "1")), Path("/nowhere"), (224,))
@@ -361,7 +361,7 @@ def test_pickles_are_not_read(images: Path, tmp_path: Path) -> None:
 def test_removing_frees_what_no_other_set_uses(tmp_path: Path) -> None:
     one, other = build("ham10000"), build("ham10000_lesion")
     packed = one.pack()
-    from loopback import serving
+    from tests.loopback import serving
 
     with serving(packed) as server:
         offers = [mini.offer(server.base, packed) for mini in (one, other)]

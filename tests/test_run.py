@@ -104,7 +104,7 @@ def test_leaderboard_scores_complete_models_and_names_the_others(tiny_harness: C
     rows = {row["model"]: row for row in ran.rows}
     assert set(rows) == {"tiny", "gentle", "tiny2"}
     assert {"model", "xscore", "mean", "variance", "normalized", "accuracy", "lambda", "anchors"} <= set(rows["tiny"])
-    assert rows["tiny"]["anchors"] == "measured on tiny, 2 models"
+    assert rows["tiny"]["anchors"] == "measured: 2 models"
     assert rows["tiny2"]["xscore"] is None
     assert rows["tiny2"]["missing"] == ["bars"]
     values = list(rows["tiny"]["normalized"].values())
@@ -258,7 +258,7 @@ def test_stale_result_is_set_aside_never_used_never_deleted(tiny_harness: Comman
     status = tiny_harness("status", "tiny", "--dataset", "dots", "--format", "json")
     assert status.rows[0]["state"] == "stale"
     board = tiny_harness("leaderboard", "--format", "json")
-    assert "1 stale results are not counted" in board.err
+    assert "1 stale result is not counted" in board.err
     # Only tiny2 is complete now, and one model has no extrema to be normalised by.
     assert board.code == 3
     assert "there is 1, expected at least 2" in board.err

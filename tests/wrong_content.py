@@ -6,9 +6,9 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from published_layouts import INDOOR, Miniature, dog_list, dog_pairs, ham_csv, ham_rows
 from scipy.io import savemat
 
+from tests.published_layouts import INDOOR, Miniature, dog_list, dog_pairs, ham_csv, ham_rows
 from xscore_plugins.datasets import ham10000
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 from harness.catalog import Catalog
 from harness.cli.options import data_option, data_root, format_option, load, registry_option, runs_option, suite_option
 from harness.cli.output import print_rows
+from harness.errors import CannotContinueError, WrongUseError
 from harness.plan import dataset_facts
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
@@ -69,7 +70,7 @@ def leaderboard(
     harness leaderboard --suite pocket --separate mynet mobilenet
     harness leaderboard --lambda 1 --format latex
     """
-    from harness.errors import WrongUseError
+    from harness.data.acquire import known_leaks
     from harness.report.leaderboard import BASELINE_KIND
 
     benchmark, catalog = load(registry)
@@ -88,14 +89,16 @@ def leaderboard(
         return
     shown = format_ not in ("json", "csv") if baseline is None else baseline
     rows = [row for row in board.rows if shown or row["kind"] != BASELINE_KIND]
-    print_board(rows, format_, published=published)
-    for note in notes:
+    names = list(board.rows[0]["accuracy"]) if board.rows else []
+    input_size = benchmark.protocol(benchmark.suite(suite).protocol).input_size
+    leaks = known_leaks(catalog, names, data_root(data), input_size)
+    print_board(rows, format_, published=published, leaking=leaks)
+    for note in (*notes, *(f"* {name}: {sentence}." for name, sentence in leaks.items())):
         click.echo(note, err=True)
 
 
 def _print_seeds(board: Leaderboard, one: str, other: str, format_: str) -> None:
     """Print what it takes to tell two models apart, one row a data set, and say it in a sentence."""
-    from harness.errors import CannotContinueError
     from harness.score import seeds_needed
 
     if board.uncertainty is None:
@@ -150,17 +153,21 @@ def measured_board(
 
         chosen = msgspec.structs.replace(chosen, anchors=None)
     folders = [collected.runs.of(result.job) for result in collected.results]
-    board = build_leaderboard(
-        benchmark,
-        chosen,
-        collected.results,
-        lam=lam,
-        metric=collected.metric,
-        values=collected.values,
-        anchors=anchors,
-        test_sizes={name: dataset_facts(benchmark, catalog, name).test for name in chosen.datasets},
-        baseline=baseline_values(folders, catalog.metric(collected.metric.name)),
-    )
+    try:
+        board = build_leaderboard(
+            benchmark,
+            chosen,
+            collected.results,
+            lam=lam,
+            metric=collected.metric,
+            values=collected.values,
+            anchors=anchors,
+            test_sizes={name: dataset_facts(benchmark, catalog, name).test for name in chosen.datasets},
+            baseline=baseline_values(folders, catalog.metric(collected.metric.name)),
+        )
+    except CannotContinueError as error:
+        # What is not counted is often the reason why there is too little to rank.
+        raise CannotContinueError(" ".join([str(error), *collected.notes])) from error
     return collected, board
 
 
@@ -180,8 +187,13 @@ def published_board(
     return build_published(benchmark, chosen, lam=lam, measured=measured)
 
 
-def print_board(rows: Iterable[Mapping[str, Any]], format_: str, *, published: bool = False) -> None:
-    """Print a leaderboard: everything in json and csv, what matters in the formats for people."""
+def print_board(
+    rows: Iterable[Mapping[str, Any]], format_: str, *, published: bool = False, leaking: Container[str] = ()
+) -> None:
+    """Print a leaderboard: everything in json and csv, what matters in the formats for people.
+
+    Data sets whose test split is known to share something with train are marked with an asterisk.
+    """
     rows = list(rows)
     if format_ in ("json", "csv"):
         print_rows(rows, format_)
@@ -203,7 +215,10 @@ def print_board(rows: Iterable[Mapping[str, Any]], format_: str, *, published: b
         digits |= dict.fromkeys([*(f"xscore_by_lambda.{key}" for key in first["xscore_by_lambda"]), *extra], 3)
         if len({row["source"] for row in rows}) > 1:
             columns |= {"protocol": "trained under"}
-    columns |= {f"accuracy.{name}": name.replace("_", " ") for name in (rows[0]["accuracy"] if rows else {})}
+    columns |= {
+        f"accuracy.{name}": name.replace("_", " ") + (" *" if name in leaking else "")
+        for name in (rows[0]["accuracy"] if rows else {})
+    }
     print_rows(shown, format_, columns=columns, digits=digits)
 
 
