@@ -114,6 +114,19 @@ def test_leaderboard_scores_complete_models_and_names_the_others(tiny_harness: C
     assert "gentle was trained with lr_max 0.0005" in ran.err
 
 
+def test_known_leakage_is_marked_on_the_leaderboard_and_in_the_report(tiny_harness: Command) -> None:
+    tiny_harness("run", "tiny", "gentle")
+    board = tiny_harness("leaderboard")
+    assert "bars *" in board.out
+    assert "dots *" not in board.out
+    assert "* bars: 3 of 40 test images show a bar that is also in train." in board.err
+    pytest.importorskip("altair")
+    assert tiny_harness("report", "page.html", "--suite", "tiny", "--no-patterns").code == 0
+    page = Path("page.html").read_text()
+    assert "Known leakage" in page
+    assert "Bars *: 3 of 40 test images show a bar that is also in train" in page
+
+
 def test_leaderboard_without_results_says_what_to_run(tiny_harness: Command) -> None:
     ran = tiny_harness("leaderboard")
     assert ran.code == 3

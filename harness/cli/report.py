@@ -64,6 +64,7 @@ def gather(
     published: bool, patterns: bool,
 ) -> Facts:  # fmt: skip
     """Collect everything that the page shows."""
+    from harness.data.acquire import known_leaks
     from harness.execute.collect import collect
     from harness.report.facts import Facts, gather_confusions, gather_histories, methods
     from harness.report.published import full_suite, published_accuracies, published_anchors
@@ -87,11 +88,15 @@ def gather(
         collected, board = measured_board(benchmark, catalog, runs, data, suite=suite, lam=lam)
         chosen, results, notes = collected.suite, collected.results, (*collected.notes, *board.notes)
     measured = bool(results)
-    titles = {name: _title(catalog, name) for name in chosen.datasets}
+    protocol = benchmark.protocol(chosen.protocol)
+    leaks = known_leaks(catalog, chosen.datasets, data, protocol.input_size)
+    titles = {name: _title(catalog, name) + (" *" if name in leaks else "") for name in chosen.datasets}
     classes = {name: catalog.datasets[name].spec.classes for name in chosen.datasets if name in catalog.datasets}
     folder = RunsFolder(runs)
     confusions, problems = gather_confusions(folder, results, classes)
-    how, deviations = methods(benchmark, chosen, benchmark.protocol(chosen.protocol), board, results, lam)
+    how, deviations = methods(benchmark, chosen, protocol, board, results, lam)
+    leakage = "; ".join(f"{titles[name]}: {sentence}" for name, sentence in leaks.items())
+    how = [*how, ("Known leakage", leakage or "none; 'harness audit' looks for it")]
     return Facts(
         title=f"xScore report: {chosen.title}",
         lead=_lead(
