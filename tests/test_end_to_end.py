@@ -112,7 +112,8 @@ def throw_away(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder)]
     subprocess.run([*pip, str(ROOT)], check=True)
     (wheel,) = folder.glob("xscore_harness-*.whl")
-    venv.create(folder / "env", with_pip=True)
+    # Without pip of its own: the setuptools that comes along would stand before the lent one, and torch wants a newer.
+    venv.create(folder / "env")
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
     (site / "zz_lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip_install(folder / "env", str(wheel))
@@ -120,8 +121,9 @@ def throw_away(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pip_install(environment: Path, what: str) -> None:
+    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install"]
     options = ["--quiet", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
-    subprocess.run([environment / "bin" / "python", "-m", "pip", "install", *options, what], check=True)
+    subprocess.run([*pip, *options, what], check=True)
 
 
 def test_wheel_works_outside_the_source_tree(throw_away: Path, tmp_path: Path) -> None:
