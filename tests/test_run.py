@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -461,7 +462,7 @@ def test_full_disk_ends_with_a_sentence_and_keeps_what_is_finished(tiny_harness:
 
 
 def test_status_piped_to_head_is_no_error(tmp_path: Path) -> None:
-    line = " ".join(command("list", "models")) + " | head -1"
+    line = shlex.join(command("list", "models")) + " | head -1"
     ran = subprocess.run(line, shell=True, env=environment(tmp_path), capture_output=True, text=True, check=True)
     assert ran.stdout.startswith("name")
     assert "Traceback" not in ran.stderr
