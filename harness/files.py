@@ -5,34 +5,47 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from harness.errors import StoreError
 
+_TEMPORARY = ".tmp"
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare: Path | None = None) -> None:
     """Write a file beside ``path``, flush it to the disk and put it in place.
 
     Args:
         path: The file to create or replace; its folder exists.
         write: Called with the open binary file.
+        spare: Where the file that is replaced is kept, instead of what was there. A stop between the two renames
+            leaves the spare alone, so a reader that finds no ``path`` looks there.
 
     Raises:
         StoreError: the disk is full or the folder can't be written; ``path`` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{_TEMPORARY}")
     try:
         with writing_to(path.parent):
             with temporary.open("wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+            if spare is not None and path.exists():
+                path.replace(spare)
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left behind. Only for a folder that nobody else writes to."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

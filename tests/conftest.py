@@ -60,13 +60,14 @@ class Ran:
 
 @pytest.fixture
 def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run the command line in this process, in an empty folder."""
+    """Run the command line in this process, in an empty folder. Training, too, unless the test says how it happens."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
     def run(*arguments: str) -> Ran:
         capsys.readouterr()
-        code = _run(list(arguments))
+        elsewhere = {"--jobs", "--executor", "--in-process", "--dry-run"} & set(arguments)
+        code = _run([*arguments, *(["--in-process"] if arguments[0] == "run" and not elsewhere else [])])
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
 

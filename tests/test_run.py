@@ -51,7 +51,7 @@ def test_run_then_run_again_trains_nothing(tiny_harness: Command) -> None:
 def test_files_of_a_job(tiny_harness: Command) -> None:
     tiny_harness("run", "tiny", "--dataset", "dots")
     assert {path.name for path in CELL.iterdir()} == {
-        "job.json", "history.jsonl", "checkpoint.pt", "predictions.npz", "result.json",
+        "job.json", "history.jsonl", "checkpoint.pt", "checkpoint.spare.pt", "predictions.npz", "result.json",
     }  # fmt: skip
     result = json.loads((CELL / "result.json").read_text())
     assert result["schema"] == 1
@@ -310,7 +310,16 @@ def test_unwritable_runs_folder_is_a_sentence(path: str, tiny_harness: Command) 
         (("run", "tiny", "--seeds", "0"), "--seeds"),
         (("run", "tiny", "--device", "gpu"), "no device 'gpu'"),
         (("run", "tiny", "--executor", "slrm"), "no executor named 'slrm'"),
-        (("run", "tiny", "--jobs", "2"), "carries out one job at a time"),
+        (("run", "tiny", "--jobs", "0"), "--jobs is '0', expected a number from 1 on, or auto"),
+        (("run", "tiny", "--jobs", "2", "--in-process"), "--in-process trains one job at a time, but --jobs is 2"),
+        (
+            ("run", "tiny", "--jobs-per-gpu", "2", "--device", "cpu"),
+            "--jobs-per-gpu does not apply to the device 'cpu'",
+        ),
+        (("run", "tiny", "--timeout", "soon"), "--timeout is 'soon', expected a duration such as 90"),
+        (("run", "tiny", "--executor-option", "partition"), "expected KEY=VALUE"),
+        (("run", "tiny", "--executor", "slurm", "--executor-option", "part=x"), "Did you mean 'partition'?"),
+        (("run", "tiny", "--detach"), "--detach does not go with the executor 'local'"),
         (("run", "tiny", "--sweets", "x"), "No such option"),
         (("check-budget",), "Which models?"),
         (("leaderboard", "--lambda", "-1"), "Lambda is -1"),

@@ -23,7 +23,7 @@ from harness.data.prepare import prepare_embedded
 from harness.data.store import SplitArrays
 from harness.errors import DatasetError, TrainingError, WrongUseError
 from harness.registry import Benchmark, load_benchmark
-from harness.train.checkpoint import DamagedCheckpointError, load_checkpoint
+from harness.train.checkpoint import Found, find_checkpoint, load_checkpoint, spare_of
 from harness.train.environment import frozen_numerics, resolve_device
 from harness.train.loop import StoppedError, Training, TrainingState, build_optimizer
 from harness.train.pipeline import InputPipeline, build_pipeline
@@ -44,6 +44,12 @@ class Watch:
 
     def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
         self.steps += 1
+
+    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
+        self.records = list(history)
+
+    def batch_evaluated(self) -> None:
+        pass
 
     def epoch_finished(self, record: EpochRecord) -> None:
         self.records.append(record)
@@ -70,7 +76,8 @@ def task_of(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) ->
 
 
 def run(task: Task, watch: Watch | None = None) -> Trained:
-    return run_task(task, build_model(task), watch or Watch())
+    built = build_model(task)
+    return run_task(task, built, find_checkpoint(task.checkpoint, fingerprint=built.fingerprint), watch or Watch())
 
 
 # ---------------------------------------------------------------------------------------------------- the protocol
@@ -315,7 +322,7 @@ def test_stop_between_training_and_result_counts_both_reads(task_of: Callable[..
 def test_final_checkpoint_holds_the_weights_and_no_optimiser(task_of: Callable[..., Task]) -> None:
     task = task_of()
     built = build_model(task)
-    result = run_task(task, built, Watch()).result
+    result = run_task(task, built, Found(None), Watch()).result
     checkpoint = load_checkpoint(task.checkpoint, fingerprint=built.fingerprint)
     assert checkpoint is not None
     assert checkpoint.optimizer is None
@@ -325,11 +332,12 @@ def test_final_checkpoint_holds_the_weights_and_no_optimiser(task_of: Callable[.
     assert weights_hash(fresh) == result.weights_sha256
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "pickle", "other_job"])
-def test_damaged_checkpoint_is_recognised(damage: str, task_of: Callable[..., Task], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "pickle", "one_bit", "other_job"])
+def test_damaged_checkpoint_falls_back_to_the_spare(damage: str, task_of: Callable[..., Task]) -> None:
+    whole = run(task_of(name="whole"))
     task = task_of()
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=5))
+        run(task, Watch(stop_after=13))  # checkpoints after 8 and 13 steps
     content = task.checkpoint.read_bytes()
     match damage:
         case "truncated":
@@ -340,10 +348,64 @@ def test_damaged_checkpoint_is_recognised(damage: str, task_of: Callable[..., Ta
             task.checkpoint.write_bytes(b"")
         case "pickle":
             torch.save({"schema": 1, "run": Path}, task.checkpoint)
+        case "one_bit":
+            place = len(content) // 2
+            task.checkpoint.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         case "other_job":
-            task = replace(task_of(seed=1), checkpoint=task.checkpoint)
-    with pytest.raises(DamagedCheckpointError, match=r"x\.pt"):
-        run(task)
+            other = task_of(seed=1, name="other")
+            run(other)
+            task.checkpoint.write_bytes(other.checkpoint.read_bytes())
+    found = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint)
+    assert found.checkpoint is not None
+    assert (found.checkpoint.epoch, found.checkpoint.step) == (1, 0)
+    ((path, sentence),) = found.damaged
+    assert path == task.checkpoint
+    assert "x.pt" in sentence
+    path.unlink()
+    watch = Watch()
+    went_on = run_task(task, build_model(task), found, watch)
+    assert watch.steps == 16
+    assert went_on.result.weights_sha256 == whole.result.weights_sha256
+    assert [r.loss for r in went_on.history] == [r.loss for r in whole.history]
+    (entry,) = went_on.result.interruptions
+    assert entry["reason"].startswith(
+        "A checkpoint was damaged and set aside; training went on from the spare at epoch 2, step 1."
+    )
+    assert entry["reason"] in went_on.result.notes
+
+
+def test_both_checkpoints_damaged_start_again_and_say_so(task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    for path in (task.checkpoint, spare_of(task.checkpoint)):
+        path.write_bytes(b"")
+    found = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint)
+    assert found.checkpoint is None
+    assert len(found.damaged) == 2
+    assert "training started again" in found.reason
+
+
+def test_stop_between_the_two_renames_goes_on_from_the_spare(task_of: Callable[..., Task]) -> None:
+    whole = run(task_of(name="whole"))
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    task.checkpoint.replace(spare_of(task.checkpoint))
+    watch = Watch()
+    went_on = run(task, watch)
+    assert watch.steps == 24 - 13
+    assert went_on.result.weights_sha256 == whole.result.weights_sha256
+    assert "reason" not in went_on.result.interruptions[0]
+
+
+def test_spare_of_a_finished_run_is_a_position_to_repeat_its_end_from(task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    whole = run(task)
+    spare = load_checkpoint(spare_of(task.checkpoint), fingerprint=whole.result.fingerprint)
+    assert spare is not None
+    assert (spare.epoch, spare.step) == (2, 0)
+    assert spare.optimizer is not None
 
 
 def test_undefined_loss_fails_with_epoch_and_step(task_of: Callable[..., Task]) -> None:

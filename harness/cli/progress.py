@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import click
 
+from harness.execute.signals import StopSignal
+
 if TYPE_CHECKING:
-    import torch
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from harness.api import EpochRecord, Job
     from harness.registry import Protocol
@@ -24,50 +23,46 @@ _LOSS_SECONDS = 0.5  # reading a loss waits for the device
 _LINE_SECONDS = 30.0  # between two lines about one job's epochs
 
 
-class StopSignal:
-    """Turns the first Ctrl-C (or SIGTERM) into a wish to stop after the current step, and the second into an end."""
+def stop_signal() -> StopSignal:
+    """Make the signal handler of a command: the first Ctrl-C stops after the step, the second at once."""
 
-    def __init__(self) -> None:
-        self.wanted = False
+    def say(name: str) -> None:
+        what = "" if name == "SIGINT" else f" ({name})"
+        click.echo(f"\nStopping after this step{what}; press Ctrl-C again to stop at once.", err=True)
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handle the signals for a while."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
-            raise KeyboardInterrupt
-        self.wanted = True
-        click.echo("\nStopping after this step; press Ctrl-C again to stop at once.", err=True)
+    return StopSignal(say=say, again=KeyboardInterrupt)
 
 
 class RunReporter:
-    """Tells people how a run goes, on a terminal by two bars and elsewhere by a line a job.
+    """Tells people how a run goes, on a terminal by a bar a job and elsewhere by a line a job.
 
     ``finished`` holds the jobs that have ended, so that a stop loses none of them.
     """
 
-    def __init__(self, total: int, protocol: Protocol, stop: StopSignal) -> None:
+    def __init__(self, total: int, protocol: Protocol, stop: StopSignal, *, at_a_time: int = 1) -> None:
+        """Make one.
+
+        Args:
+            total: How many jobs there are to do.
+            protocol: Under which they are trained.
+            stop: Says whether the user wants to stop.
+            at_a_time: How many jobs run at the same time.
+        """
         self._total = total
         self._epochs = protocol.epochs
         self._metric = protocol.metric
         self._stop = stop
+        self._at_a_time = at_a_time
         self.finished: list[Cell] = []
-        self._trained_seconds: list[float] = []
-        self._job_began = self._loss_read = self._line_written = 0.0
-        self._job: Job | None = None
-        self._loss = 0.0
-        self._rate = 0.0
-        self._progress = _bars() if sys.stderr.isatty() else None
+        self._seconds: list[float] = []
+        self._began: dict[Job, float] = {}
+        self._read: dict[Job, float] = {}
+        self._written: dict[Job, float] = {}
+        self._rate: dict[Job, float] = {}
+        self._bars: dict[Job, TaskID] = {}
+        self._progress = _make_bars() if sys.stderr.isatty() else None
         if self._progress:
             self._overall = self._progress.add_task("all jobs", total=total, detail="")
-            self._current = self._progress.add_task("", total=1, detail="", visible=False)
 
     def live(self) -> AbstractContextManager[Any]:
         """Show the bars for a while."""
@@ -75,32 +70,39 @@ class RunReporter:
 
     def job_started(self, job: Job) -> None:
         """A job is about to start or go on."""
-        self._job, self._job_began, self._rate = job, time.monotonic(), 0.0
-        self._line_written = self._job_began
-        if self._progress:
-            self._progress.reset(self._current, description=str(job), total=1, visible=True, detail="starting")
+        self._began.setdefault(job, time.monotonic())
+        self._written[job] = time.monotonic()
+        if self._progress and job not in self._bars:
+            self._bars[job] = self._progress.add_task(str(job), total=None, detail="starting")
 
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+    def step_finished(self, job: Job, epoch: int, step: int, steps: int, loss: SupportsFloat) -> None:
         """A training step has ended."""
-        if not self._progress:
+        if not self._progress or job not in self._bars:
             return
         now = time.monotonic()
-        if now - self._loss_read >= _LOSS_SECONDS:
-            self._loss, self._loss_read = loss.item(), now
-            speed = f", {self._rate:.0f} images/s" if self._rate else ""
-            detail = f"epoch {epoch + 1} of {self._epochs}, loss {self._loss:.3f}{speed}"
+        if now - self._read.get(job, 0.0) >= _LOSS_SECONDS:
+            self._read[job] = now
+            speed = f", {self._rate[job]:.0f} images/s" if job in self._rate else ""
             self._progress.update(
-                self._current, completed=epoch * steps + step + 1, total=self._epochs * steps, detail=detail
+                self._bars[job],
+                completed=epoch * steps + step + 1,
+                total=self._epochs * steps,
+                detail=f"epoch {epoch + 1} of {self._epochs}, loss {float(loss):.3f}{speed}",
             )
 
-    def epoch_finished(self, record: EpochRecord) -> None:
+    def batch_evaluated(self, job: Job) -> None:
+        """A batch of the test split has been evaluated."""
+        if self._progress and job in self._bars:
+            self._progress.update(self._bars[job], detail="evaluating")
+
+    def epoch_finished(self, job: Job, record: EpochRecord) -> None:
         """An epoch has ended."""
-        self._rate = record.images_per_second
+        self._rate[job] = record.images_per_second
         now = time.monotonic()
-        if not self._progress and now - self._line_written >= _LINE_SECONDS:
-            self._line_written = now
+        if not self._progress and now - self._written.get(job, 0.0) >= _LINE_SECONDS:
+            self._written[job] = now
             self._write(
-                f"        {self._job}: epoch {record.epoch + 1} of {self._epochs}, loss {record.loss:.3f}, "
+                f"        {job}: epoch {record.epoch + 1} of {self._epochs}, loss {record.loss:.3f}, "
                 f"{record.images_per_second:.0f} images/s"
             )
 
@@ -111,7 +113,7 @@ class RunReporter:
     def job_finished(self, cell: Cell) -> None:
         """A job has ended, well or not."""
         self.finished.append(cell)
-        self._trained_seconds.append(time.monotonic() - self._job_began)
+        self._seconds.append(time.monotonic() - self._began.pop(cell.job, time.monotonic()))
         if cell.result is not None and cell.state == "done":
             outcome = f"{cell.result.metrics[self._metric]:.2f} % in {cell.result.seconds:.1f} s"
         else:
@@ -119,7 +121,8 @@ class RunReporter:
         left = self._time_left()
         if self._progress:
             self._progress.update(self._overall, completed=len(self.finished), detail=left)
-            self._progress.update(self._current, visible=False)
+            if (bar := self._bars.pop(cell.job, None)) is not None:
+                self._progress.remove_task(bar)
             self._write(f"{cell.job}: {outcome}")
         else:
             count = f"[{len(self.finished):>{len(str(self._total))}}/{self._total}]"
@@ -130,17 +133,19 @@ class RunReporter:
         self._write(f"Note: {text}")
 
     def _write(self, line: str) -> None:
-        if self._progress:
-            self._progress.console.print(line, highlight=False, markup=False)
-        else:
-            click.echo(line, err=True)
+        # A terminal that has been closed, or a reader that has gone, must not end the run.
+        with contextlib.suppress(OSError):
+            if self._progress:
+                self._progress.console.print(line, highlight=False, markup=False)
+            else:
+                click.echo(line, err=True)
 
     def _time_left(self) -> str:
         remaining = self._total - len(self.finished)
-        if not remaining:
+        if remaining <= 0:
             return ""
-        mean = sum(self._trained_seconds) / len(self._trained_seconds)
-        return f"{duration(mean * remaining)} left"
+        mean = sum(self._seconds) / len(self._seconds)
+        return f"{duration(mean * remaining / min(self._at_a_time, remaining))} left"
 
 
 def duration(seconds: float) -> str:
@@ -156,7 +161,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 31_557_600:.1f} years"
 
 
-def _bars() -> Progress:
+def _make_bars() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.api import Job
+from harness.api import ExecutorSpec, Job, Work
 from harness.catalog import Catalog
+from harness.cli.execution import Execution, execution_options
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows
-from harness.cli.progress import RunReporter, StopSignal, duration
-from harness.errors import BudgetError, CannotContinueError, WrongUseError
+from harness.cli.progress import RunReporter, duration, stop_signal
+from harness.errors import BudgetError, CannotContinueError
+from harness.execute.signals import StopSignal
+from harness.execute.task import LocalRunOne
 from harness.plan import Plan, build_plan, dataset_facts
 from harness.registry import Benchmark
 from harness.results.grid import Cell
+from harness.results.store import RunsFolder, executor_folder
 
 if TYPE_CHECKING:
-    import torch
-
     from harness.execute.survey import Survey
 
 _COLUMNS = {
@@ -36,6 +39,7 @@ _COLUMNS = {
 }
 _DIGITS = {"accuracy": 2, "seconds": 1}
 _INTERRUPTED = 130
+_LET_GO_SECONDS = 5.0
 
 
 @click.command()
@@ -54,41 +58,39 @@ def plan(request: Request, format_: str) -> None:
 
 @click.command()
 @selection_options
-@click.option("--device", metavar="auto|cpu|cuda[:i]|mps", default="auto", show_default=True, help="Where to train.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs at the same time.")
-@click.option("--executor", metavar="NAME", default="local", show_default=True, help="How jobs are carried out.")
+@execution_options
 @click.option("--dry-run", is_flag=True, help="Show what would run and what is done, and stop.")
 @click.option("--allow-over-budget", is_flag=True, help="Train models over the budget too; their results stay marked.")
 @format_option
-def run(
-    request: Request, device: str, jobs: int, executor: str, dry_run: bool, allow_over_budget: bool, format_: str
-) -> int:
+def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget: bool, format_: str) -> int:
     """Train models on data sets under the frozen protocol.
 
     What is done stays done: run the same command again to go on after a stop, or to add what is missing. Results are in
-    the folder given by --runs. Exits with 1 if some jobs failed.
+    the folder given by --runs. Each job trains in a process that is not this one, so that a crash costs that job's last
+    minutes alone. Exits with 1 if some jobs failed.
 
     \b
     harness run --all --suite pocket        11 models, 4 small data sets, minutes on a CPU
     harness run mynet                       your model on the default suite
     harness run mynet --seeds 3 --device cuda:1
+    harness run --all --jobs auto --jobs-per-gpu 4
+    harness run --all --executor slurm --executor-option partition=gpu
     """
     benchmark, catalog = request.load()
     chosen = build_plan(benchmark, catalog, request.selection)
     if dry_run:
         _show_plan(benchmark, catalog, chosen, request, format_)
         return 0
-    execute = catalog.executor(executor).spec.execute
-    if jobs > 1:
-        raise WrongUseError(f"--jobs is {jobs}, but the executor '{executor}' carries out one job at a time.")
+    executor = catalog.executor(execution.executor).spec
     request.runs.check_writable()
 
-    from harness.execute.runner import JobRunner
+    from harness.execute.resources import resolve_resources
     from harness.execute.survey import Surveyor
-    from harness.train.environment import resolve_device
 
-    found_device = resolve_device(device)
-    _refuse_years_on_a_cpu(benchmark, catalog, chosen, found_device, insisted=device != "auto")
+    resources = resolve_resources(execution.asked, executor, accelerator=chosen.protocol.accelerator)
+    insisted = execution.asked.device != "auto"
+    if not executor.remote:
+        _refuse_years_on_a_cpu(benchmark, catalog, chosen, resources.devices[0], insisted=insisted)
     surveyor = Surveyor(benchmark, catalog, request.runs, request.data_root, remember=False)
     surveyor.check_data(chosen)
     survey = surveyor.survey(chosen)
@@ -96,15 +98,29 @@ def run(
     if refused and set(refused) == set(chosen.models):
         raise BudgetError("\n".join(refused.values()))
     todo = [cell.job for cell in survey.cells if cell.state != "done" and cell.job.model not in refused]
-    stop = StopSignal()
-    reporter = RunReporter(len(todo), chosen.protocol, stop)
-    runner = JobRunner(
-        benchmark, catalog, request.runs, request.data_root, found_device, frozenset(survey.over_budget), reporter
+    stop = stop_signal()
+    reporter = RunReporter(len(todo), chosen.protocol, stop, at_a_time=resources.jobs or len(todo))
+    run_one = LocalRunOne(
+        benchmark,
+        RunsFolder(request.runs.root.absolute()),
+        request.data_root.absolute(),
+        frozenset(survey.over_budget),
+        execution.checkpoint_every,
+        insisted,
     )
-    stopped = todo and _carry_out(lambda: list(execute(todo, runner)), stop, reporter)
+    work = Work(
+        jobs=tuple(todo),
+        run_one=run_one,
+        look=run_one.look,
+        fail=run_one.fail,
+        resources=resources,
+        reporter=reporter,
+        folder=executor_folder(run_one.runs, executor.name),
+    )
+    stopped = bool(todo) and _carry_out(executor, work, stop, reporter)
     final = _final_cells(survey, refused, reporter.finished)
     print_rows([cell.as_row(chosen.protocol.metric) for cell in final], format_, columns=_COLUMNS, digits=_DIGITS)
-    return _summarise(final, len(reporter.finished), stopped=bool(stopped))
+    return _summarise(final, sum(cell.state != "running" for cell in reporter.finished), stopped=stopped)
 
 
 @click.command()
@@ -164,15 +180,32 @@ def _refusals(survey: Survey, *, allow_over_budget: bool) -> dict[str, str]:
     return refused
 
 
-def _carry_out(work: Callable[[], object], stop: StopSignal, reporter: RunReporter) -> bool:
-    """Do the work under signal handlers and a live display; return whether the user stopped it."""
+def _carry_out(executor: ExecutorSpec, work: Work, stop: StopSignal, reporter: RunReporter) -> bool:
+    """Have the work done under signal handlers and a live display; return whether the user stopped it.
+
+    Jobs that others were working on are looked at once more at the end. The process of a command that was just killed
+    holds its job for as long as it takes to save the position.
+    """
     from harness.train.loop import StoppedError
 
     try:
         with stop.installed(), reporter.live():
-            work()
+            outcomes = list(executor.execute(work))
+            elsewhere = tuple(cell.job for cell in outcomes if cell.state == "running")
+            if elsewhere and _any_free(work, elsewhere):
+                list(executor.execute(replace(work, jobs=elsewhere)))
     except (StoppedError, KeyboardInterrupt):
         return True
+    return False
+
+
+def _any_free(work: Work, jobs: Sequence[Job]) -> bool:
+    """Wait a moment for others to let go of one of these jobs."""
+    patience = time.monotonic() + _LET_GO_SECONDS
+    while time.monotonic() < patience and not work.reporter.should_stop():
+        if any(work.look(job).state != "running" for job in jobs):
+            return True
+        time.sleep(_LET_GO_SECONDS / 20)
     return False
 
 
@@ -206,17 +239,17 @@ def _training_images(benchmark: Benchmark, catalog: Catalog, plan: Plan, jobs: S
     return sum(sizes[job.dataset] // protocol.batch_size * protocol.batch_size * protocol.epochs for job in jobs)
 
 
-def _refuse_years_on_a_cpu(
-    benchmark: Benchmark, catalog: Catalog, plan: Plan, device: torch.device, *, insisted: bool
-) -> None:
+def _refuse_years_on_a_cpu(benchmark: Benchmark, catalog: Catalog, plan: Plan, device: str, *, insisted: bool) -> None:
     """Explain what a protocol made for an accelerator would cost on this CPU, unless the user named the device."""
-    if not plan.protocol.accelerator or device.type != "cpu" or insisted:
+    if not plan.protocol.accelerator or device != "cpu" or insisted:
         return
+    import torch
+
     from harness.execute.speed import training_images_per_second
 
     images = _training_images(benchmark, catalog, plan, plan.jobs)
     model = catalog.model(plan.models[0])
-    rate = training_images_per_second(model, plan.protocol, device)
+    rate = training_images_per_second(model, plan.protocol, torch.device("cpu"))
     raise CannotContinueError(
         f"No CUDA device was found, and {plan.protocol.name} is made for one. The {len(plan.jobs)} jobs of this plan "
         f"train on {images:,} images; this CPU was just timed at {rate:.0f} images/s with {model.spec.name}, so they "

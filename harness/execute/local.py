@@ -1,22 +1,30 @@
-"""Executor plugin: one job after the other in this process."""
+"""Executor plugin: this machine, in processes that live on, one for each device slot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Any
 
-from harness.api import ExecutorSpec, Job, hookimpl
-
-_Outcome = TypeVar("_Outcome")
+from harness.api import ExecutorSpec, Work, hookimpl
 
 
-def execute(jobs: Sequence[Job], run_one: Callable[[Job], _Outcome]) -> Iterator[_Outcome]:
-    """Carry out the jobs in their order and yield each outcome as it comes."""
-    for job in jobs:
-        yield run_one(job)
+def execute(work: Work) -> Iterator[Any]:
+    """Carry out the jobs in their order, as many at a time as there are devices, and yield each outcome as it comes.
+
+    Training happens in processes of its own even where there is one job at a time: a crash in compiled code, a device
+    that has gone into an unusable state or a hung job then ends that process, not the command.
+    """
+    resources = work.resources
+    if resources.in_process:
+        for job in work.jobs:
+            yield work.run_one(job, device=resources.devices[0], threads=resources.threads, reporter=work.reporter)
+        return
+    from harness.execute.pool import Pool
+
+    yield from Pool(work).carry_out()
 
 
 @hookimpl
 def harness_executors() -> list[ExecutorSpec]:
     """Offer the executor that needs nothing installed."""
-    return [ExecutorSpec(name="local", title="One job after the other in this process", execute=execute)]
+    return [ExecutorSpec(name="local", title="Processes on this machine, one for each device slot", execute=execute)]

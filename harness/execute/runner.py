@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsFloat
 from typing import Protocol as Interface
 
 from harness.api import EpochRecord, Job
@@ -16,7 +16,7 @@ from harness.errors import HarnessError, JobLockedError, StoreError
 from harness.registry import Benchmark
 from harness.results.grid import Cell, read_cell
 from harness.results.store import JobFolder, RunsFolder
-from harness.train.checkpoint import DamagedCheckpointError
+from harness.train.checkpoint import find_checkpoint, spare_of
 from harness.train.loop import StoppedError
 from harness.train.run import Built, Task, Trained, build_model, run_task
 
@@ -25,15 +25,18 @@ if TYPE_CHECKING:
 
 
 class Reporter(Interface):
-    """What tells people how a run goes. Its methods are called in the process that trains."""
+    """What tells people how a run goes. Several jobs may be under way at a time, each named in what is told of it."""
 
     def job_started(self, job: Job) -> None:
         """A job is about to start or go on."""
 
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
-        """A training step has ended."""
+    def step_finished(self, job: Job, epoch: int, step: int, steps: int, loss: SupportsFloat) -> None:
+        """A training step has ended. Making a float of ``loss`` may wait for the device, so do it rarely."""
 
-    def epoch_finished(self, record: EpochRecord) -> None:
+    def batch_evaluated(self, job: Job) -> None:
+        """A batch of the test split has been evaluated."""
+
+    def epoch_finished(self, job: Job, record: EpochRecord) -> None:
         """An epoch has ended."""
 
     def should_stop(self) -> bool:
@@ -96,7 +99,7 @@ class JobRunner:
         except (StoppedError, StoreError):
             raise
         except Exception as error:  # one job's failure, whatever it is, must not end the others
-            sentence = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            sentence = _sentence(error)
             folder.fail(sentence, traceback.format_exc())
             return Cell(job, "failed", detail=sentence)
 
@@ -128,27 +131,41 @@ class JobRunner:
 
     def _clear(self, folder: JobFolder, cell: Cell, fingerprint: str) -> None:
         """Set aside what the folder holds of another fingerprint, finished or half-way."""
-        half_way = folder.checkpoint.exists() and folder.recorded_fingerprint() != fingerprint
+        begun = folder.checkpoint.exists() or spare_of(folder.checkpoint).exists()
+        half_way = begun and folder.recorded_fingerprint() != fingerprint
         if cell.state == "stale" or half_way:
             moved = folder.set_aside(folder.path)
             reason = cell.detail if cell.state == "stale" else "it was begun under another fingerprint"
             self._tell([f"{folder.job}: the earlier work was set aside in {moved}: {reason}."])
 
     def _train(self, task: Task, built: Built, folder: JobFolder) -> Trained:
-        watcher = _JobWatcher(self, folder)
-        try:
-            return run_task(task, built, watcher)
-        except DamagedCheckpointError as error:
-            moved = folder.set_aside(folder.checkpoint)
-            text = f"The checkpoint was damaged and set aside in {moved}; training started again. {error}"
-            self._tell([f"{task.job}: {text}"])
-            folder.write_history(())
-            task = replace(task, notes=(*task.notes, text))
-            return run_task(task, build_model(task), watcher)
+        found = find_checkpoint(folder.checkpoint, fingerprint=built.fingerprint)
+        for path, _ in found.damaged:
+            folder.set_aside(path)
+        if found.reason:
+            self._tell([f"{task.job}: {found.reason}"])
+        return run_task(task, built, found, _JobWatcher(self, folder))
 
     def _tell(self, texts: list[str]) -> None:
         for text in texts:
             self.reporter.notice(text)
+
+
+def _sentence(error: Exception) -> str:
+    """Say in a sentence why a job failed."""
+    import torch
+
+    if isinstance(error, HarnessError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        first = str(error).partition(". ")[0]
+        return (
+            f"The device ran out of memory: {first}. Run fewer jobs on it at a time (--jobs-per-gpu), or end what else "
+            "uses it. The same command goes on from the last checkpoint."
+        )
+    if isinstance(error, MemoryError):
+        return "This machine ran out of memory. Run fewer jobs at a time (--jobs), or end what else uses it."
+    return f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -158,15 +175,23 @@ class _JobWatcher:
     runner: JobRunner
     folder: JobFolder
 
+    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
+        # A stop may have left an epoch too many or too few in the file; the checkpoint is what counts.
+        if history != self.folder.read_history():
+            self.folder.write_history(history)
+
     def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
-        self.runner.reporter.step_finished(epoch, step, steps, loss)
+        self.runner.reporter.step_finished(self.folder.job, epoch, step, steps, loss)
+
+    def batch_evaluated(self) -> None:
+        self.runner.reporter.batch_evaluated(self.folder.job)
 
     def epoch_finished(self, record: EpochRecord) -> None:
         self.folder.append_history(record)
         failures = self.runner.catalog.notify("harness_epoch_finished", job=self.folder.job, record=record)
         for text in failures:
             self.runner.reporter.notice(text)
-        self.runner.reporter.epoch_finished(record)
+        self.runner.reporter.epoch_finished(self.folder.job, record)
 
     def should_stop(self) -> bool:
         return self.runner.reporter.should_stop()

@@ -4,6 +4,7 @@
     job.json          what was asked: identity and fingerprint
     history.jsonl     one line an epoch
     checkpoint.pt     weights, and until training has ended the optimiser and the position
+    checkpoint.spare.pt  the one before it: used if the last one is damaged, and to repeat the end of a run
     predictions.npz   test logits and labels
     result.json       written last and atomically: its presence means that the job is done
     error.txt         the traceback of the last attempt, where that failed
@@ -13,7 +14,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from harness.api import EpochRecord, Job, RunResult
 from harness.errors import JobLockedError, StoreError
-from harness.files import write_atomically, write_text_atomically, writing_to
+from harness.files import remove_leftovers, write_atomically, write_text_atomically, writing_to
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +118,7 @@ class JobFolder:
         """Make the folder and write down what is asked. Raises StoreError if that is impossible."""
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.path)
             self.error.unlink(missing_ok=True)
         if self.recorded_fingerprint() != fingerprint:
             content = {
@@ -171,9 +175,12 @@ class JobFolder:
         """Move the folder, or one file of it, out of the way; return where it is now."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         name = self.path.name if what == self.path else f"{self.path.name}-{what.name}"
-        target = self.path.parent / "set-aside" / f"{name}-{stamp}"
+        folder = self.path.parent / "set-aside"
+        target = folder / f"{name}-{stamp}"
+        while target.exists():  # the clock may have gone backwards
+            target = target.with_name(f"{target.name}+")
         with writing_to(self.path.parent):
-            target.parent.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
             what.rename(target)
         return target
 
@@ -226,11 +233,17 @@ class RunsFolder:
 
     def check_writable(self) -> None:
         """Raise StoreError with a sentence if results could not be written here."""
-        probe = self.root / ".writable"
+        # A name of its own: two commands may start on one folder at the same instant.
+        probe = self.root / f".writable-{socket.gethostname()}-{os.getpid()}"
         with writing_to(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"")
-            probe.unlink()
+            probe.unlink(missing_ok=True)
+
+
+def executor_folder(runs: RunsFolder, name: str) -> Path:
+    """Return where an executor keeps its own files, such as logs: beside the results, under a name with a dot."""
+    return runs.root / ".executors" / name
 
 
 def _pretty(content: dict[str, Any]) -> str:

@@ -1,8 +1,14 @@
-"""The state of a run between two steps, on disk: replaced atomically and loadable without unpickling code."""
+"""The state of a run between two steps, on disk: replaced atomically and loadable without unpickling code.
+
+The checkpoint before the last one stays as a spare. A damaged checkpoint, from a disk that lies about flushing say,
+costs then the time between two checkpoints instead of the whole run. After the end the spare is the last position from
+which training can be repeated, which ``harness verify --replay`` does.
+"""
 
 from __future__ import annotations
 
 import pickle
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,15 +58,67 @@ class Checkpoint:
     interruptions: tuple[dict[str, Any], ...]
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write or replace a checkpoint file. Raises StoreError if the disk is full; the old file is then still there."""
+@dataclass(frozen=True)
+class Found:
+    """What there is to go on from.
+
+    Attributes:
+        checkpoint: None where training starts afresh.
+        damaged: Files that can't be used, and the sentence that says why; the caller sets them aside.
+    """
+
+    checkpoint: Checkpoint | None
+    damaged: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Say what was damaged and what follows; empty where nothing was."""
+        if not self.damaged:
+            return ""
+        files = " ".join(f"{sentence}." for _, sentence in self.damaged)
+        if self.checkpoint is None:
+            return f"A checkpoint was damaged and set aside; training started again. {files}"
+        place = f"epoch {self.checkpoint.epoch + 1}, step {self.checkpoint.step + 1}"
+        return f"A checkpoint was damaged and set aside; training went on from the spare at {place}. {files}"
+
+
+def spare_of(path: Path) -> Path:
+    """Return where the checkpoint before the one at ``path`` is kept."""
+    return path.with_name(f"{path.stem}.spare{path.suffix}")
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, roll: bool = True) -> None:
+    """Write a checkpoint file; the one that was there becomes the spare.
+
+    Args:
+        path: The file.
+        checkpoint: The run's state.
+        roll: False keeps the spare as it is, for a change of the bookkeeping at the same position.
+
+    Raises:
+        StoreError: the disk is full; the old files are then still there.
+    """
     content = {
         "schema": SCHEMA,
         **{name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__},
         "history": [asdict(record) for record in checkpoint.history],
         "interruptions": list(checkpoint.interruptions),
     }
-    write_atomically(path, lambda file: torch.save(content, file))
+    write_atomically(path, lambda file: torch.save(content, file), spare=spare_of(path) if roll else None)
+
+
+def find_checkpoint(path: Path, *, fingerprint: str) -> Found:
+    """Return the newest usable state of a job: the checkpoint, else its spare, else nothing."""
+    damaged = []
+    for file in (path, spare_of(path)):
+        try:
+            checkpoint = load_checkpoint(file, fingerprint=fingerprint)
+        except DamagedCheckpointError as error:
+            damaged.append((file, str(error)))
+        else:
+            if checkpoint is not None:
+                return Found(checkpoint, tuple(damaged))
+    return Found(None, tuple(damaged))
 
 
 def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint | None:
@@ -70,10 +128,11 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint | None:
         DamagedCheckpointError: it can't be read, or is another job's.
     """
     try:
+        _check_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedCheckpointError(f"{path} can't be read: {reason}") from error
     try:
@@ -87,3 +146,10 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint | None:
     if checkpoint.fingerprint != fingerprint:
         raise DamagedCheckpointError(f"{path} belongs to another job: fingerprint {checkpoint.fingerprint}")
     return checkpoint
+
+
+def _check_bytes(path: Path) -> None:
+    """Compare every record with its checksum, which torch writes but does not look at. Raises zipfile.BadZipFile."""
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{name} is not what was written")

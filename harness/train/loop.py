@@ -28,14 +28,20 @@ _MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.con
 class Watcher(Interface):
     """What looks on while a run trains. Every method is called in the training process and must be quick."""
 
+    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
+        """Training starts, or goes on after these epochs."""
+
     def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
         """A training step has ended; reading ``loss`` waits for the device, so do it rarely."""
 
     def epoch_finished(self, record: EpochRecord) -> None:
         """An epoch has ended and its record is final."""
 
+    def batch_evaluated(self) -> None:
+        """A batch of the test split has been evaluated."""
+
     def should_stop(self) -> bool:
-        """Whether the user wants the run to stop after this step."""
+        """Whether the user wants the run to stop after this step, or this batch of the test split."""
 
 
 class StoppedError(Exception):
@@ -153,11 +159,12 @@ class Training:
         state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
         return record
 
-    def predict(self, module: nn.Module, test: SplitArrays) -> torch.Tensor:
+    def predict(self, module: nn.Module, test: SplitArrays, watcher: Watcher | None = None) -> torch.Tensor:
         """Return the logits, float32 (N, C) on the CPU, of a split in its order, in eval mode.
 
         Raises:
             TrainingError: a logit is not finite.
+            StoppedError: the watcher asked to stop.
         """
         module.eval()
         batches = []
@@ -165,6 +172,10 @@ class Training:
             for first in range(0, len(test), _TEST_BATCH):
                 images = self._to_device(test.images[first : first + _TEST_BATCH])
                 batches.append(module(self._laid_out(self.pipeline.test_batch(images))).float())
+                if watcher is not None:
+                    watcher.batch_evaluated()
+                    if watcher.should_stop():
+                        raise StoppedError
         logits = torch.cat(batches).cpu()
         bad = (~torch.isfinite(logits)).any(dim=1).nonzero()
         if len(bad):

@@ -19,7 +19,7 @@ from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, TrainingError
 from harness.identity import architecture_digest, build_module, job_fingerprint, learning_rate_peak
 from harness.registry import Protocol
-from harness.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
 from harness.train.environment import describe_environment, frozen_numerics
 from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
 from harness.train.pipeline import build_pipeline
@@ -38,7 +38,6 @@ class Task:
     checkpoint: Path
     over_budget: bool = False
     save_every: float = 300.0
-    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -89,25 +88,26 @@ def build_model(task: Task) -> Built:
     )
 
 
-def run_task(task: Task, built: Built, watcher: Watcher) -> Trained:
+def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Trained:
     """Carry out a job from its checkpoint, or from the start, to its result.
 
     Args:
         task: The job with everything looked up.
         built: From ``build_model``; the module is moved and trained in place.
+        found: From ``find_checkpoint``. Damaged files have been set aside, or the next checkpoint would make one of
+            them the spare.
         watcher: Told of steps and epochs; may ask to stop.
 
     Raises:
         TrainingError: the run went wrong in a way that repeating it would not mend.
-        DamagedCheckpointError: there is a checkpoint that can't be used; the caller sets it aside.
         StoppedError: the watcher asked to stop.
     """
-    found = load_checkpoint(task.checkpoint, fingerprint=built.fingerprint)
     with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run = _Run(task, built, found)
+        watcher.training_started(tuple(run.state.history))
         run.train(watcher)
-        logits, labels = run.test()
+        logits, labels = run.test(watcher)
         environment = describe_environment(
             task.device, memory_format=task.model.spec.memory_format, plugin=str(task.model.owner)
         )
@@ -129,7 +129,7 @@ def run_task(task: Task, built: Built, watcher: Watcher) -> Trained:
         started=run.started,
         finished=_now(),
         interruptions=run.interruptions,
-        notes=[*task.notes, *odd, *uncomputed],
+        notes=[*run.mishaps, *odd, *uncomputed],
         environment=environment,
     )
     return Trained(result, logits, labels, tuple(run.state.history))
@@ -147,12 +147,13 @@ def weights_hash(module: nn.Module) -> str:
 class _Run:
     """A job in progress: the training, its state, and what is saved of both."""
 
-    def __init__(self, task: Task, built: Built, found: Checkpoint | None) -> None:
+    def __init__(self, task: Task, built: Built, found: Found) -> None:
+        checkpoint = found.checkpoint
         manifest = task.dataset.manifest
         module = to_layout(built.module, task.device, task.model.spec.memory_format)
         self.task = task
         self.fingerprint = built.fingerprint
-        self.started = found.started if found else _now()
+        self.started = checkpoint.started if checkpoint else _now()
         self.began = time.monotonic()
         self.training = Training(
             protocol=task.protocol,
@@ -184,8 +185,11 @@ class _Run:
         self.earlier_seconds = 0.0
         self.earlier_reads = 0
         self.interruptions: tuple[dict[str, Any], ...] = ()
-        if found is not None:
-            self._go_on(found)
+        if checkpoint is not None:
+            self._go_on(checkpoint)
+        if checkpoint is not None or found.reason:
+            entry = {"went_on": _now(), "epoch": self.state.epoch, "step": self.state.step}
+            self.interruptions = (*self.interruptions, entry | ({"reason": found.reason} if found.reason else {}))
 
     @property
     def test_reads(self) -> int:
@@ -199,16 +203,21 @@ class _Run:
     def train(self, watcher: Watcher) -> None:
         self.training.fit(self.state, watcher, self._save, save_every=self.task.save_every)
 
-    def test(self) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def mishaps(self) -> list[str]:
+        """What went wrong on the way, over all processes that worked on the job."""
+        return [str(entry["reason"]) for entry in self.interruptions if "reason" in entry]
+
+    def test(self, watcher: Watcher) -> tuple[torch.Tensor, torch.Tensor]:
         """Seal the weights, then read the test split: the only place where that happens."""
         epochs = self.task.protocol.epochs
         # Counted on disk before it is opened, so that a stop in between can't hide a read.
-        self._save(self.state, test_reads=self.test_reads + 1)
+        self._save(self.state, test_reads=self.test_reads + 1, roll=False)
         test = self.sealed.open(epochs_done=len(self.state.history), epochs=epochs)
-        logits = self.training.predict(self.state.module, test)
+        logits = self.training.predict(self.state.module, test, watcher)
         return logits, torch.from_numpy(test.labels.copy())
 
-    def _save(self, state: TrainingState, *, test_reads: int | None = None) -> None:
+    def _save(self, state: TrainingState, *, test_reads: int | None = None, roll: bool = True) -> None:
         done = state.epoch >= self.task.protocol.epochs
         save_checkpoint(
             self.task.checkpoint,
@@ -226,6 +235,7 @@ class _Run:
                 test_reads=self.test_reads if test_reads is None else test_reads,
                 interruptions=self.interruptions,
             ),
+            roll=roll,
         )
 
     def _go_on(self, found: Checkpoint) -> None:
@@ -237,10 +247,7 @@ class _Run:
         state.epoch, state.step, state.epoch_seconds = found.epoch, found.step, found.epoch_seconds
         state.history = list(found.history)
         self.earlier_seconds, self.earlier_reads = found.seconds, found.test_reads
-        self.interruptions = (
-            *found.interruptions,
-            {"went_on": _now(), "epoch": found.epoch, "step": found.step},
-        )
+        self.interruptions = found.interruptions
 
 
 def _metrics(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> tuple[dict[str, float], list[str]]:

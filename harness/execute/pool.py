@@ -1,0 +1,233 @@
+"""Jobs -> worker processes that live on, one for each device slot. One that dies costs its own job's last minutes.
+
+Each worker has a pipe of its own. A shared queue would be simpler, but a process that is killed while it holds the
+queue's lock stops all others for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from harness.api import Job, Work
+from harness.errors import CannotContinueError, StoreError
+from harness.execute import worker
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from harness.results.grid import Cell
+
+_POLL_SECONDS = 0.1
+_ATTEMPTS = 2  # a job whose process died once may have been unlucky; twice, it is the job
+_STOP_SECONDS = 60.0  # for a worker to end its step and save, before it is ended
+_FATAL = "cannot_write"
+
+
+@dataclass
+class _Worker:
+    """One process, its pipe and what it is doing."""
+
+    process: SpawnProcess
+    connection: Connection
+    device: str
+    ready: bool = False
+    job: Job | None = None
+    heard: float = field(default_factory=time.monotonic)
+    ended_for: str = ""
+
+    def end(self, reason: str) -> None:
+        """End the process at once."""
+        self.ended_for = reason
+        self.process.kill()
+
+
+class Pool:
+    """Carries out the jobs of a Work in worker processes."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._run_one = pickle.dumps(work.run_one)
+        # Not fork: a forked copy of torch's threads and of a CUDA context does not work.
+        self._context = multiprocessing.get_context("spawn")
+        self._pending = deque(work.jobs)
+        self._attempts: Counter[Job] = Counter()
+        self._workers: list[_Worker] = []
+        self._free_devices = list(work.resources.devices)
+        self._failed_starts = 0
+        self._stop_sent: float | None = None
+        self._stopped = False
+
+    def carry_out(self) -> Iterator[Cell]:
+        """Yield each job's outcome as it comes.
+
+        Raises:
+            StoppedError: the user asked to stop; every job's position is saved.
+            StoreError: results can't be written.
+            CannotContinueError: worker processes do not start.
+        """
+        from harness.train.loop import StoppedError
+
+        try:
+            while self._pending or any(one.job for one in self._workers):
+                self._heed_stop()
+                if self._stop_sent and not any(one.job for one in self._workers):
+                    break
+                self._start_workers()
+                for one in self._workers:
+                    if one.ready and one.job is None and self._pending and not self._stop_sent:
+                        self._assign(one)
+                yield from self._listen()
+                self._end_hung()
+            if self._pending or self._stopped:
+                raise StoppedError
+        except KeyboardInterrupt:  # the second Ctrl-C
+            for one in self._workers:
+                one.process.kill()
+            raise
+        finally:
+            self._close()
+
+    def _start_workers(self) -> None:
+        while self._free_devices and len(self._workers) < len(self._pending) + self._busy() and not self._stop_sent:
+            device = self._free_devices.pop(0)
+            here, there = self._context.Pipe()
+            arguments = (there, self._run_one, device, self._work.resources.threads)
+            process = self._context.Process(target=worker.main, args=arguments, name="harness worker", daemon=False)
+            process.start()
+            there.close()  # so that the end of the process is the end of the pipe
+            self._workers.append(_Worker(process, here, device))
+
+    def _busy(self) -> int:
+        return sum(one.job is not None for one in self._workers)
+
+    def _assign(self, one: _Worker) -> None:
+        one.job = self._pending.popleft()
+        one.heard = time.monotonic()
+        with contextlib.suppress(OSError):  # it has just died; its pipe will say so
+            one.connection.send(one.job)
+
+    def _listen(self) -> Iterator[Cell]:
+        """Wait a moment for what workers say, pass it on, and yield the jobs that have ended."""
+        by_connection = {one.connection: one for one in self._workers}
+        for connection in wait(list(by_connection), timeout=_POLL_SECONDS):
+            one = by_connection[connection]  # type: ignore[index]  # only connections were waited for
+            try:
+                name, arguments = one.connection.recv()
+            except (EOFError, OSError, pickle.UnpicklingError):
+                yield from self._bury(one)
+                continue
+            one.heard = time.monotonic()
+            yield from self._understand(one, name, arguments)
+
+    def _understand(self, one: _Worker, name: str, arguments: tuple[Any, ...]) -> Iterator[Cell]:
+        match name:
+            case "ready":
+                one.ready, self._failed_starts = True, 0
+            case "ended":
+                cell, fit = arguments
+                one.job = None
+                if not fit:
+                    self._retire(one)
+                yield cell
+            case "stopped":
+                # Asked by this process, or by a signal to the worker alone; then its job goes on elsewhere.
+                if self._stop_sent:
+                    self._stopped = True
+                elif one.job is not None:
+                    yield from self._try_again(one.job, "was asked by a signal to stop")
+                one.job = None
+                self._retire(one)
+            case "cannot_write":
+                raise StoreError(arguments[0])
+            case _:
+                getattr(self._work.reporter, name)(*arguments)
+
+    def _bury(self, one: _Worker) -> Iterator[Cell]:
+        """Deal with a worker that has died."""
+        one.process.join(timeout=5)
+        reason = one.ended_for or _how_it_ended(one.process.exitcode)
+        job, started = one.job, one.ready
+        self._retire(one)
+        if job is not None:
+            if self._stop_sent:
+                self._stopped = True
+            else:
+                yield from self._try_again(job, reason)
+        elif not started and not self._stop_sent:
+            self._failed_starts += 1
+            if self._failed_starts >= _ATTEMPTS:
+                raise CannotContinueError(
+                    f"A process for training {reason} before it could start, {self._failed_starts} times in a row. "
+                    "What it wrote stands above. 'harness run --in-process' trains without such processes."
+                )
+
+    def _try_again(self, job: Job, reason: str) -> Iterator[Cell]:
+        self._attempts[job] += 1
+        if self._attempts[job] < _ATTEMPTS:
+            self._work.reporter.notice(
+                f"{job}: the process that trained it {reason}. It goes on from its last checkpoint in a fresh process."
+            )
+            self._pending.appendleft(job)
+            return
+        sentence = f"The process that trained it {reason}, {_ATTEMPTS} times in a row."
+        cell = self._work.fail(job, sentence)
+        self._work.reporter.job_finished(cell)
+        yield cell
+
+    def _end_hung(self) -> None:
+        limit = self._work.resources.timeout
+        now = time.monotonic()
+        for one in self._workers:
+            silent = now - one.heard
+            if limit is not None and (one.job is not None or not one.ready) and silent > limit:
+                one.end(f"made no progress for {limit:.0f} seconds and was ended")
+            elif self._stop_sent and one.job is not None and now - self._stop_sent > _STOP_SECONDS:
+                one.end("did not stop when asked and was ended")
+
+    def _heed_stop(self) -> None:
+        if self._stop_sent is None and self._work.reporter.should_stop():
+            self._stop_sent = time.monotonic()
+            for one in self._workers:
+                with contextlib.suppress(OSError):
+                    one.connection.send("stop")
+
+    def _retire(self, one: _Worker) -> None:
+        self._workers.remove(one)
+        self._free_devices.insert(0, one.device)
+        one.connection.close()
+
+    def _close(self) -> None:
+        """End all workers: idle ones by themselves, others by force after a moment to save their position."""
+        for one in self._workers:
+            one.connection.close()
+        patience = time.monotonic() + _STOP_SECONDS
+        for one in self._workers:
+            one.process.join(timeout=max(0.0, patience - time.monotonic()))
+            if one.process.is_alive():
+                one.process.kill()
+        self._workers.clear()
+
+
+def _how_it_ended(code: int | None) -> str:
+    """Say how a process ended, as the end of a sentence that begins with it.
+
+    >>> _how_it_ended(3)
+    'ended with exit code 3'
+    """
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+        hint = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
+        hint = " (a crash in compiled code)" if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE") else hint
+        return f"was killed by {name}{hint}"
+    return f"was killed by signal {-code}"

@@ -1,0 +1,145 @@
+"""Executor plugin: Ray, on a running cluster or started here for the time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Any
+
+from harness.api import ExecutorSpec, Job, Work, hookimpl
+from harness.errors import CannotContinueError, StoreError
+
+_OPTIONS = {
+    "address": "a running cluster, such as auto or ray://head:10001 (default $RAY_ADDRESS; without it Ray starts here)",
+    "resources": "custom resources of one job, such as a100=0.5; commas between several",
+}
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 60.0
+
+
+def execute(work: Work) -> Iterator[Any]:
+    """Give every job to Ray and yield each outcome as it comes.
+
+    Raises:
+        CannotContinueError: Ray is missing or does not answer.
+        StoreError: results can't be written.
+        StoppedError: the user asked to stop; every job's position is saved.
+    """
+    ray = _connect(work)
+    try:
+        yield from _carry_out(ray, work)
+    finally:
+        ray.shutdown()
+
+
+def _connect(work: Work) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise CannotContinueError("The executor 'ray' needs Ray. Run: pip install 'xscore-harness[ray]'") from None
+    resources = work.resources
+    address = resources.options.get("address") or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        else:
+            jobs = resources.jobs or max(1, (os.cpu_count() or 1) // (resources.threads or 1))
+            ray.init(
+                address="local",
+                num_cpus=jobs * (resources.threads or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        place = f"at {address}" if address else "on this machine"
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise CannotContinueError(f"Ray does not answer {place}: {reason}") from error
+    return ray
+
+
+def _carry_out(ray: Any, work: Work) -> Iterator[Any]:
+    from harness.train.loop import StoppedError
+
+    resources = work.resources
+    threads = resources.threads or 1
+    # A worker that dies is replaced by Ray once; after that the job is recorded as failed.
+    remote = ray.remote(
+        num_cpus=threads,
+        num_gpus=1 / resources.jobs_per_gpu if resources.needs_gpu else 0,
+        resources=_custom(resources.options.get("resources", "")),
+        max_retries=1,
+        retry_exceptions=False,
+    )(_train)
+    waiting = list(work.jobs)
+    running: dict[Any, Job] = {}
+    limit = resources.jobs or len(waiting)
+    while waiting or running:
+        if work.reporter.should_stop():
+            _stop(ray, running)
+            raise StoppedError
+        while waiting and len(running) < limit:
+            job = waiting.pop(0)
+            running[remote.remote(work.run_one, job, resources.devices[0], threads)] = job
+            work.reporter.job_started(job)
+        done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_SECONDS)
+        for reference in done:
+            outcome = _outcome(ray, work, reference, running.pop(reference))
+            work.reporter.job_finished(outcome)
+            yield outcome
+
+
+def _train(run_one: Any, job: Job, device: str, threads: int) -> Any:
+    """Train a job; called in a Ray worker."""
+    return run_one(job, device=device, threads=threads)
+
+
+def _outcome(ray: Any, work: Work, reference: Any, job: Job) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, StoreError):
+            raise StoreError(str(cause)) from error
+        return work.fail(job, f"{type(cause).__name__}: {cause}")
+    except ray.exceptions.RayError as error:
+        found = work.look(job)
+        if found.state == "done":
+            return found
+        first = (str(error).splitlines() or [""])[0]
+        return work.fail(job, f"Its Ray worker died twice ({type(error).__name__}: {first}).")
+
+
+def _stop(ray: Any, running: dict[Any, Job]) -> None:
+    """Have every job save its position, which takes them a step, and end."""
+    for reference in running:
+        ray.cancel(reference, force=False)
+    patience = time.monotonic() + _STOP_SECONDS
+    left = list(running)
+    while left and time.monotonic() < patience:
+        _, left = ray.wait(left, num_returns=1, timeout=_POLL_SECONDS)
+
+
+def _custom(text: str) -> dict[str, float]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, amount = part.partition("=")
+        found[name.strip()] = float(amount or 1)
+    return found
+
+
+@hookimpl
+def harness_executors() -> list[ExecutorSpec]:
+    """Offer Ray; whether it is there is found out when it is asked for."""
+    return [
+        ExecutorSpec(
+            name="ray",
+            title="Ray, a running cluster or one for the time: pip install 'xscore-harness[ray]'",
+            execute=execute,
+            remote=True,
+            options=MappingProxyType(_OPTIONS),
+        )
+    ]

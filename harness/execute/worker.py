@@ -1,0 +1,128 @@
+"""A process that trains one job after another for its parent, so that what is imported is imported once.
+
+This module is imported before the number of threads is known, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from harness.api import Job
+from harness.execute.signals import StopSignal
+
+if TYPE_CHECKING:
+    from harness.results.grid import Cell
+
+_Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def main(connection: Connection, run_one: bytes, device: str, threads: int | None) -> None:
+    """Train what the parent asks for until it closes the connection.
+
+    The parent sends a Job, or "stop". This process answers with (method of the reporter, arguments), and at the end
+    of each job with ("ended", (cell,)), ("stopped", ()) or ("cannot_write", (sentence,)).
+
+    Args:
+        connection: To the parent.
+        run_one: A pickled ``harness.api.RunOne``; unpickled only once the threads are limited.
+        device: Where to train.
+        threads: CPU threads; None leaves torch's own number.
+    """
+    _set_up_process(threads)
+    stop = StopSignal()
+    jobs = _Inbox(connection, stop)
+
+    def send(message: tuple[str, tuple[Any, ...]]) -> None:
+        try:
+            connection.send(message)
+        except OSError:  # the parent has ended: save the position and end, too
+            stop.wanted = True
+
+    with stop.installed():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what it means
+        train = _unpickle(run_one)
+        send(("ready", ()))
+        while (job := jobs.next()) is not None:
+            if not _carry_out(job, partial(train, device=device, threads=threads), send, stop, on_gpu=device != "cpu"):
+                return
+
+
+def _carry_out(job: Job, train: Callable[..., Cell], send: _Send, stop: StopSignal, *, on_gpu: bool) -> bool:
+    """Train one job and tell the parent how it ended; return whether this process is fit for another one."""
+    from harness.errors import StoreError
+    from harness.execute.reporters import PipeReporter
+    from harness.train.loop import StoppedError
+
+    try:
+        cell = train(job, reporter=PipeReporter(send, stop))
+    except StoppedError:
+        send(("stopped", ()))
+        return False
+    except StoreError as error:
+        send(("cannot_write", (str(error),)))
+        return False
+    # A failure on a GPU may leave a context that fails for ever after, so the next job gets a fresh process.
+    fit = cell.state != "failed" or not on_gpu
+    send(("ended", (cell, fit)))
+    return fit
+
+
+class _Inbox:
+    """What the parent sends, read by a thread of its own: a wish to stop arrives while a job is training."""
+
+    def __init__(self, connection: Connection, stop: StopSignal) -> None:
+        self._connection = connection
+        self._stop = stop
+        self._jobs: list[Job | None] = []
+        self._arrived = threading.Condition()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def next(self) -> Job | None:
+        """Wait for the next job; None once there will be no more."""
+        with self._arrived:
+            while not self._jobs:
+                # Signals are handled between two waits: this is the main thread.
+                self._arrived.wait(timeout=0.5)
+                if self._stop.wanted:
+                    return None
+            return self._jobs.pop(0)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):  # the parent has ended, however that happened: save the position and end, too
+                message = "stop"
+            if message == "stop":
+                self._stop.wanted = True
+            with self._arrived:
+                self._jobs.append(None if message == "stop" else message)
+                self._arrived.notify()
+            if message == "stop":
+                return
+
+
+def _set_up_process(threads: int | None) -> None:
+    """Limit threads before the libraries that start them are imported, and keep stdout for the parent's data."""
+    if threads is not None:
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(sys.stderr.fileno(), 1)
+    sys.stdout = sys.stderr
+
+
+def _unpickle(run_one: bytes) -> Any:
+    import pickle
+
+    import torch  # noqa: F401  (imported here, so that the parent learns of a failure before it sends a job)
+
+    return pickle.loads(run_one)
