@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 _STYLES = {"table": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
+
+
+def say(text: str) -> None:
+    """Write a line to stderr. Where that has been closed, as by a terminal that is gone, the work goes on unseen."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def print_rows(

@@ -8,8 +8,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-import click
-
+from harness.cli.output import say
 from harness.execute.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -26,11 +25,11 @@ _LINE_SECONDS = 30.0  # between two lines about one job's epochs
 def stop_signal() -> StopSignal:
     """Make the signal handler of a command: the first Ctrl-C stops after the step, the second at once."""
 
-    def say(name: str) -> None:
+    def explain(name: str) -> None:
         what = "" if name == "SIGINT" else f" ({name})"
-        click.echo(f"\nStopping after this step{what}; press Ctrl-C again to stop at once.", err=True)
+        say(f"\nStopping after this step{what}; press Ctrl-C again to stop at once.")
 
-    return StopSignal(say=say, again=KeyboardInterrupt)
+    return StopSignal(say=explain, again=KeyboardInterrupt)
 
 
 class RunReporter:
@@ -39,23 +38,20 @@ class RunReporter:
     ``finished`` holds the jobs that have ended, so that a stop loses none of them.
     """
 
-    def __init__(self, total: int, protocol: Protocol, stop: StopSignal, *, at_a_time: int = 1) -> None:
+    def __init__(self, total: int, protocol: Protocol, stop: StopSignal) -> None:
         """Make one.
 
         Args:
             total: How many jobs there are to do.
             protocol: Under which they are trained.
             stop: Says whether the user wants to stop.
-            at_a_time: How many jobs run at the same time.
         """
         self._total = total
         self._epochs = protocol.epochs
         self._metric = protocol.metric
         self._stop = stop
-        self._at_a_time = at_a_time
         self.finished: list[Cell] = []
-        self._seconds: list[float] = []
-        self._began: dict[Job, float] = {}
+        self._began = time.monotonic()
         self._read: dict[Job, float] = {}
         self._written: dict[Job, float] = {}
         self._rate: dict[Job, float] = {}
@@ -70,7 +66,6 @@ class RunReporter:
 
     def job_started(self, job: Job) -> None:
         """A job is about to start or go on."""
-        self._began.setdefault(job, time.monotonic())
         self._written[job] = time.monotonic()
         if self._progress and job not in self._bars:
             self._bars[job] = self._progress.add_task(str(job), total=None, detail="starting")
@@ -113,7 +108,6 @@ class RunReporter:
     def job_finished(self, cell: Cell) -> None:
         """A job has ended, well or not."""
         self.finished.append(cell)
-        self._seconds.append(time.monotonic() - self._began.pop(cell.job, time.monotonic()))
         if cell.result is not None and cell.state == "done":
             outcome = f"{cell.result.metrics[self._metric]:.2f} % in {cell.result.seconds:.1f} s"
         else:
@@ -138,14 +132,14 @@ class RunReporter:
             if self._progress:
                 self._progress.console.print(line, highlight=False, markup=False)
             else:
-                click.echo(line, err=True)
+                say(line)
 
     def _time_left(self) -> str:
         remaining = self._total - len(self.finished)
         if remaining <= 0:
             return ""
-        mean = sum(self._seconds) / len(self._seconds)
-        return f"{duration(mean * remaining / min(self._at_a_time, remaining))} left"
+        # By the clock, so that however many jobs run at the same time is in it.
+        return f"{duration((time.monotonic() - self._began) / len(self.finished) * remaining)} left"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from harness.api import ExecutorSpec, Job, Work
 from harness.catalog import Catalog
 from harness.cli.execution import Execution, execution_options
 from harness.cli.options import Request, format_option, selection_options
-from harness.cli.output import print_rows
+from harness.cli.output import print_rows, say
 from harness.cli.progress import RunReporter, duration, stop_signal
 from harness.errors import BudgetError, CannotContinueError
 from harness.execute.signals import StopSignal
@@ -99,7 +99,7 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
         raise BudgetError("\n".join(refused.values()))
     todo = [cell.job for cell in survey.cells if cell.state != "done" and cell.job.model not in refused]
     stop = stop_signal()
-    reporter = RunReporter(len(todo), chosen.protocol, stop, at_a_time=resources.jobs or len(todo))
+    reporter = RunReporter(len(todo), chosen.protocol, stop)
     run_one = LocalRunOne(
         benchmark,
         RunsFolder(request.runs.root.absolute()),
@@ -146,7 +146,7 @@ def status(request: Request, format_: str) -> None:
     cells = _survey(benchmark, catalog, replace(chosen, jobs=(*chosen.jobs, *on_disk)), request).cells
     print_rows([cell.as_row(chosen.protocol.metric) for cell in cells], format_, columns=_COLUMNS, digits=_DIGITS)
     counts = Counter(cell.state for cell in cells)
-    click.echo(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + _time_left(cells), err=True)
+    say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + _time_left(cells))
 
 
 def _survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request) -> Survey:
@@ -161,20 +161,19 @@ def _show_plan(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Requ
     print_rows(rows, format_, columns=_COLUMNS, digits=_DIGITS)
     done = sum(cell.state == "done" for cell in survey.cells)
     images = _training_images(benchmark, catalog, plan, [c.job for c in survey.cells if c.state != "done"])
-    click.echo(
+    say(
         f"{len(survey.cells)} jobs under {plan.protocol.name}: {done} done, {len(survey.cells) - done} to run, "
-        f"{images:,} training images{_time_left(survey.cells)}",
-        err=True,
+        f"{images:,} training images{_time_left(survey.cells)}"
     )
     for sentence in (*survey.over_budget.values(), *survey.broken.values()):
-        click.echo(f"Would be refused: {sentence}", err=True)
+        say(f"Would be refused: {sentence}")
 
 
 def _refusals(survey: Survey, *, allow_over_budget: bool) -> dict[str, str]:
     refused = {name: f"Refused: {reason}" for name, reason in survey.broken.items()}
     for name, reason in survey.over_budget.items():
         if allow_over_budget:
-            click.echo(f"Note: {reason} Its results are marked and stay out of the leaderboard.", err=True)
+            say(f"Note: {reason} Its results are marked and stay out of the leaderboard.")
         else:
             refused[name] = f"Refused: {reason} --allow-over-budget trains it all the same, marked for good."
     return refused
@@ -225,10 +224,10 @@ def _summarise(cells: Sequence[Cell], trained: int, *, stopped: bool) -> int:
     states = ", ".join(
         f"{counts[state]} {state}" for state in ("done", "running", "failed", "stale", "missing") if counts[state]
     )
-    click.echo(f"{len(cells)} jobs: {states}; {trained} carried out by this command.", err=True)
+    say(f"{len(cells)} jobs: {states}; {trained} carried out by this command.")
     if stopped:
         command = " ".join(["harness", *sys.argv[1:]])
-        click.echo(f"Stopped. Everything finished is kept, and so is the half-way job. Go on with: {command}", err=True)
+        say(f"Stopped. Everything finished is kept, and so is the half-way job. Go on with: {command}")
         return _INTERRUPTED
     return 1 if counts["failed"] else 0
 

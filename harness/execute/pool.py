@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 _ATTEMPTS = 2  # a job whose process died once may have been unlucky; twice, it is the job
 _STOP_SECONDS = 60.0  # for a worker to end its step and save, before it is ended
-_FATAL = "cannot_write"
+_START_SECONDS = 600.0  # for a worker to import its libraries, on a busy machine and from a slow disk
 
 
 @dataclass
@@ -188,7 +188,9 @@ class Pool:
         now = time.monotonic()
         for one in self._workers:
             silent = now - one.heard
-            if limit is not None and (one.job is not None or not one.ready) and silent > limit:
+            if not one.ready and silent > _START_SECONDS:
+                one.end(f"did not start within {_START_SECONDS:.0f} seconds and was ended")
+            elif limit is not None and one.job is not None and silent > limit:
                 one.end(f"made no progress for {limit:.0f} seconds and was ended")
             elif self._stop_sent and one.job is not None and now - self._stop_sent > _STOP_SECONDS:
                 one.end("did not stop when asked and was ended")

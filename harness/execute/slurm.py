@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -156,14 +156,16 @@ def _follow(work: Work, tasks: Sequence[_Task], options: Mapping[str, str]) -> I
             del waiting_for[id_]
             outcome = work.look(task.job)
             if outcome.state == "missing":
-                attempts[task.job] += 1
-                ended = _ended_as(id_)
-                sentence = f"Slurm job {id_} ended without a result ({ended}). {_log(work.folder, id_)}"
-                if ended.partition(" ")[0] in _RETRIED and attempts[task.job] == 1:
+                ended, log = _ended_as(id_), _log(work.folder, id_)
+                sentence = f"Slurm job {id_} ended without a result ({ended or 'its state is forgotten'}). {log}"
+                if ended.startswith("CANCELLED") or not log:
+                    outcome = replace(outcome, detail=f"Slurm job {id_} was cancelled. Run again to go on with it.")
+                elif ended.partition(" ")[0] in _RETRIED and not attempts[task.job]:
+                    attempts[task.job] += 1
                     work.reporter.notice(f"{task.job}: {sentence} It is submitted once more.")
                     waiting_for |= {again.id: again for again in _submit(work, [task.job], options)}
                     continue
-                if not ended.startswith("CANCELLED"):
+                else:
                     outcome = work.fail(task.job, sentence)
             work.reporter.job_finished(outcome)
             yield outcome
@@ -267,7 +269,7 @@ def _queue() -> dict[str, str]:
 
 
 def _ended_as(id_: str) -> str:
-    """Return the state in which a task ended, which the controller remembers for some minutes."""
+    """Return the state in which a task ended; empty where the controller has forgotten, as it does after minutes."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["scontrol", "show", "job", "--oneliner", id_]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -277,15 +279,15 @@ def _ended_as(id_: str) -> str:
             return state[1] + (
                 f" with exit code {code[1]}, signal {code[2]}" if code and code[0] != "ExitCode=0:0" else ""
             )
-    return "for a reason that Slurm has forgotten"
+    return ""
 
 
 def _log(folder: Path, id_: str) -> str:
-    """Point at a task's log and quote its last line."""
+    """Point at a task's log and quote its last line; empty where there is none, for then it never started."""
     for path in sorted((folder / "logs").glob(f"{id_}_*_log.out")):
         lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return f"Its log, {path}, ends: {lines[-1].strip()}" if lines else f"Its log, {path}, is empty."
-    return "It left no log."
+    return ""
 
 
 def _record(folder: Path, tasks: Sequence[_Task]) -> None:
