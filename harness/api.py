@@ -331,7 +331,10 @@ class RunResult:
         started, finished: UTC, ISO 8601.
         interruptions: When and where the run went on after it had been stopped.
         notes: Anything a reader should know, such as a damaged checkpoint that was set aside.
-        environment: Versions, device, threads and flags.
+        environment: Versions, device, threads, flags and where each plugin came from.
+        executed: What was seen of the training while it ran, by knob; None where an earlier harness did not look.
+        executed_digest: Hash of ``executed``: the same for every run of the job that kept to the protocol.
+        deviations: A sentence for each knob that stood otherwise than the protocol says; such a result does not count.
     """
 
     job: Job
@@ -350,6 +353,9 @@ class RunResult:
     interruptions: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
     environment: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    executed: Mapping[str, Any] | None = None
+    executed_digest: str | None = None
+    deviations: Sequence[str] = ()
 
 
 class RunOne(Protocol):

@@ -36,6 +36,16 @@ def channel_moments(
     return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
 
 
+def pixel_digest(images: npt.NDArray[np.uint8], chunk: int = 256) -> str:
+    """SHA-256 over the pixels of images (N, H, W, 3), some at a time, since they may be a map of a large file."""
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for first in range(0, len(images), chunk):
+        digest.update(np.ascontiguousarray(images[first : first + chunk]).data)
+    return digest.hexdigest()
+
+
 def content_fingerprint(classes: Sequence[str], splits: Mapping[Split, tuple[Sequence[int], str]]) -> str:
     """Hash class names, and by split the labels and the hash of the pixels."""
     parts = {

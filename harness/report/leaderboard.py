@@ -111,7 +111,11 @@ def build_leaderboard(
     )
     facts = _facts(kept, suite)
     rows = [{**row, **facts.get(row["model"], _NO_FACTS)} for row in rows]
-    notes = [*_notes(rows, over, scale, own_scale=fixed is None), *(uncertain.notes if uncertain else ())]
+    notes = [
+        *_notes(rows, over, scale, own_scale=fixed is None),
+        *_deviations(results),
+        *(uncertain.notes if uncertain else ()),
+    ]
     if not own:
         notes.append(f"Intervals and ties are worked out for {protocol.metric} alone; there are none for {name}.")
     return Leaderboard(tuple(rows), scale, tuple(notes), frame, runs, uncertain)
@@ -211,7 +215,10 @@ def number(value: Any) -> Any:
 def _sort_out(
     suite: Suite, results: Sequence[RunResult], values: Sequence[float] | None, metric: str
 ) -> tuple[list[RunResult], list[float], set[str]]:
-    """Return the results that count, their values, and the models that are over the budget."""
+    """Return the results that count, their values, and the models that are over the budget.
+
+    A result whose training departed from the protocol does not count; its model is incomplete then.
+    """
     digests = sorted({result.protocol_digest for result in results})
     if len(digests) > 1:
         raise WrongUseError(
@@ -220,7 +227,9 @@ def _sort_out(
         )
     over = {result.job.model for result in results if result.over_budget}
     wanted = set(suite.datasets)
-    counts = [result.job.dataset in wanted and result.job.model not in over for result in results]
+    counts = [
+        result.job.dataset in wanted and result.job.model not in over and not result.deviations for result in results
+    ]
     kept = list(compress(results, counts))
     found = [result.metrics[metric] for result in kept] if values is None else list(compress(values, counts))
     return kept, found, over
@@ -285,6 +294,15 @@ def _notes(rows: Iterable[Mapping[str, Any]], over: set[str], anchors: Anchors, 
             yield f"{row['model']} was trained with lr_max {row['lr_max']:g} instead of the protocol's general one."
         if len(set(row["seeds"].values()) - {0}) > 1:
             yield f"{row['model']} has different numbers of seeds: {dict(row['seeds'])}."
+
+
+def _deviations(results: Iterable[RunResult]) -> Iterable[str]:
+    for result in results:
+        if result.deviations:
+            yield (
+                f"Left out, not trained by the protocol: {result.job}: {'; '.join(result.deviations)}. "
+                "'harness verify' shows more."
+            )
 
 
 def leaderboard_of_table(

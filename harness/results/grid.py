@@ -91,6 +91,8 @@ def read_grid(runs: RunsFolder, jobs: Iterable[Job], fingerprint_of: Callable[[J
 
 def _marks(result: RunResult) -> str:
     marks = []
+    if result.deviations:
+        marks.append(f"not counted: {'; '.join(result.deviations)}")
     if result.over_budget:
         marks.append("over budget")
     if result.lr_exception:

@@ -29,11 +29,12 @@ from filelock import FileLock, Timeout
 from harness.api import EpochRecord, Job, RunResult
 from harness.errors import JobLockedError, StoreError
 from harness.files import remove_leftovers, write_atomically, write_text_atomically, writing_to
+from harness.results.upgrade import SCHEMA, known, upgrade
 
 if TYPE_CHECKING:
     import torch
 
-SCHEMA = 1
+JOB_SCHEMA = 1
 _LOCK_SECONDS = 1.0  # 'harness status' may hold a lock for an instant to see whether somebody else does
 
 
@@ -99,10 +100,7 @@ class JobFolder:
         except OSError as error:
             raise StoreError(f"{self.result} can't be read: {error.strerror}.") from error
         try:
-            schema = msgspec.json.decode(content, type=_Versioned).schema
-            if schema != SCHEMA:
-                raise DamagedResultError(f"{self.result} has schema {schema}, expected {SCHEMA}")
-            return msgspec.json.decode(content, type=RunResult)
+            return parse_result(content, str(self.result))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DamagedResultError(f"{self.result} is damaged: {error}") from error
 
@@ -122,7 +120,7 @@ class JobFolder:
             self.error.unlink(missing_ok=True)
         if self.recorded_fingerprint() != fingerprint:
             content = {
-                "schema": SCHEMA,
+                "schema": JOB_SCHEMA,
                 **asdict(self.job),
                 "fingerprint": fingerprint,
                 "protocol_digest": protocol_digest,
@@ -244,6 +242,28 @@ class RunsFolder:
 def executor_folder(runs: RunsFolder, name: str) -> Path:
     """Return where an executor keeps its own files, such as logs: beside the results, under a name with a dot."""
     return runs.root / ".executors" / name
+
+
+def parse_result(content: bytes, where: str) -> RunResult:
+    """Decode a ``result.json`` of any known schema.
+
+    Args:
+        content: The file's bytes.
+        where: Names the file in errors.
+
+    Raises:
+        DamagedResultError: it was written by a newer harness.
+        msgspec.MsgspecError, UnicodeDecodeError: it is damaged.
+    """
+    schema = msgspec.json.decode(content, type=_Versioned).schema
+    if schema == SCHEMA:
+        return msgspec.json.decode(content, type=RunResult)
+    if not known(schema):
+        raise DamagedResultError(
+            f"{where} has schema {schema}, and this harness knows 1 to {SCHEMA}: a newer one wrote it. "
+            "Install that version of xscore-harness to read it"
+        )
+    return msgspec.convert(upgrade(msgspec.json.decode(content)), RunResult)
 
 
 def _pretty(content: dict[str, Any]) -> str:

@@ -19,7 +19,8 @@ from harness.api import EpochRecord
 from harness.errors import HarnessError
 from harness.files import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 knew nothing of ``witnessed``; such a checkpoint is still gone on with."""
 
 
 class DamagedCheckpointError(HarnessError):
@@ -42,6 +43,7 @@ class Checkpoint:
         epoch_seconds: Of these, time spent in the steps of the current epoch.
         test_reads: How often the test split has been opened.
         interruptions: When and where the run went on after a stop.
+        witnessed: What was executed so far, from ``Witness.state``; None where an earlier harness did not look.
     """
 
     fingerprint: str
@@ -56,6 +58,7 @@ class Checkpoint:
     epoch_seconds: float
     test_reads: int
     interruptions: tuple[dict[str, Any], ...]
+    witnessed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,8 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint | None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedCheckpointError(f"{path} can't be read: {reason}") from error
     try:
-        if content.pop("schema") != SCHEMA:
-            raise DamagedCheckpointError(f"{path} was written by another version of harness")
+        if (schema := content.pop("schema")) not in range(1, SCHEMA + 1):
+            raise DamagedCheckpointError(f"{path} was written by another version of harness (schema {schema})")
         content["history"] = tuple(EpochRecord(**record) for record in content["history"])
         content["interruptions"] = tuple(content["interruptions"])
         checkpoint = Checkpoint(**content)

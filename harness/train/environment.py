@@ -1,23 +1,16 @@
-"""The device, the numeric flags and the versions that a run happens under."""
+"""The device and the numeric flags that a run happens under."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 
 from harness.errors import CannotContinueError, WrongUseError
 
-_LIBRARIES = ("xscore-harness", "torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "fvcore")
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
@@ -81,42 +74,15 @@ def frozen_numerics() -> Iterator[None]:
             os.environ.pop(_CUBLAS, None)
 
 
-def describe_environment(device: torch.device, *, memory_format: str, plugin: str) -> dict[str, Any]:
-    """Return what a reader needs to judge or repeat a run: versions, device, threads and flags."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
-        "model_plugin": plugin,
-        "device": str(device),
-        "device_name": _device_name(device),
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "memory_format": memory_format,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "tf32": torch.backends.cudnn.allow_tf32,
-        "comparable": device.type != "mps",
-    }
-
-
-def _version(name: str) -> str | None:
+def numeric_flags(device_type: str) -> tuple[bool, tuple[tuple[str, object], ...]]:
+    """Return whether autocast is on at this moment, and the flags of ``frozen_numerics`` by name."""
     try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if sys.platform == "darwin":
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        tf32: object = torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # torch's answer where the flag was set by its newer interface to something in between
+        tf32 = "mixed"
+    return torch.is_autocast_enabled(device_type), (
+        ("float32_matmul_precision", torch.get_float32_matmul_precision()),
+        ("cudnn_tf32", tf32),
+        ("cudnn_benchmark", torch.backends.cudnn.benchmark),
+        ("deterministic_algorithms", torch.are_deterministic_algorithms_enabled()),
+    )

@@ -20,6 +20,7 @@ from harness.registry import Protocol
 from harness.train.pipeline import InputPipeline
 from harness.train.schedule import learning_rate
 from harness.train.seeds import derive_seed, generator
+from harness.train.witness import Witness, applied_moments
 
 _TEST_BATCH = 128
 _MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -72,6 +73,7 @@ class Training:
     pipeline: InputPipeline
     device: torch.device
     memory_format: str
+    witness: Witness = field(default_factory=Witness, compare=False)
 
     @property
     def steps(self) -> int:
@@ -93,6 +95,12 @@ class Training:
             TrainingError: a loss is not finite, naming epoch and step, or the logits have the wrong shape.
             StoppedError: the watcher asked to stop, after the position was saved.
         """
+        with self.witness.watching(state.module, state.optimizer):
+            self._fit(state, watcher, save, save_every=save_every)
+
+    def _fit(
+        self, state: TrainingState, watcher: Watcher, save: Callable[[TrainingState], None], *, save_every: float
+    ) -> None:
         saved = time.monotonic()
         while state.epoch < self.protocol.epochs:
             lr = learning_rate(state.epoch, self.protocol, self.lr_max)
@@ -122,9 +130,12 @@ class Training:
     def _step(self, state: TrainingState, order: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
         size = self.protocol.batch_size
         chosen = order[state.step * size : (state.step + 1) * size]
+        self.witness.step_begins(state.epoch, state.step, self.steps, chosen)
         images = self._to_device(self.train.images[chosen])
         labels = self._to_device(self.train.labels[chosen])
-        inputs, targets = self.pipeline.train_batch(images, labels, seed=self.seed, epoch=state.epoch, step=state.step)
+        inputs, targets = self.pipeline.train_batch(
+            images, labels, seed=self.seed, epoch=state.epoch, step=state.step, witness=self.witness
+        )
         # Dropout inside a model draws from torch's global generator: seeded by the position like everything else.
         torch.manual_seed(derive_seed(self.seed, "forward", state.epoch, state.step))
         logits = state.module(self._laid_out(inputs))
@@ -133,8 +144,10 @@ class Training:
                 f"The model returns logits of shape {tuple(logits.shape)}, expected {tuple(targets.shape)}."
             )
         # Linear in the targets, so that the mixed targets give the lambda-weighted loss of CutMix.
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.protocol.label_smoothing)
+        smoothing = self.protocol.label_smoothing
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         state.optimizer.zero_grad(set_to_none=True)
+        self.witness.loss_computed(logits, targets, loss, smoothing, state.module)
         loss.backward()
         state.optimizer.step()
         state.losses[state.step] = loss.detach()
@@ -168,7 +181,8 @@ class Training:
         """
         module.eval()
         batches = []
-        with torch.inference_mode():
+        self.witness.see("evaluation.normalisation", self._test_moments(test.images.shape[1:3]))
+        with torch.inference_mode(), self.witness.watching_evaluation(module):
             for first in range(0, len(test), _TEST_BATCH):
                 images = self._to_device(test.images[first : first + _TEST_BATCH])
                 batches.append(module(self._laid_out(self.pipeline.test_batch(images))).float())
@@ -184,6 +198,13 @@ class Training:
                 f"first for image {int(bad[0])}."
             )
         return logits
+
+    def _test_moments(self, size: tuple[int, int]) -> dict[str, list[float]]:
+        """By which moments a test batch is normalised: what becomes of a black and a white image."""
+        levels = torch.tensor([0, 255], dtype=torch.uint8, device=self.device)
+        after = self.pipeline.test_batch(levels.view(2, 1, 1, 1).expand(2, *size, 3))
+        before = torch.tensor([0.0, 1.0], device=self.device).view(2, 1, 1, 1).expand_as(after)
+        return applied_moments(before, after, self.pipeline.mean, self.pipeline.std)
 
     def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs.contiguous(memory_format=_MEMORY_FORMATS[self.memory_format])

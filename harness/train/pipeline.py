@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -13,6 +14,10 @@ from harness.catalog import Catalog
 from harness.errors import PluginError
 from harness.registry import AugmentationUse, Protocol
 from harness.train.seeds import generator
+from harness.train.witness import Witness, read_strengths
+
+RESIZING: Mapping[str, Any] = {"mode": "bilinear", "align_corners": False}
+"""How images come to the input's size."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class InputPipeline:
         input_size: Side of the network's input in pixels.
         num_classes: Number of columns of the targets.
         mean, std: float32 (1, 3, 1, 1) on the training device.
+        strengths: What the built augmentations hold, by (at, name).
     """
 
     at_stored: Mapping[str, BatchTransform]
@@ -35,9 +41,17 @@ class InputPipeline:
     num_classes: int
     mean: torch.Tensor
     std: torch.Tensor
+    strengths: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
 
     def train_batch(
-        self, images: torch.Tensor, labels: torch.Tensor, *, seed: int, epoch: int, step: int
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        seed: int,
+        epoch: int,
+        step: int,
+        witness: Witness | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Augment and normalise a training batch.
 
@@ -45,18 +59,28 @@ class InputPipeline:
             images: uint8 (N, H, W, 3) on the training device.
             labels: int64 (N,) there.
             seed, epoch, step: All that the augmentations' parameters depend on.
+            witness: Told of what was done.
 
         Returns:
             Inputs, float32 (N, 3, S, S), and target distributions, float32 (N, C).
         """
         targets = F.one_hot(labels, self.num_classes).to(torch.float32)
         inputs = _to_float(images)
+        witness = witness or Witness()
+        chain = []
         for name, transform in self.at_stored.items():
             inputs, targets = transform(inputs, targets, generator(seed, "augment", name, epoch, step))
-        inputs = self._upsample(inputs)
+            chain.append(self._describe("stored", name))
+        resized = self._upsample(inputs)
+        witness.resized(inputs, resized, RESIZING)
+        inputs = resized
         for name, transform in self.at_input.items():
             inputs, targets = transform(inputs, targets, generator(seed, "augment", name, epoch, step))
-        return self._normalise(inputs), targets
+            chain.append(self._describe("input", name))
+        witness.augmented(chain)
+        normalised = self._normalise(inputs)
+        witness.normalised(inputs, normalised, self.mean, self.std)
+        return normalised, targets
 
     def test_batch(self, images: torch.Tensor) -> torch.Tensor:
         """Return the inputs, float32 (N, 3, S, S), of uint8 images (N, H, W, 3), unaugmented."""
@@ -66,10 +90,13 @@ class InputPipeline:
         size = (self.input_size, self.input_size)
         if images.shape[-2:] == size:
             return images
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(images, size=size, **RESIZING)
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.mean) / self.std
+
+    def _describe(self, at: str, name: str) -> dict[str, Any]:
+        return {"name": name, "at": at, "strengths": dict(self.strengths.get((at, name), {}))}
 
 
 def build_pipeline(
@@ -94,13 +121,19 @@ def build_pipeline(
         uses = [use for use in protocol.augmentations if use.at == at]
         return {use.name: _build(catalog.augmentation(use.name).spec, use) for use in uses}
 
+    built = {at: transforms(at) for at in ("stored", "input")}
     return InputPipeline(
-        at_stored=transforms("stored"),
-        at_input=transforms("input"),
+        at_stored=built["stored"],
+        at_input=built["input"],
         input_size=protocol.input_size,
         num_classes=num_classes,
         mean=moments(mean),
         std=moments(std),
+        strengths={
+            (use.at, use.name): read_strengths(built[use.at][use.name], use.strengths)
+            for use in protocol.augmentations
+            if use.name in built[use.at]
+        },
     )
 
 

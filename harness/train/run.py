@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +18,18 @@ from torch import nn
 
 from harness.api import EpochRecord, Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
-from harness.data.store import PreparedDataset
+from harness.data.content import content_fingerprint, pixel_digest
+from harness.data.store import PreparedDataset, SplitArrays
 from harness.errors import DatasetError, TrainingError
 from harness.identity import architecture_digest, build_module, job_fingerprint, learning_rate_peak
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
-from harness.train.environment import describe_environment, frozen_numerics
-from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
+from harness.train.environment import frozen_numerics
+from harness.train.executed import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
+from harness.train.loop import StoppedError, Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
 from harness.train.pipeline import build_pipeline
+from harness.train.provenance import describe_environment
+from harness.train.witness import Witness
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,9 @@ def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Traine
         watcher.training_started(tuple(run.state.history))
         run.train(watcher)
         logits, labels = run.test(watcher)
+        facts = run.facts()
         environment = describe_environment(
-            task.device, memory_format=task.model.spec.memory_format, plugin=str(task.model.owner)
+            task.device, task.catalog, model=task.model, job=task.job, protocol=task.protocol
         )
     odd = sorted({str(w.message).splitlines()[0] for w in caught if "deterministic" in str(w.message)})
     lr_max, exception = learning_rate_peak(task.protocol, task.model.spec)
@@ -131,17 +139,94 @@ def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Traine
         interruptions=run.interruptions,
         notes=[*run.mishaps, *odd, *uncomputed],
         environment=environment,
+        executed=facts,
+        executed_digest=facts_digest(facts),
+        deviations=[str(deviation) for deviation in deviations_of(task, facts)],
     )
     return Trained(result, logits, labels, tuple(run.state.history))
 
 
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of a module's state dict, in the order of the names."""
+    return state_hash(module.state_dict())
+
+
+def state_hash(weights: Mapping[str, torch.Tensor]) -> str:
+    """The same of a state dict, wherever and in whatever layout its tensors lie."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def deviations_of(task: Task, facts: Mapping[str, Any]) -> tuple[Deviation, ...]:
+    """Compare what was executed with what the job's protocol, model and data ask for."""
+    expected = expected_facts(task.protocol, task.model.spec, task.dataset.manifest, task.job.seed)
+    return compare_facts(facts, expected)
+
+
+def evaluate(task: Task, built: Built, weights: Mapping[str, torch.Tensor], test: SplitArrays) -> torch.Tensor:
+    """Return the logits, float32 (N, C), that weights of a finished job give for a split, as the run computed them.
+
+    Args:
+        task: The job with everything looked up; nothing is written.
+        built: From ``build_model``; takes the weights.
+        weights: A state dict.
+        test: The images.
+
+    Raises:
+        TrainingError: the weights are not of this model, or the logits are not finite.
+    """
+    module = to_layout(built.module, task.device, task.model.spec.memory_format)
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise TrainingError(f"The weights do not fit the model: {str(error).splitlines()[-1].strip()}") from error
+    with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _training(task, Witness()).predict(module, test)
+
+
+def repeat(task: Task, built: Built, start: Checkpoint | None, watcher: Watcher) -> TrainingState:
+    """Train again from a position to the end, or to where the watcher stops, without writing anything.
+
+    Args:
+        task: The job with everything looked up.
+        built: From ``build_model``; the module is trained in place.
+        start: Where to begin; None for the first step.
+        watcher: Told of steps and epochs; may stop.
+
+    Returns:
+        The state at the end. After a stop, its losses (steps,) are those of the epoch that was stopped in.
+    """
+    with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = _Run(task, built, Found(start))
+        with contextlib.suppress(StoppedError):
+            run.training.fit(run.state, watcher, lambda _: None, save_every=math.inf)
+        return run.state
+
+
+def _training(task: Task, witness: Witness) -> Training:
+    manifest = task.dataset.manifest
+    return Training(
+        protocol=task.protocol,
+        lr_max=learning_rate_peak(task.protocol, task.model.spec)[0],
+        seed=task.job.seed,
+        train=task.dataset.open_train(),
+        pipeline=build_pipeline(
+            task.protocol,
+            task.catalog,
+            num_classes=task.num_classes,
+            mean=manifest.mean,
+            std=manifest.std,
+            device=task.device,
+        ),
+        device=task.device,
+        memory_format=task.model.spec.memory_format,
+        witness=witness,
+    )
 
 
 class _Run:
@@ -155,22 +240,10 @@ class _Run:
         self.fingerprint = built.fingerprint
         self.started = checkpoint.started if checkpoint else _now()
         self.began = time.monotonic()
-        self.training = Training(
-            protocol=task.protocol,
-            lr_max=learning_rate_peak(task.protocol, task.model.spec)[0],
-            seed=task.job.seed,
-            train=task.dataset.open_train(),
-            pipeline=build_pipeline(
-                task.protocol,
-                task.catalog,
-                num_classes=task.num_classes,
-                mean=manifest.mean,
-                std=manifest.std,
-                device=task.device,
-            ),
-            device=task.device,
-            memory_format=task.model.spec.memory_format,
-        )
+        self.training = _training(task, self._witness(checkpoint))
+        self.train_pixels = pixel_digest(self.training.train.images)
+        self.training.witness.see("train_images", len(self.training.train))
+        self.training.witness.see("data", self.train_pixels)
         if not self.training.steps:
             raise DatasetError(
                 f"The data set '{manifest.dataset}' has {manifest.counts['train']} training images, "
@@ -184,6 +257,7 @@ class _Run:
         self.sealed = task.dataset.sealed_test()
         self.earlier_seconds = 0.0
         self.earlier_reads = 0
+        self.content = ""
         self.interruptions: tuple[dict[str, Any], ...] = ()
         if checkpoint is not None:
             self._go_on(checkpoint)
@@ -214,8 +288,29 @@ class _Run:
         # Counted on disk before it is opened, so that a stop in between can't hide a read.
         self._save(self.state, test_reads=self.test_reads + 1, roll=False)
         test = self.sealed.open(epochs_done=len(self.state.history), epochs=epochs)
+        self.content = content_fingerprint(
+            self.task.dataset.manifest.classes,
+            {
+                "train": (self.training.train.labels.tolist(), self.train_pixels),
+                "test": (test.labels.tolist(), pixel_digest(test.images)),
+            },
+        )
         logits = self.training.predict(self.state.module, test, watcher)
         return logits, torch.from_numpy(test.labels.copy())
+
+    def facts(self) -> dict[str, Any]:
+        """What was executed, over all processes that worked on the job."""
+        facts = self.training.witness.facts()
+        if not isinstance(facts["data"], dict):  # else the processes trained on different images, which stays visible
+            facts["data"] = self.content
+        facts["test_reads"] = accounted_reads(self.test_reads, self.interruptions, self.task.protocol.epochs)
+        return facts
+
+    @staticmethod
+    def _witness(checkpoint: Checkpoint | None) -> Witness:
+        if checkpoint is None:
+            return Witness()
+        return Witness(checkpoint.witnessed, position=(checkpoint.epoch, checkpoint.step))
 
     def _save(self, state: TrainingState, *, test_reads: int | None = None, roll: bool = True) -> None:
         done = state.epoch >= self.task.protocol.epochs
@@ -234,6 +329,7 @@ class _Run:
                 epoch_seconds=state.epoch_seconds,
                 test_reads=self.test_reads if test_reads is None else test_reads,
                 interruptions=self.interruptions,
+                witnessed=self.training.witness.state(),
             ),
             roll=roll,
         )

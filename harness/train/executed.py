@@ -1,0 +1,180 @@
+"""(protocol, model, data set, seed) -> the facts that a run must show, and the knobs in which two sets of facts differ.
+
+A fact is what was seen on the objects that did the work (``harness.train.witness``), not what was configured. What is
+expected is written down here a second time, apart from the code that trains, so that a change of that code is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from harness.api import ModelSpec
+from harness.data.store import Manifest
+from harness.identity import hash_of, learning_rate_peak
+from harness.registry import Protocol
+from harness.train.schedule import learning_rate
+from harness.train.seeds import generator
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Facts: TypeAlias = Mapping[str, Any]
+"""What was executed, by knob; values that JSON can hold."""
+
+COVERAGE = "seen_from"
+"""The key that says from which (epoch, step) on a run was watched; absent where that is its beginning."""
+
+_WHOLE_RUN = ("epochs", "steps_per_epoch", "learning_rates", "order")
+"""Knobs that can only be compared where a run was watched from its beginning."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A knob that stood otherwise than the protocol says.
+
+    ``found`` is ``{"varied": [...]}`` where it changed in the course of the run, and None where it was never seen.
+    """
+
+    knob: str
+    found: Any
+    expected: Any
+
+    def __str__(self) -> str:
+        return f"{self.knob} was {_short(self.found)}, expected {_short(self.expected)}"
+
+
+def expected_facts(protocol: Protocol, model: ModelSpec, data: Manifest, seed: int) -> dict[str, Any]:
+    """Return what a run of a job must show from its beginning to its end."""
+    classes = len(data.classes)
+    steps = data.counts["train"] // protocol.batch_size
+    peak, _ = learning_rate_peak(protocol, model)
+    return {
+        "batch_size": protocol.batch_size,
+        "input_size": [protocol.input_size, protocol.input_size],
+        "classes": classes,
+        "epochs": protocol.epochs,
+        "steps_per_epoch": steps,
+        "learning_rates": [learning_rate(epoch, protocol, peak) for epoch in range(protocol.epochs)],
+        "loss": "cross_entropy",
+        "label_smoothing": protocol.label_smoothing,
+        "gradients": "of one batch",
+        "optimizer": {
+            "class": f"torch.{protocol.optimizer.title()}",
+            "betas": list(protocol.betas),
+            "eps": protocol.eps,
+            "weight_decay": protocol.weight_decay,
+            "amsgrad": False,
+            "maximize": False,
+            "decoupled_weight_decay": False,
+        },
+        "trained_parameters": "all",
+        "augmentations": [
+            {"name": use.name, "at": use.at, "strengths": dict(use.strengths)}
+            for at in ("stored", "input")
+            for use in protocol.augmentations
+            if use.at == at
+        ],
+        "resizing": {"mode": "bilinear", "align_corners": False},
+        "normalisation": {"mean": [_float32(x) for x in data.mean], "std": [_float32(x) for x in data.std]},
+        "order": expected_order(seed, data.counts["train"], protocol.batch_size, protocol.epochs),
+        "data": data.fingerprint,
+        "train_images": data.counts["train"],
+        "test_images": data.counts["test"],
+        "test_reads": 1,
+        "precision": {"parameters": "float32", "inputs": "float32", "logits": "float32", "autocast": False},
+        "numerics": {
+            "float32_matmul_precision": "highest",
+            "cudnn_tf32": False,
+            "cudnn_benchmark": False,
+            "deterministic_algorithms": True,
+        },
+        "mode": "train",
+        "evaluation": {
+            "mode": "eval",
+            "input_size": [protocol.input_size, protocol.input_size],
+            "normalisation": {"mean": [_float32(x) for x in data.mean], "std": [_float32(x) for x in data.std]},
+            "inputs": "float32",
+            "autocast": False,
+        },
+    }
+
+
+def compare_facts(found: Facts, expected: Facts) -> tuple[Deviation, ...]:
+    """Return every knob in which a run was not what was expected.
+
+    Where a run was watched from the middle on, as after an update of harness, the knobs that need all of it are left
+    out; ``COVERAGE`` in the facts says so.
+    """
+    partly = COVERAGE in found
+    return tuple(
+        Deviation(knob, found.get(knob), value)
+        for knob, value in expected.items()
+        if not _equal(found.get(knob), value) and not (partly and (knob in _WHOLE_RUN or found.get(knob) is None))
+    )
+
+
+def facts_digest(facts: Facts) -> str:
+    """Hash of what was executed: equal for two runs of one job, whatever the machine."""
+    return hash_of(_plain(facts))
+
+
+def expected_order(seed: int, images: int, batch_size: int, epochs: int) -> str:
+    """Chain of hashes over the images of every batch of a run: a fresh permutation every epoch, the rest dropped."""
+    import torch
+
+    chain = ""
+    for epoch in range(epochs):
+        order = torch.randperm(images, generator=generator(seed, "shuffle", epoch)).numpy()
+        for first in range(0, images - batch_size + 1, batch_size):
+            chain = chained(chain, order[first : first + batch_size])
+    return chain
+
+
+def chained(chain: str, indices: npt.NDArray[np.int64]) -> str:
+    """Extend a chain of hashes by the indices of a batch; it can be written down and gone on with at any step."""
+    return hashlib.blake2b(chain.encode() + indices.astype("<i8").tobytes(), digest_size=8).hexdigest()
+
+
+def accounted_reads(reads: int, interruptions: Sequence[Mapping[str, Any]], epochs: int) -> int:
+    """Return how often the test split was read, leaving out repetitions that a stop explains.
+
+    A process that ends between the last step and the result has to read the split again when it goes on. The weights
+    are final by then, so that read tells nobody anything; it is an interruption in the last position.
+    """
+    after_the_end = sum(entry.get("epoch", 0) >= epochs for entry in interruptions)
+    return 1 if 1 <= reads <= 1 + after_the_end else reads
+
+
+def _equal(found: object, expected: object) -> bool:
+    return json.dumps(_plain(found), sort_keys=True) == json.dumps(_plain(expected), sort_keys=True)
+
+
+def _plain(value: object) -> object:
+    """Lists for tuples and floats for numbers, so that 1 and 1.0, which a TOML file may both hold, are equal."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, str | bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    return [_plain(inner) for inner in value] if isinstance(value, Iterable) else repr(value)
+
+
+def _float32(value: float) -> float:
+    """The value as the device holds it."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping) and set(value) == {"varied"}:
+        return " and ".join(_short(inner) for inner in value["varied"]) + " by turns"
+    if value is None:
+        return "never seen"
+    text = value if isinstance(value, str) else json.dumps(value, default=list)
+    return text if len(text) <= 200 else text[:200] + "..."

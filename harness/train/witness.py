@@ -1,0 +1,280 @@
+"""Looks on at a run and writes down what was executed: the tensors that reach the model, its optimiser, its loss.
+
+Hooks of torch on the module and the optimiser see what really passes through them; what no hook can see, the loop
+hands over from the variables that it uses. A step costs some microseconds; what needs arithmetic is looked at in the
+first and the last step of every epoch alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+from harness.train.environment import numeric_flags
+from harness.train.executed import COVERAGE, chained
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import nn
+
+_SETTINGS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
+_LOSS_TOLERANCE = 2e-5
+"""Relative difference of a float32 loss to its definition in float64 that rounding explains."""
+_UNSURE = "label_smoothing as declared"
+"""The smoothing of steps whose loss would be the same with another one: it counts only if no step tells more."""
+_MOMENT_TOLERANCE = 1e-4
+_PIXEL_TOLERANCE = 1e-4
+
+
+class Witness:
+    """What has been seen of one run so far; goes on from what a checkpoint holds.
+
+    Attributes:
+        probing: Whether the present step is one of those that are looked at closely.
+    """
+
+    def __init__(self, earlier: Mapping[str, Any] | None = None, *, position: tuple[int, int] = (0, 0)) -> None:
+        """Begin at a position (epoch, step), or go on from the ``state()`` of an earlier process."""
+        state = dict(earlier or {})
+        self._seen: dict[str, list[Any]] = {knob: list(values) for knob, values in state.get("seen", {}).items()}
+        self._rates: dict[str, list[float]] = {epoch: list(rates) for epoch, rates in state.get("rates", {}).items()}
+        self._steps: dict[str, int] = dict(state.get("steps", {}))
+        self._chain: str = state.get("chain", "")
+        self._from: list[int] = list(state.get("from", position))
+        self._epoch = ""
+        self._last: dict[str, Any] = {}
+        self.probing = False
+
+    def state(self) -> dict[str, Any]:
+        """Return all that has been seen, as plain values for a checkpoint."""
+        return {
+            "seen": {knob: list(values) for knob, values in self._seen.items()},
+            "rates": {epoch: list(rates) for epoch, rates in self._rates.items()},
+            "steps": dict(self._steps),
+            "chain": self._chain,
+            "from": list(self._from),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was executed, by the knobs of ``executed.expected_facts``; several values as ``varied``."""
+        rates = [_one(self._rates[epoch]) for epoch in sorted(self._rates, key=int)]
+        facts = {knob: _one(values) for knob, values in sorted(self._seen.items())}
+        unsure = facts.pop(_UNSURE, None)
+        facts.setdefault("label_smoothing", unsure)
+        evaluation = {key.removeprefix("evaluation."): facts.pop(key) for key in list(facts) if "evaluation." in key}
+        facts |= {
+            "epochs": len(self._steps),
+            "steps_per_epoch": _one(list(dict.fromkeys(self._steps.values()))),
+            "learning_rates": rates,
+            "order": self._chain,
+            "evaluation": evaluation or None,
+        }
+        if self._from != [0, 0]:
+            facts[COVERAGE] = self._from
+        return facts
+
+    def see(self, knob: str, value: object) -> None:
+        """Write down a value, once however often it is seen."""
+        if knob in self._last and self._last[knob] == value:
+            return
+        self._last[knob] = value
+        seen = self._seen.setdefault(knob, [])
+        if value not in seen:
+            seen.append(value)
+
+    # ------------------------------------------------------------------------------------------- told by the loop
+
+    def step_begins(self, epoch: int, step: int, steps: int, chosen: npt.NDArray[np.int64]) -> None:
+        """A batch is about to be made of the training images ``chosen``."""
+        self._epoch = str(epoch)
+        self._chain = chained(self._chain, chosen)
+        self.probing = step in (0, steps - 1)
+
+    def loss_computed(
+        self, logits: torch.Tensor, targets: torch.Tensor, loss: torch.Tensor, declared: float, module: nn.Module
+    ) -> None:
+        """A loss is about to be differentiated.
+
+        Args:
+            logits, targets: float (N, C), as they went into the loss.
+            loss: The scalar that came out.
+            declared: The smoothing that the loop asked for; it counts only if the loss is what it gives.
+            module: The model, whose gradients must be empty at this point.
+        """
+        if not self.probing:
+            return
+        smoothing, sure = applied_smoothing(logits.detach(), targets, float(loss.detach()), declared)
+        self.see("loss", "other than cross_entropy" if smoothing is None else "cross_entropy")
+        self.see("label_smoothing" if sure else _UNSURE, smoothing)
+        fresh = all(parameter.grad is None for parameter in module.parameters())
+        self.see("gradients", "of one batch" if fresh else "added up over batches")
+
+    # --------------------------------------------------------------------------------------- told by the pipeline
+
+    def augmented(self, chain: list[dict[str, Any]]) -> None:
+        """A batch went through these augmentations, in this order."""
+        self.see("augmentations", chain)
+
+    def resized(self, before: torch.Tensor, after: torch.Tensor, settings: Mapping[str, Any]) -> None:
+        """A training batch (N, 3, H, W) was brought to the input's size, by ``settings`` if they give ``after``."""
+        if not self.probing:
+            return
+        same = before.shape == after.shape
+        due = before if same else F.interpolate(before, size=tuple(after.shape[2:]), **settings)
+        agrees = torch.allclose(after, due, rtol=0, atol=_PIXEL_TOLERANCE)
+        self.see("resizing", dict(settings) if agrees else f"other than {settings.get('mode')}")
+
+    def normalised(self, before: torch.Tensor, after: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """A training batch (N, 3, H, W) was normalised, with moments (1, 3, 1, 1) if ``after`` is what they give."""
+        if self.probing:
+            self.see("normalisation", applied_moments(before, after, mean, std))
+
+    # ------------------------------------------------------------------------------------------ seen through hooks
+
+    @contextlib.contextmanager
+    def watching(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Look on at the training steps of a model and its optimiser."""
+        handles = [
+            module.register_forward_hook(self._forward),
+            optimizer.register_step_pre_hook(lambda which, *_: self._optimizer_step(module, which)),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextlib.contextmanager
+    def watching_evaluation(self, module: nn.Module) -> Iterator[None]:
+        """Look on while the test split goes through the model."""
+        count = 0
+
+        def forward(part: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:
+            nonlocal count
+            images = inputs[0]
+            count += len(images)
+            self.see("evaluation.mode", "train" if part.training else "eval")
+            self.see("evaluation.input_size", list(images.shape[2:]))
+            self.see("evaluation.inputs", _name(images.dtype))
+            self.see("evaluation.autocast", torch.is_autocast_enabled(images.device.type))
+
+        handle = module.register_forward_hook(forward)
+        try:
+            yield
+        finally:
+            handle.remove()
+        self.see("test_images", count)
+
+    def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        images = inputs[0]
+        kind = images.device.type
+        key = (images.shape, images.dtype, output.dtype, output.shape, module.training, numeric_flags(kind))
+        if not self.probing and self._last.get("forward") == key:
+            return
+        self._last["forward"] = key
+        self.see("batch_size", len(images))
+        self.see("input_size", list(images.shape[2:]))
+        self.see("classes", output.shape[-1])
+        self.see("mode", "train" if module.training else "eval")
+        autocast, numerics = numeric_flags(kind)
+        self.see("numerics", dict(numerics))
+        parameters = list(dict.fromkeys(_name(parameter.dtype) for parameter in module.parameters()))
+        self.see(
+            "precision",
+            {
+                "parameters": _one(parameters),
+                "inputs": _name(images.dtype),
+                "logits": _name(output.dtype),
+                "autocast": autocast,
+            },
+        )
+
+    def _optimizer_step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._steps[self._epoch] = self._steps.get(self._epoch, 0) + 1
+        rates = self._rates.setdefault(self._epoch, [])
+        for group in optimizer.param_groups:
+            if float(group["lr"]) not in rates:
+                rates.append(float(group["lr"]))
+            key = [group.get(name) for name in _SETTINGS]
+            if not self.probing and self._last.get("optimizer step") == key:
+                continue
+            self._last["optimizer step"] = key
+            kind = type(optimizer)
+            settings = {name: group.get(name, False) for name in _SETTINGS}
+            settings["betas"] = list(settings["betas"] or ())
+            self.see("optimizer", {"class": f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}", **settings})
+        if self.probing:
+            self.see("trained_parameters", _coverage(module, optimizer))
+
+
+def read_strengths(transform: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an augmentation's strengths from the transform itself, or those that it was built with.
+
+    A transform that is a dataclass says what it holds; of any other it is only known what it was given.
+    """
+    own = {field.name for field in fields(transform)} if is_dataclass(transform) else set()
+    return {name: getattr(transform, name) if name in own else value for name, value in given.items()}
+
+
+def applied_smoothing(
+    logits: torch.Tensor, targets: torch.Tensor, loss: float, declared: float
+) -> tuple[float | None, bool]:
+    """Return the label smoothing with which a loss comes out of logits and targets (N, C), from the numbers alone.
+
+    Cross-entropy with smoothing s is (1 - s) T + s U, T with the targets and U with the uniform distribution, so s can
+    be solved for. Where ``declared`` gives the loss within rounding it is returned as it is; otherwise the solution is,
+    to three decimals, or None where none in [0, 1) exists. The second value is False where the logits are so equal that
+    a smoothing off by a hundredth would give the same loss.
+    """
+    logs = torch.log_softmax(logits.double(), dim=1)
+    plain = float(-(targets.double() * logs).sum(dim=1).mean())
+    uniform = float(-logs.mean(dim=1).mean())
+    rounding = _LOSS_TOLERANCE * max(1.0, abs(loss))
+    if abs((1 - declared) * plain + declared * uniform - loss) <= rounding:
+        return declared, 0.01 * abs(uniform - plain) > rounding
+    if abs(uniform - plain) < 1e-9:
+        return None, True
+    solution = round((loss - plain) / (uniform - plain), 3) + 0.0  # and never -0.0
+    return (solution if 0 <= solution < 1 else None), True
+
+
+def applied_moments(
+    before: torch.Tensor, after: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
+) -> dict[str, list[float]]:
+    """Return by which mean and standard deviation images (N, 3, H, W) were normalised, from the numbers alone.
+
+    ``mean`` and ``std`` (1, 3, 1, 1) are returned if they give what came out within rounding; otherwise the straight
+    line through each channel's darkest and lightest value, to four decimals.
+    """
+    if after.shape == before.shape and torch.allclose(
+        after, (before - mean) / std, rtol=_MOMENT_TOLERANCE, atol=_MOMENT_TOLERANCE
+    ):
+        return {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+    found: dict[str, list[float]] = {"mean": [], "std": []}
+    for channel in range(before.shape[1]):
+        x, y = before[:, channel].double(), after[:, channel].double()
+        slope = float((x.max() - x.min()) / (y.max() - y.min()).clamp_min(1e-12))
+        found["std"].append(round(slope, 4))
+        found["mean"].append(round(float(x.min()) - float(y.min()) * slope, 4))
+    return found
+
+
+def _coverage(module: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    left = sum(parameter.numel() for parameter in trainable if id(parameter) not in held)
+    return f"all but {left:,}" if left else "all"
+
+
+def _one(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else {"varied": values} if values else None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
