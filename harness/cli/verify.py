@@ -1,0 +1,126 @@
+"""``harness verify``: every claim of finished runs, checked."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.options import data_option, data_root, format_option, load, registry_option
+from harness.cli.output import print_rows
+
+if TYPE_CHECKING:
+    from harness.results.store import JobFolder
+    from harness.verify.verify import Verified
+
+_COLUMNS = {
+    "run": "run",
+    "check": "check",
+    "verdict": "verdict",
+    "found": "found",
+    "expected": "expected",
+    "detail": "",
+}
+_CANNOT_READ = 3
+
+
+@click.command()
+@click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--replay", is_flag=True, help="Train a window again and compare its losses.")
+@click.option(
+    "--device",
+    metavar="auto|cpu|cuda[:i]|mps",
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes the run's own device if this machine has it.",
+)
+@data_option
+@registry_option
+@format_option
+def verify(
+    paths: tuple[Path, ...], replay: bool, device: str, data: Path | None, registry: Path | None, format_: str
+) -> int:
+    """Check every claim of finished runs.
+
+    RUN is a job's folder, a runs folder or a bundle. The stored weights are evaluated again on the test split, metrics
+    are computed again from the stored predictions, and hashes, fingerprint, protocol, learning rates, budget and what
+    was executed are compared. Bits must be equal in the run's own environment; elsewhere the tolerance is stated.
+    Nothing is written.
+
+    Exits with 1 if anything deviates, and with 3 if nothing could be read.
+
+    \b
+    harness verify runs/xscore-1.0/starnet/cifar10/seed-0
+    harness verify runs --format json
+    harness verify results.zip --replay
+    """
+    benchmark, catalog = load(registry)
+    with ExitStack() as stack:
+        found = [run for path in paths for run in _find(path, stack)]
+
+        from harness.train.environment import resolve_device
+        from harness.verify.checks import Means
+        from harness.verify.verify import verify_run
+
+        if device != "auto":
+            resolve_device(device)
+        means = Means(benchmark, catalog, data_root(data), device, replay)
+        verified = []
+        for index, (label, folder) in enumerate(found, 1):
+            click.echo(f"[{index}/{len(found)}] {label}", err=True)
+            verified.append(verify_run(label, folder, means))
+    rows = [check.as_row(one.label) for one in verified for check in one.checks]
+    print_rows(rows, format_, columns=_COLUMNS, digits={"found": 4, "expected": 4})
+    return _summarise(verified)
+
+
+def _find(path: Path, stack: ExitStack) -> Iterator[tuple[str, JobFolder]]:
+    """The finished runs at a path; a bundle is unpacked for the time of the command."""
+    from harness.results.bundle import open_bundle
+    from harness.results.merge import Incoming, merge_run
+    from harness.results.store import RunsFolder
+    from harness.verify.verify import find_runs
+
+    if not path.is_file():
+        yield from find_runs(path)
+        return
+    unpacked = RunsFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-verify-"))))
+    with open_bundle(path) as runs:
+        for run in runs:
+            merge_run(Incoming(run.job, run.result, run.hashes, run.open), unpacked)
+            folder = unpacked.of(run.job)
+            yield f"{path}:{folder.path.relative_to(unpacked.root).as_posix()}", folder
+
+
+def _summarise(verified: Sequence[Verified]) -> int:
+    counts = Counter(check.verdict for one in verified for check in one.checks)
+    failed = [one for one in verified if one.failed]
+    runs = f"{len(verified)} run{'' if len(verified) == 1 else 's'}"
+    numbers = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("ok", "failed", "skipped") if counts[verdict])
+    click.echo(f"{runs}: {numbers}.", err=True)
+    for one in failed:
+        for check in one.checks:
+            if check.verdict == "failed":
+                click.echo(
+                    f"Failed: {one.label}: {check.name}: {_sentence(check.found, check.expected, check.detail)}",
+                    err=True,
+                )
+    skipped: dict[tuple[str, str], int] = Counter(
+        (check.name, check.detail) for one in verified for check in one.checks if check.verdict == "skipped"
+    )
+    for (name, reason), count in skipped.items():
+        where = "" if len(verified) == 1 else f" of {count} run{'' if count == 1 else 's'}"
+        click.echo(f"Not checked: {name}{where}: {reason}", err=True)
+    if not any(one.readable for one in verified):
+        return _CANNOT_READ
+    return 1 if failed else 0
+
+
+def _sentence(found: object, expected: object, detail: str) -> str:
+    sides = f"found {found}, expected {expected}." if found is not None or expected is not None else ""
+    return " ".join(part for part in (detail, sides) if part)

@@ -1,0 +1,161 @@
+"""A run computed again: its predictions from the stored weights, and a window of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from harness.api import EpochRecord
+from harness.data.store import open_split
+from harness.errors import HarnessError
+from harness.results.values import read_predictions
+from harness.verify.checks import Check, Run
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.train.checkpoint import Checkpoint
+
+LOGIT_TOLERANCE = 1e-3
+"""Largest difference of a logit, as a share of the largest logit, that another machine explains."""
+LOSS_TOLERANCE = 0.05
+"""Relative difference of a window's mean loss that another machine explains; training makes small differences grow."""
+
+
+def check_evaluation(run: Run) -> Iterator[Check]:
+    """The stored weights give the stored logits: bit by bit in the run's own environment, else within a tolerance."""
+    import numpy as np
+
+    from harness.train.run import evaluate
+
+    try:
+        checkpoint = run.checkpoint
+        logits, labels = read_predictions(run.folder)
+    except HarnessError:
+        checkpoint = None
+    if checkpoint is None:
+        yield Check("evaluation", "skipped", detail="The weights or the predictions can't be read.")
+        return
+    task, built = run.task, run.build()
+    with run.same_threads():
+        try:
+            test = open_split(task.dataset.folder, "test")
+            again = evaluate(task, built, checkpoint.weights, test).numpy()
+        except HarnessError as error:
+            yield Check("evaluation", "failed", detail=str(error))
+            return
+        differences = run.differences()
+    if again.shape != logits.shape or not np.array_equal(test.labels, labels):
+        detail = "The stored predictions are of another test split than the prepared one."
+        yield Check("evaluation", "failed", f"{logits.shape}", f"{again.shape}", detail)
+        return
+    largest = float(np.abs(again - logits).max())
+    changed = int((again.argmax(axis=1) != logits.argmax(axis=1)).sum())
+    found = f"largest difference {largest:.2g}, {changed} of {len(logits):,} answers changed"
+    if np.array_equal(again, logits):
+        yield Check("evaluation", "ok", "equal bits", "equal bits")
+    elif not differences:
+        detail = "In the run's own environment (device, threads, torch) the stored weights give other logits."
+        yield Check("evaluation", "failed", found, "equal bits", detail)
+    else:
+        limit = LOGIT_TOLERANCE * float(np.abs(logits).max())
+        detail = f"Compared within a tolerance, since the environment differs: {'; '.join(differences)}."
+        yield Check("evaluation", "ok" if largest <= limit else "failed", found, f"at most {limit:.2g}", detail)
+
+
+def check_replay(run: Run) -> Iterator[Check]:
+    """A window of the training, repeated, gives the recorded losses, and at the end the recorded weights."""
+    from harness.train.checkpoint import load_checkpoint, spare_of
+
+    final = run.checkpoint
+    if final is None:
+        yield Check("replay", "skipped", detail="The final checkpoint is not there.")
+        return
+    try:
+        spare = load_checkpoint(spare_of(run.folder.checkpoint), fingerprint=run.result.fingerprint)
+        note = "" if spare else "No checkpoint from before the end is there, so the first epoch was repeated."
+    except HarnessError as error:
+        spare, note = None, f"{error}, so the first epoch was repeated."
+    with run.same_threads():
+        try:
+            if spare is not None and spare.optimizer is not None:
+                yield from _repeat_end(run, spare, final)
+            else:
+                yield from _repeat_beginning(run, note)
+        except HarnessError as error:
+            yield Check("replay", "failed", detail=str(error))
+
+
+def _repeat_end(run: Run, spare: Checkpoint, final: Checkpoint) -> Iterator[Check]:
+    from harness.train.run import repeat, weights_hash
+
+    where = f"from epoch {spare.epoch + 1}, step {spare.step + 1} to the end"
+    state = repeat(run.task, run.build(), spare, _Watch())
+    losses = state.losses.cpu()
+    differences = run.differences()
+    if not differences:
+        wrong = (losses != final.losses).nonzero()
+        if len(wrong):
+            step = int(wrong[0])
+            detail = f"Repeated {where}: the loss of the last epoch's step {step + 1} differs."
+            yield Check("replay", "failed", losses[step].item(), final.losses[step].item(), detail)
+        else:
+            steps = f"{len(losses)} losses of the last epoch"
+            yield Check("replay", "ok", steps, steps, f"Repeated {where}, equal bits.")
+        found, expected = weights_hash(state.module)[:16], run.result.weights_sha256[:16]
+        detail = "" if found == expected else f"Repeated {where}, training ends in other weights."
+        yield Check("replay weights", "ok" if found == expected else "failed", found, expected, detail)
+        return
+    yield _within_tolerance(float(losses.double().mean()), float(final.losses.double().mean()), where, differences)
+    detail = "Weights are compared in the run's own environment alone."
+    yield Check("replay weights", "skipped", detail=f"{detail} {'; '.join(differences)}.")
+
+
+def _repeat_beginning(run: Run, note: str) -> Iterator[Check]:
+    from harness.train.run import repeat
+
+    history = run.folder.read_history()
+    if not history:
+        yield Check("replay", "skipped", detail="The history is empty.")
+        return
+    steps = run.dataset.manifest.counts["train"] // run.protocol.batch_size
+    state = repeat(run.task, run.build(), None, _Watch(stop_after=steps))
+    found, expected = state.losses.cpu().double().mean().item(), history[0].loss
+    differences = run.differences()
+    if differences:
+        yield _within_tolerance(found, expected, f"over the first epoch. {note}", differences)
+    else:
+        detail = f"The mean loss of the first epoch, {steps} steps. {note}"
+        yield Check("replay", "ok" if found == expected else "failed", found, expected, detail)
+
+
+def _within_tolerance(found: float, expected: float, where: str, differences: list[str]) -> Check:
+    near = abs(found - expected) <= LOSS_TOLERANCE * abs(expected)
+    detail = (
+        f"Mean loss, repeated {where}, compared within {LOSS_TOLERANCE:.0%} since the environment differs: "
+        f"{'; '.join(differences)}."
+    )
+    return Check("replay", "ok" if near else "failed", found, expected, detail)
+
+
+class _Watch:
+    """Stops a repetition after some steps."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self._left = stop_after
+
+    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
+        pass
+
+    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+        if self._left is not None:
+            self._left -= 1
+
+    def epoch_finished(self, record: EpochRecord) -> None:
+        pass
+
+    def batch_evaluated(self) -> None:
+        pass
+
+    def should_stop(self) -> bool:
+        return self._left == 0

@@ -1,0 +1,218 @@
+"""The outcome of a check, and the look-ups that checks share, each of which may be impossible on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from harness.api import Job, ModelSpec, RunResult
+from harness.catalog import Catalog, Offer
+from harness.data.prepare import prepare_embedded
+from harness.data.store import PreparedDataset
+from harness.errors import HarnessError
+from harness.registry import Benchmark, Protocol
+from harness.results.store import JobFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.train.checkpoint import Checkpoint
+    from harness.train.run import Built, Task
+
+Verdict: TypeAlias = Literal["ok", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about one run, and its answer.
+
+    Attributes:
+        name: What was looked at, such as ``weights`` or ``metric top1``.
+        verdict: ``skipped`` where it could not be looked at here; ``detail`` says why.
+        found, expected: The two sides of the comparison, for people.
+        detail: A sentence, where the two sides do not say it all.
+    """
+
+    name: str
+    verdict: Verdict
+    found: Any = None
+    expected: Any = None
+    detail: str = ""
+
+    def as_row(self, run: str) -> dict[str, Any]:
+        """Return the row that ``harness verify`` prints."""
+        return {
+            "run": run,
+            "check": self.name,
+            "verdict": self.verdict,
+            "found": _flat(self.found),
+            "expected": _flat(self.expected),
+            "detail": self.detail,
+        }
+
+
+def compare(name: str, found: Any, expected: Any, detail: str = "") -> Check:
+    """Return a check that is fine if both sides are equal; ``detail`` is said where they are not."""
+    same = found == expected
+    return Check(name, "ok" if same else "failed", found, expected, "" if same else detail)
+
+
+def _flat(value: Any) -> Any:
+    """Compact JSON for what has parts, so that every row has the same columns."""
+    if isinstance(value, str | int | float) or value is None:
+        return value
+    return json.dumps(value, default=list)
+
+
+class ImpossibleError(Exception):
+    """A check can't be made here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What verification has at hand.
+
+    Attributes:
+        benchmark, catalog: Where names are looked up.
+        data_root: Where prepared data sets are.
+        device: Where to compute; ``auto`` takes the run's own device if this machine has it.
+        replay: Whether to train a window again.
+    """
+
+    benchmark: Benchmark
+    catalog: Catalog
+    data_root: Path
+    device: str = "auto"
+    replay: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run under examination. The properties raise ImpossibleError where this machine lacks something."""
+
+    folder: JobFolder
+    result: RunResult
+    means: Means
+
+    @property
+    def job(self) -> Job:
+        """The job, as the result names it."""
+        return self.result.job
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """The protocol of that name here."""
+        with _impossible():
+            return self.means.benchmark.protocol(self.job.protocol)
+
+    @cached_property
+    def model(self) -> Offer[ModelSpec]:
+        """The installed model."""
+        with _impossible():
+            return self.means.catalog.model(self.job.model)
+
+    @cached_property
+    def dataset(self) -> PreparedDataset:
+        """The prepared data set."""
+        with _impossible():
+            offer = self.means.catalog.dataset(self.job.dataset)
+            return prepare_embedded(offer, self.means.data_root, self.protocol.input_size)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        from harness.train.environment import resolve_device
+
+        name = self.means.device
+        if name == "auto":
+            with contextlib.suppress(HarnessError):
+                return resolve_device(str(self.result.environment.get("device", "auto")))
+        with _impossible():
+            return resolve_device(name)
+
+    @cached_property
+    def task(self) -> Task:
+        """The job with everything looked up."""
+        from harness.train.run import Task
+
+        with _impossible():
+            for use in self.protocol.augmentations:
+                self.means.catalog.augmentation(use.name)
+        return Task(
+            job=self.job,
+            protocol=self.protocol,
+            model=self.model,
+            dataset=self.dataset,
+            catalog=self.means.catalog,
+            device=self.device,
+            checkpoint=self.folder.checkpoint,
+            over_budget=self.result.over_budget,
+        )
+
+    def build(self) -> Built:
+        """The freshly initialised model, new at every call since it is trained and filled in place."""
+        from harness.train.run import build_model
+
+        with _impossible():
+            return build_model(self.task)
+
+    @cached_property
+    def identity(self) -> tuple[str, int]:
+        """The fingerprint that the job has today, and its model's trainable parameters."""
+        built = self.build()
+        return built.fingerprint, built.parameters
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The final checkpoint; None if there is none. Raises DamagedCheckpointError like reading it does."""
+        from harness.train.checkpoint import load_checkpoint
+
+        return load_checkpoint(self.folder.checkpoint, fingerprint=self.result.fingerprint)
+
+    def differences(self) -> list[str]:
+        """Say in what the present environment differs from the run's, of all that may change the last bits."""
+        import torch
+
+        from harness.train.provenance import device_name
+
+        recorded = self.result.environment
+        here = {
+            "device": self.device.type,
+            "device_name": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__.partition("+")[0],
+        }
+        there = {
+            "device": str(recorded.get("device", "")).partition(":")[0],
+            "device_name": recorded.get("device_name"),
+            "threads": recorded.get("threads"),
+            "torch": str(recorded.get("versions", {}).get("torch")).partition("+")[0],
+        }
+        return [f"{key} {there[key]} then, {here[key]} now" for key in here if here[key] != there[key]]
+
+    @contextlib.contextmanager
+    def same_threads(self) -> Iterator[None]:
+        """Compute with as many threads as the run had, where this machine has so many cores."""
+        import torch
+
+        before, wanted = torch.get_num_threads(), self.result.environment.get("threads")
+        if isinstance(wanted, int) and 1 <= wanted <= (os.cpu_count() or 1):
+            torch.set_num_threads(wanted)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _impossible() -> Iterator[None]:
+    try:
+        yield
+    except HarnessError as error:
+        raise ImpossibleError(str(error)) from error

@@ -1,0 +1,144 @@
+"""Paths of runs -> checks. Every check stands alone: one that can't be made says why, and the others go on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from harness.api import Job
+from harness.errors import CannotContinueError, HarnessError, StoreError
+from harness.results.store import JobFolder
+from harness.verify.again import check_evaluation, check_replay
+from harness.verify.checks import Check, ImpossibleError, Means, Run
+from harness.verify.claims import (
+    check_budget,
+    check_executed,
+    check_fingerprint,
+    check_learning_rates,
+    check_protocol,
+    check_test_reads,
+)
+from harness.verify.files import check_history, check_job, check_metrics, check_weights
+
+_Checks: TypeAlias = tuple[tuple[str, Callable[[Run], Iterator[Check]]], ...]
+
+_CHECKS: _Checks = (
+    ("job", check_job),
+    ("protocol", check_protocol),
+    ("fingerprint", check_fingerprint),
+    ("weights", check_weights),
+    ("history", check_history),
+    ("learning rates", check_learning_rates),
+    ("predictions", check_metrics),
+    ("test reads", check_test_reads),
+    ("budget", check_budget),
+    ("executed", check_executed),
+    ("evaluation", check_evaluation),
+)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One run and the answers.
+
+    Attributes:
+        label: How the user knows the run.
+        checks: In a fixed order.
+        readable: Whether there was a result at all.
+    """
+
+    label: str
+    checks: tuple[Check, ...]
+    readable: bool = True
+
+    @property
+    def failed(self) -> bool:
+        """Whether any check found a deviation."""
+        return any(check.verdict == "failed" for check in self.checks)
+
+
+def find_runs(path: Path) -> tuple[tuple[str, JobFolder], ...]:
+    """Return the finished runs at a path, each with a label.
+
+    Args:
+        path: A job's folder, or any folder above some, such as a runs folder.
+
+    Raises:
+        CannotContinueError: there is nothing finished.
+    """
+    if not path.is_dir():
+        raise CannotContinueError(f"There is no run, runs folder or bundle at {path}.")
+    if (path / "job.json").is_file() or (path / "result.json").is_file():
+        folder = JobFolder(_job_of(path), path)
+        if not folder.result.is_file():
+            raise CannotContinueError(
+                f"{path} is not finished: it has no result.json. 'harness run' goes on with it; verify it then."
+            )
+        return ((str(path), folder),)
+    found = []
+    for result in sorted(path.glob("**/seed-*/result.json")):
+        match = re.fullmatch(r"seed-(\d+)", result.parent.name)
+        if match and "set-aside" not in result.parts:
+            protocol, model, dataset = result.parent.parts[-4:-1]
+            found.append((str(result.parent), JobFolder(Job(protocol, model, dataset, int(match[1])), result.parent)))
+    if not found:
+        raise CannotContinueError(f"There is no finished run in {path}.")
+    return tuple(found)
+
+
+def verify_run(label: str, folder: JobFolder, means: Means) -> Verified:
+    """Check every claim of a finished run; nothing is written.
+
+    A check that can't be made here, since a plugin or the data set is missing, is ``skipped`` with the reason.
+    """
+    try:
+        result = folder.read_result()
+    except StoreError as error:
+        return Verified(label, (Check("result", "failed", detail=f"{error}."),), readable=False)
+    if result is None:
+        detail = f"{folder.result} is not there."
+        return Verified(label, (Check("result", "failed", detail=detail),), readable=False)
+    run = Run(folder, result, means)
+    checks = [_schema(folder)]
+    for name, check in _CHECKS + ((("replay", check_replay),) if means.replay else ()):
+        checks += _guarded(name, check, run)
+    return Verified(label, tuple(checks))
+
+
+def _guarded(name: str, check: Callable[[Run], Iterator[Check]], run: Run) -> list[Check]:
+    """Make a check; keep what it found before it turned out to be impossible."""
+    made: list[Check] = []
+    try:
+        for one in check(run):
+            made.append(one)
+    except ImpossibleError as impossible:
+        made.append(Check(name, "skipped", detail=str(impossible)))
+    except HarnessError as error:
+        made.append(Check(name, "failed", detail=str(error)))
+    return made
+
+
+def _schema(folder: JobFolder) -> Check:
+    from harness.results.upgrade import SCHEMA
+
+    schema = json.loads(folder.result.read_bytes())["schema"]
+    detail = "" if schema == SCHEMA else f"Read as schema {SCHEMA}; the file stays as it is."
+    return Check("schema", "ok", schema, f"1 to {SCHEMA}", detail)
+
+
+def _job_of(path: Path) -> Job:
+    """The job of a folder that may be anywhere, from its files."""
+    for name in ("job.json", "result.json"):
+        try:
+            content = json.loads((path / name).read_bytes())
+            named = content.get("job", content)
+            return Job(str(named["protocol"]), str(named["model"]), str(named["dataset"]), int(named["seed"]))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    raise CannotContinueError(f"Neither job.json nor result.json in {path} can be read, so the run can't be told.")
