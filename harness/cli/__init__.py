@@ -12,6 +12,7 @@ import click
 from harness import __version__
 from harness.cli.audit import audit
 from harness.cli.budget import check_budget
+from harness.cli.bundle import bundle, merge
 from harness.cli.catalog import list_command
 from harness.cli.leaderboard import leaderboard
 from harness.cli.patterns import patterns
@@ -20,6 +21,7 @@ from harness.cli.report import report
 from harness.cli.run import plan, run, status
 from harness.cli.score import score
 from harness.cli.select import select
+from harness.cli.verify import verify
 from harness.errors import HarnessError
 
 INTERRUPTED = 130
@@ -69,6 +71,7 @@ def cli() -> None:
 for command in (
     *(list_command, check_budget, prepare, audit, plan, run, status),
     *(leaderboard, score, select, patterns, report),
+    *(verify, bundle, merge),
 ):
     cli.add_command(command)
 

@@ -1,0 +1,167 @@
+"""``harness bundle`` and ``harness merge``: finished runs to another machine and back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.options import format_option, registry_option, runs_option, suite_option
+from harness.cli.output import print_rows
+from harness.errors import CannotContinueError, WrongUseError
+
+if TYPE_CHECKING:
+    from harness.results.store import JobFolder
+
+_BUNDLED = {"model": "model", "dataset": "data set", "seed": "seed", "state": "state", "bytes": "bytes", "detail": ""}
+_MERGED = {
+    "model": "model",
+    "dataset": "data set",
+    "seed": "seed",
+    "outcome": "outcome",
+    "place": "place",
+    "detail": "",
+}
+
+
+@click.command()
+@click.argument("names", metavar="[RUN|MODEL]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every finished run in --runs.")
+@suite_option
+@click.option("--dataset", "datasets", metavar="DATASET", multiple=True, help="Only this data set; repeatable.")
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The bundle."
+)
+@runs_option
+@registry_option
+@format_option
+def bundle(
+    names: tuple[str, ...],
+    everything: bool,
+    suite: str | None,
+    datasets: tuple[str, ...],
+    output: Path,
+    runs: Path,
+    registry: Path | None,
+    format_: str,
+) -> int:
+    """Pack finished runs into one file that carries the hash of everything in it.
+
+    Name runs by their folders or models by their names, or say --all; --suite and --dataset leave out the others. Runs
+    that are not finished are left out, and named. The file is an ordinary zip archive; 'harness merge' takes it in.
+
+    \b
+    harness bundle --all -o results.zip
+    harness bundle starnet mynet --suite xscore4 -o two.zip
+    harness bundle runs/xscore-1.0/starnet/cifar10/seed-0 -o one.zip
+    """
+    from harness.results.bundle import write_bundle
+    from harness.results.merge import why_not
+    from harness.results.store import RunsFolder
+
+    if everything == bool(names):
+        raise WrongUseError("Name runs or models, or say --all, and not both.")
+    wanted = _suite_filter(suite, registry)
+    folders = [
+        folder
+        for folder in _chosen(names, RunsFolder(runs))
+        if (not datasets or folder.job.dataset in datasets) and wanted(folder)
+    ]
+    if len({folder.job for folder in folders}) < len(folders):
+        raise WrongUseError("Two of the named runs are of the same job; a bundle holds one of each.")
+    reasons = {folder.job: why_not(folder) for folder in folders}
+    whole = [folder for folder in folders if not reasons[folder.job]]
+    rows: list[dict[str, Any]] = [
+        {
+            "model": folder.job.model,
+            "dataset": folder.job.dataset,
+            "seed": folder.job.seed,
+            "protocol": folder.job.protocol,
+            "state": "left out" if reasons[folder.job] else "bundled",
+            "bytes": None if reasons[folder.job] else _size(folder),
+            "detail": reasons[folder.job],
+        }
+        for folder in folders
+    ]
+    if not whole:
+        text = " ".join(f"{job}: {reason}" for job, reason in reasons.items() if reason)
+        raise CannotContinueError(f"There is no finished run to pack in {runs}. {text}".strip())
+    size = write_bundle(output, whole)
+    print_rows(rows, format_, columns=_BUNDLED)
+    left = len(folders) - len(whole)
+    click.echo(f"{output}: {len(whole)} runs, {size / 1e6:.1f} MB{f'; {left} left out' if left else ''}.", err=True)
+    return 0
+
+
+@click.command()
+@click.argument("sources", metavar="BUNDLE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@runs_option
+@format_option
+def merge(sources: tuple[Path, ...], runs: Path, format_: str) -> int:
+    """Take finished runs in from bundles or other runs folders.
+
+    Everything is compared with its hash before anything is written. What is here already stays: an identical run is
+    skipped, and one that differs is kept beside it under set-aside, which exits with 1. A damaged or altered bundle
+    leaves everything as it was and exits with 3.
+
+    \b
+    harness merge results.zip
+    harness merge /mnt/cluster/runs results.zip --runs runs
+    """
+    from harness.results.merge import merge_run, open_source
+    from harness.results.store import RunsFolder
+
+    target = RunsFolder(runs)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_source(path)) for path in sources]
+        target.check_writable()
+        merged = [merge_run(run, target) for found, _ in opened for run in found]
+        left_out = [sentence for _, sentences in opened for sentence in sentences]
+    print_rows([one.as_row() for one in merged], format_, columns=_MERGED)
+    for sentence in left_out:
+        click.echo(sentence, err=True)
+    counts = Counter(one.outcome for one in merged)
+    states = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    click.echo(f"{len(merged)} runs into {runs}: {states}.", err=True)
+    return 1 if counts["set aside"] or counts["left out"] else 0
+
+
+def _chosen(names: Sequence[str], runs: Any) -> list[JobFolder]:
+    """The runs that were named, finished or not: folders by path, models by name, all for none."""
+    from harness.results.merge import all_folders
+    from harness.verify.verify import find_runs
+
+    everything = list(all_folders(runs))
+    if not names:
+        return everything
+    chosen: list[JobFolder] = []
+    for name in names:
+        mine = [folder for folder in everything if folder.job.model == name]
+        if not mine and Path(name).is_dir():
+            mine = [folder for _, folder in find_runs(Path(name))]
+        if not mine:
+            known = ", ".join(sorted({folder.job.model for folder in everything})) or "none"
+            raise CannotContinueError(
+                f"There is no run of a model '{name}' in {runs.root}, and no folder '{name}'. Models there: {known}."
+            )
+        chosen += [folder for folder in mine if folder.path.resolve() not in {one.path.resolve() for one in chosen}]
+    return chosen
+
+
+def _suite_filter(suite: str | None, registry: Path | None) -> Any:
+    if suite is None:
+        return lambda _: True
+    from harness.registry import load_benchmark
+
+    found = load_benchmark(registry).suite(suite)
+    return lambda folder: folder.job.protocol == found.protocol and folder.job.dataset in found.datasets
+
+
+def _size(folder: JobFolder) -> int:
+    from harness.results.bundle import FILES
+
+    return sum(file.stat().st_size for name in FILES if (file := folder.path / name).is_file())

@@ -1,0 +1,253 @@
+"""Finished runs <-> one file: an ordinary zip archive whose manifest holds the hash of every file in it.
+
+    bundle.json                                            schema, and by run its files' sizes and SHA-256
+    runs/<protocol>/<model>/<data set>/seed-<n>/...        the files as they are on disk
+
+The same runs give the same bytes: names are sorted, times are fixed and nothing is compressed, since weights do not
+shrink and the predictions are compressed already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from harness.api import Job, RunResult
+from harness.errors import CannotContinueError, StoreError
+from harness.files import write_atomically
+from harness.results.store import JobFolder, parse_result
+
+SCHEMA = 1
+KIND = "xscore-harness bundle"
+FILES = ("job.json", "history.jsonl", "checkpoint.pt", "checkpoint.spare.pt", "predictions.npz", "result.json")
+"""What a finished run consists of, in the order in which it is written: the finishing mark last."""
+_NEEDED = ("job.json", "history.jsonl", "checkpoint.pt", "predictions.npz", "result.json")
+_MANIFEST = "bundle.json"
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CHUNK = 1 << 20
+
+
+class DamagedBundleError(CannotContinueError):
+    """A bundle is truncated, altered, or not a bundle."""
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file in a bundle: its size and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    schema: int
+    kind: str
+    runs: dict[str, dict[str, _Entry]]
+
+
+@dataclass(frozen=True)
+class BundledRun:
+    """A run in an open bundle whose hashes were found right.
+
+    Attributes:
+        job: Which one.
+        result: Its result.
+        hashes: SHA-256 by file name.
+    """
+
+    job: Job
+    result: RunResult
+    hashes: Mapping[str, str]
+    _archive: zipfile.ZipFile
+    _prefix: str
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open one of its files for reading."""
+        return self._archive.open(self._prefix + name)
+
+
+def write_bundle(path: Path, folders: Iterable[JobFolder]) -> int:
+    """Pack finished runs.
+
+    Args:
+        path: The file to write; there must be none yet.
+        folders: Their folders, each with a result.
+
+    Returns:
+        The bundle's size in bytes.
+
+    Raises:
+        StoreError: it can't be written, there is a file of that name, or a run lacks a file.
+    """
+    if path.exists():
+        raise StoreError(f"{path} is there already. Choose another name, or remove it first.")
+    runs: dict[str, dict[str, Any]] = {}
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for folder in sorted(folders, key=lambda one: one.job):
+                runs[_path_of(folder.job)] = dict(_pack(archive, folder))
+            manifest = {"schema": SCHEMA, "kind": KIND, "runs": runs}
+            archive.writestr(_info(_MANIFEST), json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"Cannot write in {path.parent}: {error.strerror or error}.") from error
+    write_atomically(path, write)
+    return path.stat().st_size
+
+
+def missing_files(folder: JobFolder) -> list[str]:
+    """Return which files of a finished run are not there."""
+    return [name for name in _NEEDED if not (folder.path / name).is_file()]
+
+
+def hash_files(folder: JobFolder) -> dict[str, str]:
+    """Return the SHA-256 of a run's files by name."""
+    hashes = {}
+    for name in FILES:
+        file = folder.path / name
+        if file.is_file():
+            with file.open("rb") as opened:
+                hashes[name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return hashes
+
+
+@contextmanager
+def open_bundle(path: Path) -> Iterator[tuple[BundledRun, ...]]:
+    """Open a bundle after every byte of it was compared with its manifest; nothing is unpacked.
+
+    Raises:
+        DamagedBundleError: it is truncated or altered, holds what its manifest does not name, or is of a newer schema.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            try:
+                runs = tuple(_verified(path, archive))
+            except zipfile.BadZipFile as error:
+                raise _damaged(path, str(error)) from error
+            yield runs
+    except FileNotFoundError:
+        raise CannotContinueError(f"There is no bundle at {path}.") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise _damaged(path, str(error)) from error
+    except OSError as error:
+        raise CannotContinueError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def _pack(archive: zipfile.ZipFile, folder: JobFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in FILES:
+        source = folder.path / name
+        if not source.is_file():
+            if name in _NEEDED:
+                raise StoreError(
+                    f"{source} is not there, so {folder.job} can't be packed. 'harness verify' shows more."
+                )
+            continue
+        digest, size = hashlib.sha256(), 0
+        info = _info(f"runs/{_path_of(folder.job)}/{name}")
+        with source.open("rb") as file, archive.open(info, "w", force_zip64=True) as target:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                target.write(chunk)
+        yield name, {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    info.create_system = 3
+    return info
+
+
+def _path_of(job: Job) -> str:
+    return f"{job.protocol}/{job.model}/{job.dataset}/seed-{job.seed}"
+
+
+def _verified(path: Path, archive: zipfile.ZipFile) -> Iterator[BundledRun]:
+    manifest = _manifest(path, archive)
+    expected = {f"runs/{run}/{name}": entry for run, files in manifest.runs.items() for name, entry in files.items()}
+    infos = {info.filename: info for info in archive.infolist() if info.filename != _MANIFEST}
+    if len(archive.infolist()) != len(infos) + 1 or set(infos) != set(expected):
+        odd = sorted(set(infos) ^ set(expected))
+        raise _damaged(path, f"its manifest does not fit its content ({odd[0] if odd else 'a name is there twice'})")
+    for name, info in infos.items():
+        mode = info.external_attr >> 16
+        if info.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
+            raise _damaged(path, f"{name} is not a plain file")
+        _compare(path, archive, info, expected[name])
+    for run, files in sorted(manifest.runs.items()):
+        yield _bundled(path, archive, run, files)
+
+
+def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
+    try:
+        content = archive.read(_MANIFEST)
+        manifest = msgspec.json.decode(content, type=_Manifest)
+    except KeyError:
+        raise DamagedBundleError(f"{path} is not a bundle of harness: it holds no {_MANIFEST}.") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"{_MANIFEST}: {error}") from error
+    if manifest.kind != KIND:
+        raise DamagedBundleError(f"{path} is not a bundle of harness: its kind is {manifest.kind!r}.")
+    if manifest.schema != SCHEMA:
+        raise DamagedBundleError(
+            f"{path} has bundle schema {manifest.schema}, and this harness knows {SCHEMA}: a newer one wrote it. "
+            "Install that version of xscore-harness to read it."
+        )
+    for run, files in manifest.runs.items():
+        _job(path, run)
+        if unknown := sorted(set(files) - set(FILES)):
+            raise _damaged(path, f"{run} has a file {unknown[0]!r}, which is none of a run's")
+        if lacking := [name for name in _NEEDED if name not in files]:
+            raise _damaged(path, f"{run} lacks {lacking[0]}")
+    return manifest
+
+
+def _job(path: Path, run: str) -> Job:
+    """The job that a path in the archive names; names that lead elsewhere are refused."""
+    parts = run.split("/")
+    seed = re.fullmatch(r"seed-(\d{1,9})", parts[-1])
+    if len(parts) != 4 or seed is None or not all(_PART.fullmatch(part) for part in parts):
+        raise DamagedBundleError(
+            f"{path} is refused: {run!r} is not the place of a run, which is <protocol>/<model>/<data set>/seed-<n>."
+        )
+    return Job(parts[0], parts[1], parts[2], int(seed[1]))
+
+
+def _compare(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, entry: _Entry) -> None:
+    if info.file_size != entry.bytes or info.compress_type != zipfile.ZIP_STORED:
+        raise _damaged(path, f"{info.filename} has {info.file_size} bytes, the manifest says {entry.bytes}")
+    with archive.open(info) as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != entry.sha256:
+        raise _damaged(path, f"{info.filename} is not what was packed (its SHA-256 differs)")
+
+
+def _bundled(path: Path, archive: zipfile.ZipFile, run: str, files: Mapping[str, _Entry]) -> BundledRun:
+    prefix = f"runs/{run}/"
+    where = f"{path}:{prefix}result.json"
+    try:
+        result = parse_result(archive.read(prefix + "result.json"), where)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"{prefix}result.json: {error}") from error
+    if result.job != _job(path, run):
+        raise _damaged(path, f"{prefix}result.json is the result of another job, {result.job}")
+    return BundledRun(result.job, result, {name: entry.sha256 for name, entry in files.items()}, archive, prefix)
+
+
+def _damaged(path: Path, reason: str) -> DamagedBundleError:
+    return DamagedBundleError(f"The bundle {path} is damaged or was altered: {reason}. Nothing was taken from it.")

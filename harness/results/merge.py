@@ -1,0 +1,216 @@
+"""Finished runs from a bundle or another runs folder -> this one: adds, never overwrites, keeps both that differ."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+
+from harness.api import Job, RunResult
+from harness.errors import CannotContinueError, JobLockedError, StoreError
+from harness.files import writing_to
+from harness.results.bundle import FILES, hash_files, missing_files, open_bundle
+from harness.results.store import JobFolder, RunsFolder
+
+Outcome: TypeAlias = Literal["merged", "identical", "set aside", "left out"]
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A finished run that is offered.
+
+    Attributes:
+        job, result: What it is.
+        hashes: SHA-256 by file name.
+        open: Opens one of its files for reading.
+    """
+
+    job: Job
+    result: RunResult
+    hashes: Mapping[str, str]
+    open: Callable[[str], IO[bytes]]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of one run.
+
+    Attributes:
+        job: Which one.
+        outcome: ``merged``: it is in its place now; ``identical``: it was there; ``set aside``: another result is in
+            its place, and both are kept; ``left out``: it could not be taken.
+        place: Where it is; None if left out.
+        detail: A sentence for all but ``merged``.
+    """
+
+    job: Job
+    outcome: Outcome
+    place: Path | None
+    detail: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row that ``harness merge`` prints."""
+        return {
+            "model": self.job.model,
+            "dataset": self.job.dataset,
+            "seed": self.job.seed,
+            "protocol": self.job.protocol,
+            "outcome": self.outcome,
+            "place": str(self.place) if self.place else None,
+            "detail": self.detail,
+        }
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[tuple[tuple[Incoming, ...], tuple[str, ...]]]:
+    """Open a bundle or a runs folder: its finished runs, and a sentence for each run that is left out.
+
+    Raises:
+        CannotContinueError: a bundle is damaged, or there is nothing finished.
+    """
+    if not path.is_dir():
+        with open_bundle(path) as bundled:
+            yield tuple(Incoming(run.job, run.result, run.hashes, run.open) for run in bundled), ()
+        return
+    found, left_out = [], []
+    for folder in all_folders(RunsFolder(path)):
+        reason = why_not(folder)
+        if reason:
+            left_out.append(f"{folder.job} was left out: {reason}")
+        else:
+            result = folder.read_result()
+            assert result is not None
+            found.append(Incoming(folder.job, result, hash_files(folder), _opener(folder)))
+    if not found:
+        raise CannotContinueError(f"There is no finished run in {path}. " + " ".join(left_out))
+    yield tuple(found), tuple(left_out)
+
+
+def all_folders(runs: RunsFolder) -> Iterator[JobFolder]:
+    """Every job that has a folder, under any protocol."""
+    for protocol in sorted(path.name for path in runs.root.iterdir() if path.is_dir()) if runs.root.is_dir() else ():
+        for job in runs.jobs(protocol):
+            yield runs.of(job)
+
+
+def why_not(folder: JobFolder) -> str:
+    """Say why a run can't be carried elsewhere; empty if it is finished and whole."""
+    try:
+        result = folder.read_result()
+    except StoreError as error:
+        return f"{error}."
+    if result is None:
+        return "it is not finished."
+    if result.job != folder.job:
+        return f"its result is of another job, {result.job}."
+    if lacking := missing_files(folder):
+        return f"{', '.join(lacking)} missing."
+    return ""
+
+
+def merge_run(incoming: Incoming, runs: RunsFolder) -> Merged:
+    """Put a finished run in its place, under the job's lock and in one instant.
+
+    Raises:
+        StoreError: the runs folder can't be written; what is there is as it was.
+    """
+    folder = runs.of(incoming.job)
+    try:
+        lock = folder.acquire()
+    except JobLockedError:
+        detail = "A process works on this job here at this moment. Merge again when it has ended."
+        return Merged(incoming.job, "left out", None, detail)
+    with lock:
+        if folder.result.is_file():
+            return _beside(incoming, folder)
+        staged = _stage(incoming, folder)
+        detail = ""
+        if folder.path.exists():
+            moved = folder.set_aside(folder.path)
+            detail = f"What was begun here and not finished is in {moved}."
+        with writing_to(folder.path.parent):
+            staged.rename(folder.path)
+        return Merged(incoming.job, "merged", folder.path, detail)
+
+
+def _beside(incoming: Incoming, folder: JobFolder) -> Merged:
+    """Something finished is in the place already: the same, or something else."""
+    here = hash_files(folder)
+    if here == incoming.hashes:
+        return Merged(incoming.job, "identical", folder.path, "It was here already.")
+    if _same_numbers(incoming, folder, here):
+        detail = "It was trained twice and ended in the same weights and predictions; the one here stays."
+        return Merged(incoming.job, "identical", folder.path, detail)
+    for earlier in sorted((folder.path.parent / "set-aside").glob(f"{folder.path.name}-merged-*")):
+        if hash_files(JobFolder(incoming.job, earlier)) == incoming.hashes:
+            return Merged(
+                incoming.job, "set aside", earlier, _difference(incoming, folder) + " It was set aside before."
+            )
+    staged = _stage(incoming, folder)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    target = folder.path.parent / "set-aside" / f"{folder.path.name}-merged-{stamp}"
+    with writing_to(folder.path.parent):
+        target.parent.mkdir(exist_ok=True)
+        staged.rename(target)
+    return Merged(incoming.job, "set aside", target, _difference(incoming, folder))
+
+
+def _same_numbers(incoming: Incoming, folder: JobFolder, here: Mapping[str, str]) -> bool:
+    with contextlib.suppress(StoreError):
+        mine = folder.read_result()
+        return (
+            mine is not None
+            and mine.fingerprint == incoming.result.fingerprint
+            and mine.weights_sha256 == incoming.result.weights_sha256
+            and mine.metrics == incoming.result.metrics
+            and mine.executed == incoming.result.executed
+            and here.get("predictions.npz") == incoming.hashes["predictions.npz"]
+        )
+    return False
+
+
+def _difference(incoming: Incoming, folder: JobFolder) -> str:
+    try:
+        mine = folder.read_result()
+    except StoreError as error:
+        return f"Another result is here, which can't be read ({error}). Both are kept."
+    assert mine is not None
+    theirs = incoming.result
+    if mine.fingerprint != theirs.fingerprint:
+        return (
+            f"Another result is here: its fingerprint is {mine.fingerprint}, not {theirs.fingerprint}. Both are kept."
+        )
+    if mine.weights_sha256 != theirs.weights_sha256:
+        return "Another result is here, of the same job with other weights. Both are kept; 'harness verify' tells more."
+    return "Another result is here: same weights, other records. Both are kept; 'harness verify' tells more."
+
+
+def _stage(incoming: Incoming, folder: JobFolder) -> Path:
+    """Write the files beside the place where they belong, the finishing mark last."""
+    staging = folder.path.parent / f".{folder.path.name}.merging"
+    try:
+        with writing_to(folder.path.parent):
+            shutil.rmtree(staging, ignore_errors=True)  # of a merge that was killed; we hold the job's lock
+            staging.mkdir()
+            for name in FILES:
+                if name in incoming.hashes:
+                    with incoming.open(name) as source, (staging / name).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+                        target.flush()
+                        os.fsync(target.fileno())
+        if hash_files(JobFolder(incoming.job, staging)) != incoming.hashes:
+            raise StoreError(f"{incoming.job}: what was written in {staging} is not what was read. Nothing was merged.")
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return staging
+
+
+def _opener(folder: JobFolder) -> Callable[[str], IO[bytes]]:
+    return lambda name: (folder.path / name).open("rb")
