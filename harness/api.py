@@ -242,7 +242,9 @@ class AugmentationSpec:
 
     Attributes:
         name: What a protocol in the registry calls it.
-        build: ``build(**strengths)`` returns the transform; strengths come from the protocol, unknown ones raise.
+        build: ``build(**strengths)`` returns the transform; strengths come from the protocol, unknown ones raise. A
+            transform that is a dataclass holds each strength, as it was given, in a field of that name, if it has one:
+            results record them from there.
         paper: Where it is from.
         title: The name for people.
     """

@@ -80,6 +80,19 @@ def tiny_harness(harness: Callable[..., Ran], tiny: None) -> Callable[..., Ran]:
     return lambda *arguments: harness(*arguments, "--registry", str(TINY_REGISTRY))
 
 
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder with tiny on dots and bars and tiny2 on dots, trained once for all tests. Copy it."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TINY_PLUGIN))
+        patch.setenv("HARNESS_DATA", str(place / "data"))
+        for selection in (("tiny",), ("tiny2", "--dataset", "dots")):
+            where = ("--registry", str(TINY_REGISTRY), "--runs", str(place / "runs"))
+            assert _run(["run", *selection, *where, "--in-process"]) == 0
+    return place / "runs"
+
+
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """Install a plugin for one test by writing a module and a real .dist-info."""

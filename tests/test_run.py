@@ -54,7 +54,7 @@ def test_files_of_a_job(tiny_harness: Command) -> None:
         "job.json", "history.jsonl", "checkpoint.pt", "checkpoint.spare.pt", "predictions.npz", "result.json",
     }  # fmt: skip
     result = json.loads((CELL / "result.json").read_text())
-    assert result["schema"] == 1
+    assert result["schema"] == 2
     assert result["job"] == {"protocol": "tiny-1.0", "model": "tiny", "dataset": "dots", "seed": 0}
     assert result["test_reads"] == 1
     assert result["environment"]["model_plugin"] == "plugin 'tiny' of tiny-plugin 1.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,9 @@ OLD = TESTS / "data" / "schema-1"
 
 
 @pytest.fixture
-def finished(tiny_harness: Command) -> Command:
+def finished(tiny_harness: Command, finished_runs: Path) -> Command:
     """A finished run in ``CELL``, and the command line."""
-    assert tiny_harness("run", "tiny", "--dataset", "dots").code == 0
+    shutil.copytree(finished_runs / "tiny-1.0/tiny/dots", "runs/tiny-1.0/tiny/dots")
     return tiny_harness
 
 
@@ -337,9 +338,38 @@ def test_wrong_use(finished: Command) -> None:
 
 def test_provenance_names_every_plugin_and_its_commit(finished: Command) -> None:
     environment = json.loads((CELL / "result.json").read_text())["environment"]
-    plugins = environment["plugins"]
+    plugins = {role: entry for entry in environment["plugins"] for role in entry["gave"]}
     assert {"model tiny", "data set dots", "augmentation cutmix", "metric top1"} <= set(plugins)
-    assert plugins["model tiny"]["distribution"] == "tiny-plugin"
-    assert plugins["model tiny"]["version"] == "1.0"
-    assert set(plugins["model tiny"]) == {"plugin", "distribution", "version", "commit", "dirty"}
+    assert (plugins["model tiny"]["distribution"], plugins["model tiny"]["version"]) == ("tiny-plugin", "1.0")
+    assert plugins["metric top1"]["distribution"] == "xscore-harness"
     assert {"python", "host", "threads", "cores", "deterministic", "driver", "harness"} <= set(environment)
+
+
+def test_commit_of_a_plugin_in_a_checkout(tmp_path: Path) -> None:
+    from harness.train.provenance import Sources
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    package = tmp_path / "a package" / "mynet"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "network.py"):
+        (package / name).write_text("")
+    file = package / "network.py"
+    assert Sources().of(file) == {"commit": None, "dirty": None}
+    git("init", "-q")
+    assert Sources().of(file) == {"commit": None, "dirty": None}  # there, but not tracked
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert Sources().of(file) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (package / "__init__.py").write_text("changed = True")
+    assert Sources().of(file) == {"commit": git("rev-parse", "HEAD"), "dirty": True}
+
+
+def test_provenance_does_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.train.provenance import Sources
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Sources().of(Path(__file__)) == {"commit": None, "dirty": None}

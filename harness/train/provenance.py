@@ -66,18 +66,22 @@ def describe_environment(
     }
 
 
-def describe_plugins(plugins: Mapping[str, Plugin]) -> dict[str, dict[str, Any]]:
-    """Return each plugin's distribution and version and, where its source lies in a git checkout, commit and state."""
+def describe_plugins(plugins: Mapping[str, Plugin]) -> list[dict[str, Any]]:
+    """Return where plugins come from, one entry for all that come from the same place.
+
+    Args:
+        plugins: By what they took part with, such as ``model mynet``.
+
+    Returns:
+        Entries with ``distribution``, ``version``, ``commit`` and ``dirty`` of the source where that lies in a git
+        checkout, and ``gave``, the list of what came from there.
+    """
     sources = Sources()
-    return {
-        role: {
-            "plugin": plugin.name,
-            "distribution": plugin.distribution,
-            "version": plugin.version,
-            **sources.of(_source(plugin.module)),
-        }
-        for role, plugin in plugins.items()
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for role, plugin in plugins.items():
+        origin = {"distribution": plugin.distribution, "version": plugin.version, **sources.of(_source(plugin.module))}
+        found.setdefault(repr(origin), {**origin, "gave": []})["gave"].append(role)
+    return list(found.values())
 
 
 class Sources:
