@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.conftest import Ran
+from tests.conftest import TESTS, Ran
 
 Command = Callable[..., Ran]
 DOTS = Path("tiny-1.0/tiny/dots/seed-0")
+OLD = TESTS / "data" / "schema-1"
 
 
 @pytest.fixture
@@ -121,6 +122,14 @@ def test_merge_takes_a_runs_folder_too(finished: Command, harness: Command) -> N
     assert set(outcomes(ran).values()) == {"merged"}
     assert "tiny on dots, seed 7 was left out: it is not finished." in ran.err
     assert not Path("there/tiny-1.0/tiny/dots/seed-7").exists()
+
+
+def test_result_of_an_older_schema_travels_as_it_is(harness: Command) -> None:
+    shutil.copytree(OLD, "runs", ignore=shutil.ignore_patterns("seed-1"))
+    assert harness("bundle", "--all", "-o", "old.zip").code == 0
+    assert harness("merge", "old.zip", "--runs", "there").code == 0
+    assert content(Path("there")) == content(Path("runs"))
+    assert json.loads((Path("there") / DOTS / "result.json").read_text())["schema"] == 1
 
 
 # ------------------------------------------------------------------------------------------------------- selection

@@ -125,6 +125,16 @@ def test_facts_of_different_jobs_differ_where_they_should(task: Task) -> None:
     assert {one.knob for one in compare_facts(gentle, first)} == {"learning_rates"}
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_run_on_cuda_shows_the_same_facts(task: Task, tmp_path: Path) -> None:
+    on_cpu = train(replace(task, checkpoint=tmp_path / "cpu.pt")).result
+    on_cuda = train(replace(task, device=torch.device("cuda"))).result
+    assert on_cuda.deviations == []
+    assert on_cuda.executed_digest == on_cpu.executed_digest
+    assert on_cuda.environment["driver"]
+
+
 def test_hooks_are_gone_after_a_run(task: Task) -> None:
     built = build_model(task)
     run_task(task, built, find_checkpoint(task.checkpoint, fingerprint=built.fingerprint), Watch())
@@ -555,10 +565,13 @@ CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
 
 
 def test_deviating_run_is_kept_and_marked_but_does_not_count(tiny_harness: Command, monkeypatch: Patch) -> None:
-    tiny_harness("run", "gentle", "tiny2")
     with monkeypatch.context() as patch:
         smoothing_forgotten(patch)
         ran = tiny_harness("run", "tiny", "--format", "json")
+    alone = tiny_harness("leaderboard")
+    assert alone.code == 3
+    assert "Left out, not trained by the protocol: tiny on bars, seed 0: label_smoothing was 0.0" in alone.err
+    tiny_harness("run", "gentle", "tiny2")
     assert ran.code == 0
     assert {row["state"] for row in ran.rows} == {"done"}
     assert all("not counted: label_smoothing was 0.0, expected 0.05" in row["detail"] for row in ran.rows)

@@ -88,7 +88,8 @@ def build_leaderboard(
     if not kept:
         raise CannotContinueError(
             f"There are no results to rank for the suite '{suite.name}' yet. "
-            f"Run: harness run --all --suite {suite.name}"
+            + "".join(f"{sentence} " for sentence in _deviations(results))
+            + f"Run: harness run --all --suite {suite.name}"
         )
     runs = _runs(kept, kept_values)
     frame = _means(runs, suite.datasets)
