@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -19,14 +17,14 @@ from torch import nn
 from harness.api import EpochRecord, Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
 from harness.data.content import content_fingerprint, pixel_digest
-from harness.data.store import PreparedDataset, SplitArrays
+from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, TrainingError
 from harness.identity import architecture_digest, build_module, job_fingerprint, learning_rate_peak
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
 from harness.train.environment import frozen_numerics
 from harness.train.executed import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
-from harness.train.loop import StoppedError, Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
+from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
 from harness.train.pipeline import build_pipeline
 from harness.train.provenance import describe_environment
 from harness.train.witness import Witness
@@ -111,7 +109,7 @@ def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Traine
     """
     with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = _Run(task, built, found)
+        run = JobInProgress(task, built, found)
         watcher.training_started(tuple(run.state.history))
         run.train(watcher)
         logits, labels = run.test(watcher)
@@ -166,49 +164,8 @@ def deviations_of(task: Task, facts: Mapping[str, Any]) -> tuple[Deviation, ...]
     return compare_facts(facts, expected)
 
 
-def evaluate(task: Task, built: Built, weights: Mapping[str, torch.Tensor], test: SplitArrays) -> torch.Tensor:
-    """Return the logits, float32 (N, C), that weights of a finished job give for a split, as the run computed them.
-
-    Args:
-        task: The job with everything looked up; nothing is written.
-        built: From ``build_model``; takes the weights.
-        weights: A state dict.
-        test: The images.
-
-    Raises:
-        TrainingError: the weights are not of this model, or the logits are not finite.
-    """
-    module = to_layout(built.module, task.device, task.model.spec.memory_format)
-    try:
-        module.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise TrainingError(f"The weights do not fit the model: {str(error).splitlines()[-1].strip()}") from error
-    with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _training(task, Witness()).predict(module, test)
-
-
-def repeat(task: Task, built: Built, start: Checkpoint | None, watcher: Watcher) -> TrainingState:
-    """Train again from a position to the end, or to where the watcher stops, without writing anything.
-
-    Args:
-        task: The job with everything looked up.
-        built: From ``build_model``; the module is trained in place.
-        start: Where to begin; None for the first step.
-        watcher: Told of steps and epochs; may stop.
-
-    Returns:
-        The state at the end. After a stop, its losses (steps,) are those of the epoch that was stopped in.
-    """
-    with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run = _Run(task, built, Found(start))
-        with contextlib.suppress(StoppedError):
-            run.training.fit(run.state, watcher, lambda _: None, save_every=math.inf)
-        return run.state
-
-
-def _training(task: Task, witness: Witness) -> Training:
+def make_training(task: Task, witness: Witness) -> Training:
+    """Return the fixed part of a job's training, with the train split opened."""
     manifest = task.dataset.manifest
     return Training(
         protocol=task.protocol,
@@ -229,7 +186,7 @@ def _training(task: Task, witness: Witness) -> Training:
     )
 
 
-class _Run:
+class JobInProgress:
     """A job in progress: the training, its state, and what is saved of both."""
 
     def __init__(self, task: Task, built: Built, found: Found) -> None:
@@ -240,7 +197,7 @@ class _Run:
         self.fingerprint = built.fingerprint
         self.started = checkpoint.started if checkpoint else _now()
         self.began = time.monotonic()
-        self.training = _training(task, self._witness(checkpoint))
+        self.training = make_training(task, self._witness(checkpoint))
         self.train_pixels = pixel_digest(self.training.train.images)
         self.training.witness.see("train_images", len(self.training.train))
         self.training.witness.see("data", self.train_pixels)
@@ -275,6 +232,7 @@ class _Run:
         return self.earlier_seconds + time.monotonic() - self.began
 
     def train(self, watcher: Watcher) -> None:
+        """Train from the position to the end, saving on the way."""
         self.training.fit(self.state, watcher, self._save, save_every=self.task.save_every)
 
     @property

@@ -26,7 +26,7 @@ def check_evaluation(run: Run) -> Iterator[Check]:
     """The stored weights give the stored logits: bit by bit in the run's own environment, else within a tolerance."""
     import numpy as np
 
-    from harness.train.run import evaluate
+    from harness.train.again import evaluate
 
     try:
         checkpoint = run.checkpoint
@@ -87,7 +87,8 @@ def check_replay(run: Run) -> Iterator[Check]:
 
 
 def _repeat_end(run: Run, spare: Checkpoint, final: Checkpoint) -> Iterator[Check]:
-    from harness.train.run import repeat, weights_hash
+    from harness.train.again import repeat
+    from harness.train.run import weights_hash
 
     where = f"from epoch {spare.epoch + 1}, step {spare.step + 1} to the end"
     state = repeat(run.task, run.build(), spare, _Watch())
@@ -112,7 +113,7 @@ def _repeat_end(run: Run, spare: Checkpoint, final: Checkpoint) -> Iterator[Chec
 
 
 def _repeat_beginning(run: Run, note: str) -> Iterator[Check]:
-    from harness.train.run import repeat
+    from harness.train.again import repeat
 
     history = run.folder.read_history()
     if not history:
