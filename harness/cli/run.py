@@ -144,9 +144,29 @@ def status(request: Request, format_: str) -> None:
         if job.model in chosen.models and job.dataset in chosen.datasets and job not in chosen.jobs
     ]
     cells = _survey(benchmark, catalog, replace(chosen, jobs=(*chosen.jobs, *on_disk)), request).cells
+    cells = _with_queues(catalog, request.runs, cells)
     print_rows([cell.as_row(chosen.protocol.metric) for cell in cells], format_, columns=_COLUMNS, digits=_DIGITS)
     counts = Counter(cell.state for cell in cells)
     say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + _time_left(cells))
+
+
+def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Say of the unfinished jobs where they wait or run, as far as an executor keeps an account of that."""
+    queued: dict[Job, str] = {}
+    for name, offer in catalog.executors.items():
+        folder = executor_folder(runs, name)
+        if offer.spec.waiting is None or not folder.is_dir():
+            continue
+        try:
+            queued |= offer.spec.waiting(folder)
+        except CannotContinueError as error:
+            say(f"Note: what waits with the executor '{name}' is not known. {error}")
+    return tuple(
+        replace(cell, detail=", ".join(filter(None, (cell.detail, queued[cell.job]))))
+        if cell.job in queued and cell.state != "done"
+        else cell
+        for cell in cells
+    )
 
 
 def _survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request) -> Survey:

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Starts a real Slurm of one node on this machine, for the tests of the Slurm executor: munge, slurmctld and slurmd from
+# Debian. 'stop' ends the daemons that it started. Does nothing where a Slurm answers already.
+set -euo pipefail
+if [[ ${1:-start} == stop ]]; then
+  for pid in /run/slurmd.pid /run/slurmctld.pid /run/munge/munged.pid; do
+    if [[ -s $pid ]]; then kill "$(cat "$pid")" 2>/dev/null || true; fi
+  done
+  exit 0
+fi
+if command -v sinfo >/dev/null && sinfo --noheader >/dev/null 2>&1; then exit 0; fi
+if ! command -v slurmctld >/dev/null; then
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null
+fi
+install -d -o munge -g munge /run/munge
+install -d /etc/slurm /var/spool/slurmctld /var/spool/slurmd
+memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)
+cat >/etc/slurm/slurm.conf <<CONF
+ClusterName=ci
+SlurmctldHost=localhost(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+StateSaveLocation=/var/spool/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd.pid
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+NodeName=localhost NodeAddr=127.0.0.1 NodeHostname=$(hostname) CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE State=UP
+CONF
+pgrep -x munged >/dev/null || runuser -u munge -- /usr/sbin/munged --force
+pgrep -x slurmctld >/dev/null || slurmctld
+pgrep -x slurmd >/dev/null || slurmd -N localhost
+for _ in $(seq 30); do
+  if sinfo --noheader --format %t 2>/dev/null | grep -qE '^(idle|mix|alloc)$'; then exit 0; fi
+  sleep 1
+done
+echo "Slurm did not come up; 'slurmctld -D' and 'slurmd -D' say why." >&2
+exit 1
