@@ -16,9 +16,10 @@ from harness.cli.bundle import bundle, merge
 from harness.cli.catalog import list_command
 from harness.cli.leaderboard import leaderboard
 from harness.cli.patterns import patterns
+from harness.cli.plan import plan
 from harness.cli.prepare import prepare
 from harness.cli.report import report
-from harness.cli.run import plan, run, status
+from harness.cli.run import run, status
 from harness.cli.score import score
 from harness.cli.select import select
 from harness.cli.verify import verify

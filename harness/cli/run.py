@@ -1,4 +1,4 @@
-"""``harness plan``, ``harness run`` and ``harness status``: the grid of jobs, before, while and after it is trained."""
+"""``harness run`` and ``harness status``: the grid of jobs, while and after it is trained."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from harness.catalog import Catalog
 from harness.cli.execution import Execution, execution_options
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
+from harness.cli.plan import COLUMNS, DIGITS, read_survey, show_plan, time_left, training_images
 from harness.cli.progress import RunReporter, duration, stop_signal
 from harness.errors import BudgetError, CannotContinueError
 from harness.execute.signals import StopSignal
 from harness.execute.task import LocalRunOne
-from harness.plan import Plan, build_plan, dataset_facts
+from harness.plan import Plan, build_plan
 from harness.registry import Benchmark
 from harness.results.grid import Cell
 from harness.results.store import RunsFolder, executor_folder
@@ -28,32 +29,8 @@ from harness.results.store import RunsFolder, executor_folder
 if TYPE_CHECKING:
     from harness.execute.survey import Survey
 
-_COLUMNS = {
-    "model": "model",
-    "dataset": "data set",
-    "seed": "seed",
-    "state": "state",
-    "accuracy": "accuracy %",
-    "seconds": "seconds",
-    "detail": "",
-}
-_DIGITS = {"accuracy": 2, "seconds": 1}
 _INTERRUPTED = 130
 _LET_GO_SECONDS = 5.0
-
-
-@click.command()
-@selection_options
-@format_option
-def plan(request: Request, format_: str) -> None:
-    """Show which jobs 'harness run' would carry out, and which are done.
-
-    \b
-    harness plan --all --suite pocket
-    harness plan mynet --seeds 3
-    """
-    benchmark, catalog = request.load()
-    _show_plan(benchmark, catalog, build_plan(benchmark, catalog, request.selection), request, format_)
 
 
 @click.command()
@@ -79,7 +56,7 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
     benchmark, catalog = request.load()
     chosen = build_plan(benchmark, catalog, request.selection)
     if dry_run:
-        _show_plan(benchmark, catalog, chosen, request, format_)
+        show_plan(benchmark, catalog, chosen, request, format_)
         return 0
     executor = catalog.executor(execution.executor).spec
     request.runs.check_writable()
@@ -119,7 +96,7 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
     )
     stopped = bool(todo) and _carry_out(executor, work, stop, reporter)
     final = _final_cells(survey, refused, reporter.finished)
-    print_rows([cell.as_row(chosen.protocol.metric) for cell in final], format_, columns=_COLUMNS, digits=_DIGITS)
+    print_rows([cell.as_row(chosen.protocol.metric) for cell in final], format_, columns=COLUMNS, digits=DIGITS)
     return _summarise(final, sum(cell.state != "running" for cell in reporter.finished), stopped=stopped)
 
 
@@ -143,11 +120,11 @@ def status(request: Request, format_: str) -> None:
         for job in request.runs.jobs(chosen.protocol.name)
         if job.model in chosen.models and job.dataset in chosen.datasets and job not in chosen.jobs
     ]
-    cells = _survey(benchmark, catalog, replace(chosen, jobs=(*chosen.jobs, *on_disk)), request).cells
+    cells = read_survey(benchmark, catalog, replace(chosen, jobs=(*chosen.jobs, *on_disk)), request).cells
     cells = _with_queues(catalog, request.runs, cells)
-    print_rows([cell.as_row(chosen.protocol.metric) for cell in cells], format_, columns=_COLUMNS, digits=_DIGITS)
+    print_rows([cell.as_row(chosen.protocol.metric) for cell in cells], format_, columns=COLUMNS, digits=DIGITS)
     counts = Counter(cell.state for cell in cells)
-    say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + _time_left(cells))
+    say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + time_left(cells))
 
 
 def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> tuple[Cell, ...]:
@@ -167,26 +144,6 @@ def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> t
         else cell
         for cell in cells
     )
-
-
-def _survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request) -> Survey:
-    from harness.execute.survey import Surveyor
-
-    return Surveyor(benchmark, catalog, request.runs, request.data_root, remember=True).survey(plan)
-
-
-def _show_plan(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, format_: str) -> None:
-    survey = _survey(benchmark, catalog, plan, request)
-    rows = [cell.as_row(plan.protocol.metric) for cell in survey.cells]
-    print_rows(rows, format_, columns=_COLUMNS, digits=_DIGITS)
-    done = sum(cell.state == "done" for cell in survey.cells)
-    images = _training_images(benchmark, catalog, plan, [c.job for c in survey.cells if c.state != "done"])
-    say(
-        f"{len(survey.cells)} jobs under {plan.protocol.name}: {done} done, {len(survey.cells) - done} to run, "
-        f"{images:,} training images{_time_left(survey.cells)}"
-    )
-    for sentence in (*survey.over_budget.values(), *survey.broken.values()):
-        say(f"Would be refused: {sentence}")
 
 
 def _refusals(survey: Survey, *, allow_over_budget: bool) -> dict[str, str]:
@@ -252,12 +209,6 @@ def _summarise(cells: Sequence[Cell], trained: int, *, stopped: bool) -> int:
     return 1 if counts["failed"] else 0
 
 
-def _training_images(benchmark: Benchmark, catalog: Catalog, plan: Plan, jobs: Sequence[Job]) -> int:
-    protocol = plan.protocol
-    sizes = {name: dataset_facts(benchmark, catalog, name).train for name in plan.datasets}
-    return sum(sizes[job.dataset] // protocol.batch_size * protocol.batch_size * protocol.epochs for job in jobs)
-
-
 def _refuse_years_on_a_cpu(benchmark: Benchmark, catalog: Catalog, plan: Plan, device: str, *, insisted: bool) -> None:
     """Explain what a protocol made for an accelerator would cost on this CPU, unless the user named the device."""
     if not plan.protocol.accelerator or device != "cpu" or insisted:
@@ -266,7 +217,7 @@ def _refuse_years_on_a_cpu(benchmark: Benchmark, catalog: Catalog, plan: Plan, d
 
     from harness.execute.speed import training_images_per_second
 
-    images = _training_images(benchmark, catalog, plan, plan.jobs)
+    images = training_images(benchmark, catalog, plan, plan.jobs)
     model = catalog.model(plan.models[0])
     rate = training_images_per_second(model, plan.protocol, torch.device("cpu"))
     raise CannotContinueError(
@@ -275,11 +226,3 @@ def _refuse_years_on_a_cpu(benchmark: Benchmark, catalog: Catalog, plan: Plan, d
         f"would take about {duration(images / rate)}. To insist, say --device cpu. "
         "To try everything in minutes: harness run --all --suite pocket"
     )
-
-
-def _time_left(cells: Sequence[Cell]) -> str:
-    times = [cell.result.seconds for cell in cells if cell.state == "done" and cell.result]
-    missing = sum(cell.state != "done" for cell in cells)
-    if not times or not missing:
-        return "."
-    return f"; about {duration(missing * sum(times) / len(times))} left at the pace of those done."
