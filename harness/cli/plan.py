@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,11 +17,14 @@ from harness.catalog import Catalog
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows
 from harness.cli.progress import duration
+from harness.execute.resources import Asked
 from harness.plan import Plan, build_plan, dataset_facts
 from harness.registry import Benchmark
 from harness.results.grid import Cell
 
 if TYPE_CHECKING:
+    from harness.execute.appraise import Setting
+    from harness.execute.price import Price
     from harness.execute.survey import Survey
 
 COLUMNS = {
@@ -29,20 +37,166 @@ COLUMNS = {
     "detail": "",
 }
 DIGITS = {"accuracy": 2, "seconds": 1}
+_BASES = {"runs": "finished runs", "timed": "timed", "scaled": "scaled", None: ""}
+_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 @click.command()
 @selection_options
+@click.option("--device", metavar="auto|cpu|cuda[:i]|mps", default="auto", show_default=True, help="Where to train.")
+@click.option("--jobs", metavar="N|auto", help="Jobs at the same time; auto: one a GPU, or one a core.  [default: 1]")
+@click.option("--jobs-per-gpu", type=click.IntRange(min=1), metavar="N", help="Jobs that share a GPU.  [default: 1]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads for a job.  [default: cores / jobs]"
+)
+@click.option("--watts", type=click.FloatRange(min=0), help="What the machine draws while it trains.")
+@click.option("--quick", is_flag=True, help="Time nothing: price from finished runs and what was timed before.")
+@click.option("--fresh", is_flag=True, help="Time everything anew, as after a change of the machine.")
 @format_option
-def plan(request: Request, format_: str) -> None:
-    """Show which jobs 'harness run' would carry out, and which are done.
+def plan(
+    request: Request, device: str, jobs: str | None, jobs_per_gpu: int | None, threads: int | None,
+    watts: float | None, quick: bool, fresh: bool, format_: str,
+) -> None:  # fmt: skip
+    """Show which jobs 'harness run' would carry out, which are done, and what the others cost.
+
+    Prices come from finished runs on this machine where there are any, and else from a few real training steps of each
+    model on each data set, which are timed once and remembered.
 
     \b
     harness plan --all --suite pocket
-    harness plan mynet --seeds 3
+    harness plan mynet --seeds 3 --jobs 2
     """
     benchmark, catalog = request.load()
-    show_plan(benchmark, catalog, build_plan(benchmark, catalog, request.selection), request, format_)
+    chosen = build_plan(benchmark, catalog, request.selection)
+    asked = Asked(device=device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, threads=threads)
+    setting = setting_of(asked, catalog, watts=watts)
+    show_plan(benchmark, catalog, chosen, request, format_, setting=setting, timing=not quick, anew=fresh)
+
+
+def show_plan(
+    benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, format_: str, *, setting: Setting,
+    timing: bool, anew: bool = False,
+) -> None:  # fmt: skip
+    """Print the jobs of a plan, how each stands and what it costs; sentences about the whole go to stderr.
+
+    Args:
+        benchmark, catalog, plan, request: What was asked.
+        format_: How to print the rows.
+        setting: Where the jobs would run.
+        timing: Whether to time what nothing is known of.
+        anew: Whether to time everything.
+    """
+    from harness.execute.appraise import Appraiser
+
+    # Finished runs of other seeds tell what a job takes, too.
+    survey = read_survey(benchmark, catalog, with_other_seeds(plan, request), request)
+    appraiser = Appraiser(benchmark, catalog, request.runs, request.data_root, setting, anew=anew)
+    if timing:
+        teller = _Teller(setting)
+        appraiser.time_missing(plan, survey.cells, teller.say)
+        teller.end()
+    price = appraiser.price(plan, survey.cells)
+    cells = survey.cells[: len(plan.jobs)]
+    by_job = {one.job: one for one in price.jobs}
+    nothing = dict.fromkeys(("estimated_seconds", "estimated_from", "remaining_seconds"))
+    rows = [
+        cell.as_row(plan.protocol.metric) | (by_job[cell.job].as_columns() if cell.job in by_job else nothing)
+        for cell in cells
+    ]
+    if format_ not in ("json", "csv"):
+        for row in rows:
+            row["expected"], row["basis"] = _expected(row["remaining_seconds"]), _BASES[row["estimated_from"]]
+    shown = {name: title for name, title in COLUMNS.items() if name != "detail"}
+    print_rows(rows, format_, columns=shown | {"expected": "expected", "basis": "from", "detail": ""}, digits=DIGITS)
+    done = sum(cell.state == "done" for cell in cells)
+    images = training_images(benchmark, catalog, plan, [c.job for c in cells if c.state != "done"])
+    click.echo(
+        f"{len(cells)} jobs under {plan.protocol.name}: {done} done, {len(cells) - done} to run, "
+        f"{images:,} training images.",
+        err=True,
+    )
+    for sentence in (*price_sentences(price, setting, request), *price.notes):
+        click.echo(sentence, err=True)
+    for sentence in (*survey.over_budget.values(), *survey.broken.values()):
+        click.echo(f"Would be refused: {sentence}", err=True)
+
+
+def setting_of(asked: Asked, catalog: Catalog, *, watts: float | None = None) -> Setting:
+    """Turn what was asked of this machine into what prices depend on, without torch where that can be.
+
+    Raises:
+        WrongUseError: what was asked does not go together.
+        CannotContinueError: this machine has no such device.
+    """
+    from harness.execute.appraise import Setting
+    from harness.execute.machine import find_device
+    from harness.execute.resources import resolve_resources
+    from harness.execute.timings import Timings, threads_per_job
+
+    device = find_device(asked.device)
+    plain = asked.jobs is None or (asked.jobs.isdecimal() and int(asked.jobs) > 0)
+    if device.kind == "cpu" and asked.jobs_per_gpu is None and plain:
+        jobs = int(asked.jobs or 1)
+        return Setting(device, jobs, threads_per_job(jobs, asked.threads, Timings()), watts)
+    here = replace(asked, detach=False, in_process=False, options=())
+    resources = resolve_resources(here, catalog.executor("local").spec, accelerator=False)
+    threads = resources.threads or threads_per_job(1, None, Timings())
+    return Setting(device, len(resources.devices), threads, watts, devices=len(set(resources.devices)))
+
+
+def in_order(
+    benchmark: Benchmark, catalog: Catalog, plan: Plan, survey: Survey, todo: Sequence[Job], request: Request,
+    asked: Asked, *, remote: bool,
+) -> list[Job]:  # fmt: skip
+    """Order the jobs of a run, longest first within each seed, by what is known of them; times nothing."""
+    from harness.execute.appraise import Appraiser
+    from harness.execute.price import longest_first
+
+    # What other machines are like is not known here; the order by this one's processor is as good as any.
+    setting = setting_of(Asked(device="cpu") if remote else asked, catalog)
+    appraiser = Appraiser(benchmark, catalog, request.runs, request.data_root, setting)
+    return list(longest_first(todo, appraiser.expected_seconds(plan, survey.cells)))
+
+
+def with_other_seeds(plan: Plan, request: Request) -> Plan:
+    """Add the jobs of a plan's models and data sets that have a folder, behind those of the plan."""
+    on_disk = [
+        job
+        for job in request.runs.jobs(plan.protocol.name)
+        if job.model in plan.models and job.dataset in plan.datasets and job not in plan.jobs
+    ]
+    return replace(plan, jobs=(*plan.jobs, *on_disk))
+
+
+def price_sentences(price: Price, setting: Setting, request: Request) -> list[str]:
+    """Say what a plan costs: time, finish, disk and energy."""
+    if not price.jobs:
+        return []
+    threads = f"{setting.threads} thread{'s' if setting.threads > 1 else ''}"
+    where = f"{setting.device}, {threads} a job"
+    if len(price.unknown) == len(price.jobs):
+        return [f"Nothing is known yet of what they take on {where}: 'harness plan' without --quick times a few steps."]
+    known = [one for one in price.jobs if one.seconds is not None]
+    longest = max(known, key=lambda one: one.remaining)
+    but = f" without the {len(price.unknown)} of which nothing is known" if price.unknown else ""
+    sentences = [
+        f"Time on {where}: {duration(price.seconds)} of work{but}, the longest job {duration(longest.remaining)} "
+        f"({longest.job}); with --jobs {setting.jobs} about {duration(price.finish)}, "
+        f"which would end {_clock(price.finish)}."
+    ]
+    free = f"{_gigabytes(_free(request.runs.root))} are free at {request.runs.root}"
+    disk = f"Disk: up to {_gigabytes(price.runs_bytes)} for the runs; {free}."
+    if price.unprepared:
+        disk += (
+            f" Data sets that are not prepared take up to {_gigabytes(price.data_bytes)} more under "
+            f"{request.data_root}: {', '.join(price.unprepared)}."
+        )
+    sentences.append(disk)
+    stated = "as you say" if setting.watts else "an assumption; --watts takes yours"
+    sentences.append(
+        f"Energy: about {price.kilowatt_hours:.3g} kWh, if the machine draws {price.watts:g} W ({stated})."
+    )
+    return sentences
 
 
 def read_survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request) -> Survey:
@@ -50,22 +204,6 @@ def read_survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Req
     from harness.execute.survey import Surveyor
 
     return Surveyor(benchmark, catalog, request.runs, request.data_root, remember=True).survey(plan)
-
-
-def show_plan(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, format_: str) -> None:
-    """Print the jobs of a plan and how each stands; sentences about the whole go to stderr."""
-    survey = read_survey(benchmark, catalog, plan, request)
-    rows = [cell.as_row(plan.protocol.metric) for cell in survey.cells]
-    print_rows(rows, format_, columns=COLUMNS, digits=DIGITS)
-    done = sum(cell.state == "done" for cell in survey.cells)
-    images = training_images(benchmark, catalog, plan, [c.job for c in survey.cells if c.state != "done"])
-    click.echo(
-        f"{len(survey.cells)} jobs under {plan.protocol.name}: {done} done, {len(survey.cells) - done} to run, "
-        f"{images:,} training images{time_left(survey.cells)}",
-        err=True,
-    )
-    for sentence in (*survey.over_budget.values(), *survey.broken.values()):
-        click.echo(f"Would be refused: {sentence}", err=True)
 
 
 def training_images(benchmark: Benchmark, catalog: Catalog, plan: Plan, jobs: Sequence[Job]) -> int:
@@ -82,3 +220,66 @@ def time_left(cells: Sequence[Cell]) -> str:
     if not times or not missing:
         return "."
     return f"; about {duration(missing * sum(times) / len(times))} left at the pace of those done."
+
+
+def _expected(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
+
+
+def _clock(seconds: float) -> str:
+    """When something ends that takes so long from now, in local time."""
+    now = datetime.now().astimezone()
+    if seconds > 3.15e9:
+        return "after a century"
+    end = now + timedelta(seconds=seconds)
+    if end.date() == now.date():
+        return f"at {end:%H:%M}"
+    return f"on {end:%Y-%m-%d} at {end:%H:%M}"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _free(folder: Path) -> int:
+    import shutil
+
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+class _Teller:
+    """Says on stderr what is being timed: in one line that changes on a terminal, else from time to time."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._began = False
+        self._spoke = time.monotonic()
+        self._width = 0
+        self._live = sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        """Show a line of progress."""
+        now = time.monotonic()
+        if not self._began:
+            self._began = True
+            click.echo(
+                f"Timing a few training steps on {self._setting.device}; they are remembered, and --quick leaves "
+                "them out.",
+                err=True,
+            )
+        if self._live:
+            click.echo("\r" + text.ljust(self._width), err=True, nl=False)
+            self._width = max(self._width, len(text))
+        elif now - self._spoke >= _LINE_SECONDS or "could not" in text:
+            click.echo(text, err=True)
+        else:
+            return
+        self._spoke = now
+
+    def end(self) -> None:
+        """Finish the line."""
+        if self._live and self._began:
+            click.echo(err=True)

@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.api import ExecutorSpec, Job, Work
+from harness.api import ExecutorSpec, Job, Resources, Work
 from harness.catalog import Catalog
 from harness.cli.execution import Execution, execution_options
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
-from harness.cli.plan import COLUMNS, DIGITS, read_survey, show_plan, time_left, training_images
+from harness.cli.plan import (
+    COLUMNS,
+    DIGITS,
+    in_order,
+    read_survey,
+    setting_of,
+    show_plan,
+    time_left,
+    training_images,
+    with_other_seeds,
+)
 from harness.cli.progress import RunReporter, duration, stop_signal
 from harness.errors import BudgetError, CannotContinueError
 from harness.execute.signals import StopSignal
@@ -56,7 +66,8 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
     benchmark, catalog = request.load()
     chosen = build_plan(benchmark, catalog, request.selection)
     if dry_run:
-        show_plan(benchmark, catalog, chosen, request, format_)
+        setting = setting_of(execution.asked, catalog)
+        show_plan(benchmark, catalog, chosen, request, format_, setting=setting, timing=False)
         return 0
     executor = catalog.executor(execution.executor).spec
     request.runs.check_writable()
@@ -67,7 +78,7 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
     resources = resolve_resources(execution.asked, executor, accelerator=chosen.protocol.accelerator)
     insisted = execution.asked.device != "auto"
     if not executor.remote:
-        _refuse_years_on_a_cpu(benchmark, catalog, chosen, resources.devices[0], insisted=insisted)
+        _refuse_years_on_a_cpu(benchmark, catalog, chosen, request, resources, insisted=insisted)
     surveyor = Surveyor(benchmark, catalog, request.runs, request.data_root, remember=False)
     surveyor.check_data(chosen)
     survey = surveyor.survey(chosen)
@@ -75,6 +86,8 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
     if refused and set(refused) == set(chosen.models):
         raise BudgetError("\n".join(refused.values()))
     todo = [cell.job for cell in survey.cells if cell.state != "done" and cell.job.model not in refused]
+    if len(todo) > 1 and resources.jobs != 1:
+        todo = in_order(benchmark, catalog, chosen, survey, todo, request, execution.asked, remote=executor.remote)
     stop = stop_signal()
     reporter = RunReporter(len(todo), chosen.protocol, stop)
     run_one = LocalRunOne(
@@ -115,12 +128,7 @@ def status(request: Request, format_: str) -> None:
     benchmark, catalog = request.load()
     selection = replace(request.selection, all_models=request.selection.all_models or not request.selection.models)
     chosen = build_plan(benchmark, catalog, selection)
-    on_disk = [
-        job
-        for job in request.runs.jobs(chosen.protocol.name)
-        if job.model in chosen.models and job.dataset in chosen.datasets and job not in chosen.jobs
-    ]
-    cells = read_survey(benchmark, catalog, replace(chosen, jobs=(*chosen.jobs, *on_disk)), request).cells
+    cells = read_survey(benchmark, catalog, with_other_seeds(chosen, request), request).cells
     cells = _with_queues(catalog, request.runs, cells)
     print_rows([cell.as_row(chosen.protocol.metric) for cell in cells], format_, columns=COLUMNS, digits=DIGITS)
     counts = Counter(cell.state for cell in cells)
@@ -209,20 +217,28 @@ def _summarise(cells: Sequence[Cell], trained: int, *, stopped: bool) -> int:
     return 1 if counts["failed"] else 0
 
 
-def _refuse_years_on_a_cpu(benchmark: Benchmark, catalog: Catalog, plan: Plan, device: str, *, insisted: bool) -> None:
+def _refuse_years_on_a_cpu(
+    benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, resources: Resources, *, insisted: bool
+) -> None:
     """Explain what a protocol made for an accelerator would cost on this CPU, unless the user named the device."""
-    if not plan.protocol.accelerator or device != "cpu" or insisted:
+    if not plan.protocol.accelerator or resources.devices[0] != "cpu" or insisted:
         return
     import torch
 
-    from harness.execute.speed import training_images_per_second
+    from harness.execute.appraise import Appraiser, Setting
+    from harness.execute.machine import find_device
 
-    images = training_images(benchmark, catalog, plan, plan.jobs)
-    model = catalog.model(plan.models[0])
-    rate = training_images_per_second(model, plan.protocol, torch.device("cpu"))
+    threads = resources.threads or torch.get_num_threads()
+    setting = Setting(find_device("cpu"), len(resources.devices), threads)
+    appraiser = Appraiser(benchmark, catalog, request.runs, request.data_root, setting)
+    cells = read_survey(benchmark, catalog, plan, request).cells
+    timed = appraiser.time_some(plan, cells, say)
+    price = appraiser.price(plan, cells)
+    images = training_images(benchmark, catalog, plan, [one.job for one in price.jobs])
+    others = ", the other models scaled by their multiply-adds" if len(plan.models) > len(timed) else ""
     raise CannotContinueError(
-        f"No CUDA device was found, and {plan.protocol.name} is made for one. The {len(plan.jobs)} jobs of this plan "
-        f"train on {images:,} images; this CPU was just timed at {rate:.0f} images/s with {model.spec.name}, so they "
-        f"would take about {duration(images / rate)}. To insist, say --device cpu. "
+        f"No CUDA device was found, and {plan.protocol.name} is made for one. The {len(price.jobs)} jobs of this plan "
+        f"train on {images:,} images; by the steps of {' and '.join(timed)} that were timed on this CPU{others}, they "
+        f"would take about {duration(price.finish)}. To insist, say --device cpu. "
         "To try everything in minutes: harness run --all --suite pocket"
     )

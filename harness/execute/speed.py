@@ -1,48 +1,283 @@
-"""How fast a model trains on a device: a few real steps, timed."""
+"""Model, data set, device -> Timing: a few real steps through the real input pipeline, evaluation and a checkpoint."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch.nn import functional as F
 
-from harness.api import ModelSpec
-from harness.catalog import Offer
-from harness.identity import build_module
+from harness.api import EpochRecord, Job
+from harness.catalog import Catalog, discover
+from harness.data.store import SCHEMA, Manifest, PreparedDataset, SplitArrays
+from harness.execute.timings import Timing
+from harness.identity import learning_rate_peak
 from harness.registry import Protocol
+from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
 from harness.train.environment import frozen_numerics
-from harness.train.loop import build_optimizer, seeded, to_layout
+from harness.train.loop import StoppedError, Training
+from harness.train.pipeline import build_pipeline
+from harness.train.run import Task, build_model, run_task
 
-_CLASSES = 100
+if TYPE_CHECKING:
+    from torch import nn
+
+_TEST_BATCH = 128  # of the training loop's evaluation
+_IMPORTS = (
+    "import time; began = time.perf_counter(); import harness.cli, harness.execute.runner, timm, torchvision; "
+    "print(time.perf_counter() - began)"
+)
 
 
-def training_images_per_second(
-    model: Offer[ModelSpec], protocol: Protocol, device: torch.device, *, steps: int = 1
-) -> float:
-    """Time forward, backward and optimiser on random batches at the protocol's size, after one step to warm up.
+@dataclass(frozen=True)
+class Effort:
+    """How much is run for a timing: steps to warm up, steps and seconds to time at most, images to evaluate."""
+
+    warm: int
+    steps: int
+    seconds: float
+    images: int
+
+
+THOROUGH = Effort(warm=3, steps=24, seconds=1.0, images=_TEST_BATCH)
+ACCELERATED = Effort(warm=10, steps=40, seconds=3.0, images=_TEST_BATCH)
+HASTY = Effort(warm=1, steps=1, seconds=0.0, images=8)  # a step at 224 pixels takes a CPU seconds
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is to be timed, in a form that can be sent to another process.
+
+    Attributes:
+        protocol: Of which everything is executed.
+        model: Its name.
+        dataset: Whose training images are used; the test split stays closed.
+        device: What torch calls it.
+        threads: Of the process.
+        effort: How much is run.
+        folder: An existing folder on the disk that checkpoints will be written to.
+    """
+
+    protocol: Protocol
+    model: str
+    dataset: PreparedDataset
+    device: str
+    threads: int
+    effort: Effort
+    folder: Path
+
+
+def time_trials(trials: Sequence[Trial], catalog: Catalog, *, together: int) -> Iterator[tuple[int, Timing | str]]:
+    """Time trials and yield the index of each with its timing, or with a sentence about why there is none.
+
+    Args:
+        trials: What to time.
+        catalog: Where models and augmentations are looked up.
+        together: Trials at the same time, in a process each, so that what jobs cost each other is part of the timing;
+            1 for one after the other in this process.
+    """
+    if together == 1:
+        for index, trial in enumerate(trials):
+            yield index, _attempt(trial, catalog)
+        return
+    # Filled up, so that no trial is timed alone.
+    order = [*range(len(trials)), *(index % len(trials) for index in range(-len(trials) % together))]
+    with ProcessPoolExecutor(together, mp_context=get_context("spawn")) as pool:
+        try:
+            yield from zip(order, pool.map(_attempt_in_worker, [trials[index] for index in order]), strict=True)
+        except Exception as error:  # a worker that dies must not end the command that only asks for a price
+            for index in range(len(trials)):
+                yield index, f"a process that timed steps ended: {type(error).__name__}: {error}"
+
+
+def time_trial(trial: Trial, catalog: Catalog) -> Timing:
+    """Train, save and evaluate for a moment, and take the time of each.
 
     Raises:
-        PluginError: the model does not build.
+        HarnessError, Exception: what training this model raises.
     """
-    with frozen_numerics(), seeded(0, "speed"):
-        module = to_layout(build_module(model, _CLASSES), device, model.spec.memory_format).train()
-        optimizer = build_optimizer(module, protocol)
-        size = protocol.input_size
-        inputs = torch.randn(protocol.batch_size, 3, size, size, device=device)
-        inputs = inputs.to(memory_format=torch.channels_last)
-        labels = torch.zeros(protocol.batch_size, dtype=torch.int64, device=device)
-        began = 0.0
-        for step in range(steps + 1):
-            if step == 1:
-                began = _clock(device)
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(module(inputs), labels).backward()
-            optimizer.step()
-        return steps * protocol.batch_size / (_clock(device) - began)
+    device = torch.device(trial.device)
+    with _threads(trial.threads), tempfile.TemporaryDirectory(dir=trial.folder, prefix=".timing-") as folder:
+        task = Task(
+            job=Job(trial.protocol.name, trial.model, trial.dataset.manifest.dataset, 0),
+            protocol=trial.protocol,
+            model=catalog.model(trial.model),
+            dataset=trial.dataset,
+            catalog=catalog,
+            device=device,
+            checkpoint=Path(folder) / "checkpoint.pt",
+        )
+        build_model(task)  # the first time, a plugin imports what it needs
+        began = time.monotonic()
+        built = build_model(task)
+        build = time.monotonic() - began
+        steps = len(trial.dataset.open_train()) // trial.protocol.batch_size * trial.protocol.epochs
+        watch = _StopWatch(device, trial.effort, steps)
+        began = time.monotonic()
+        with contextlib.suppress(StoppedError):
+            run_task(task, built, Found(None), watch)
+        checkpoint = _save_again(task.checkpoint, built.fingerprint, time.monotonic() - watch.stopped)
+        step = watch.step()
+        setup = watch.marks[watch.warm - 1] - began - watch.warm * step
+        first, image = _evaluate(task, built.module, trial.effort.images)
+    return Timing(build=build, setup=max(0.0, setup) + first, step=step, image=image, checkpoint=checkpoint)
 
 
-def _clock(device: torch.device) -> float:
+class _StopWatch:
+    """A run's watcher that marks the time of every step and stops the run when it has seen enough."""
+
+    def __init__(self, device: torch.device, effort: Effort, steps: int) -> None:
+        self._device = device
+        self._effort = effort
+        # The last step of all is never passed: behind it the test split would be opened.
+        self._wanted = min(steps, effort.warm + effort.steps)
+        self.warm = max(1, min(effort.warm, self._wanted - 1))
+        self.marks: list[float] = []
+        self.stopped = 0.0
+        self._breaks: set[int] = set()
+
+    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
+        """Nothing to mark."""
+
+    def batch_evaluated(self) -> None:
+        """Never called: the run is stopped before its end."""
+
+    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+        if len(self.marks) + 1 in (self.warm, self._wanted):
+            _wait_for(self._device)
+        self.marks.append(time.monotonic())
+
+    def epoch_finished(self, record: EpochRecord) -> None:
+        self._breaks.add(len(self.marks))
+
+    def should_stop(self) -> bool:
+        done = len(self.marks)
+        enough = done > self.warm and self.marks[-1] - self.marks[self.warm - 1] >= self._effort.seconds
+        if done < self._wanted and not (enough and done >= self.warm + min(4, self._effort.steps)):
+            return False
+        _wait_for(self._device)
+        self.stopped = time.monotonic()
+        return True
+
+    def step(self) -> float:
+        """Seconds of a step; what happens between two epochs is not counted."""
+        if len(self.marks) == 1:  # a run of one step
+            return self.stopped - self.marks[0]
+        if self._device.type != "cpu":
+            # Steps overlap there: only the span between two points at which the device was waited for means something.
+            return (self.stopped - self.marks[self.warm - 1]) / (len(self.marks) - self.warm)
+        spans = [
+            self.marks[index] - self.marks[index - 1]
+            for index in range(self.warm, len(self.marks))
+            if index not in self._breaks
+        ]
+        return statistics.median(spans)
+
+
+def _evaluate(task: Task, module: nn.Module, images: int) -> tuple[float, float]:
+    """Evaluate training images; return what the first pass costs more than the next, and seconds for one image."""
+    manifest = task.dataset.manifest
+    train = task.dataset.open_train()
+    training = Training(
+        protocol=task.protocol,
+        lr_max=learning_rate_peak(task.protocol, task.model.spec)[0],
+        seed=0,
+        train=train,
+        pipeline=build_pipeline(
+            task.protocol,
+            task.catalog,
+            num_classes=task.num_classes,
+            mean=manifest.mean,
+            std=manifest.std,
+            device=task.device,
+        ),
+        device=task.device,
+        memory_format=task.model.spec.memory_format,
+    )
+    count = min(len(train), images)
+    sample = SplitArrays(train.images[:count].copy(), train.labels[:count].copy())
+    spans = []
+    with frozen_numerics():
+        for _ in range(2):
+            began = time.monotonic()
+            training.predict(module, sample)
+            spans.append(time.monotonic() - began)
+    return max(0.0, spans[0] - spans[1]), spans[1] / count
+
+
+def _save_again(path: Path, fingerprint: str, first: float) -> float:
+    """Write a checkpoint twice more, since disks are moody; return the median seconds."""
+    spans = [first]
+    saved = load_checkpoint(path, fingerprint=fingerprint)
+    for _ in range(2):
+        began = time.monotonic()
+        if saved is not None:
+            save_checkpoint(path, saved)
+        spans.append(time.monotonic() - began)
+    return statistics.median(spans)
+
+
+def invented_dataset(folder: Path, *, name: str, classes: int, side: int, images: int) -> PreparedDataset:
+    """Random images in the form of a prepared data set, for one that is not prepared yet; it has no test split."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    np.save(folder / "train.images.npy", random.integers(0, 256, (images, side, side, 3), dtype=np.uint8))
+    np.save(folder / "train.labels.npy", np.arange(images, dtype=np.int64) % classes)
+    manifest = Manifest(
+        schema=SCHEMA, dataset=name, definition="", fingerprint="invented",
+        classes=tuple(str(label) for label in range(classes)), size=(side, side), native=False,
+        counts={"train": images, "test": 0}, class_counts={}, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3),
+        plugin="", libraries={}, created="",
+    )  # fmt: skip
+    return PreparedDataset(folder, manifest)
+
+
+def import_seconds() -> float:
+    """How long a fresh process takes until it could train: the imports of torch and its companions."""
+    ran = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=True)
+    return float(ran.stdout)
+
+
+def _attempt(trial: Trial, catalog: Catalog) -> Timing | str:
+    try:
+        return time_trial(trial, catalog)
+    except Exception as error:  # one model that can't be trained must not hide the price of the others
+        return f"{trial.model} could not be timed: {type(error).__name__}: {error}"
+
+
+def _attempt_in_worker(trial: Trial) -> Timing | str:
+    return _attempt(trial, _catalog())
+
+
+@functools.cache
+def _catalog() -> Catalog:
+    return discover()
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.monotonic()
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,354 @@
+"""Plan + how it stands -> Price: from finished runs where there are any, from a few timed steps, else by scaling."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeAlias
+
+from harness.api import Job
+from harness.catalog import Catalog
+from harness.data.acquire import Request, estimate
+from harness.data.prepare import definition, prepare_embedded
+from harness.data.store import PreparedDataset, find_prepared
+from harness.errors import HarnessError
+from harness.execute.machine import WATTS, Device
+from harness.execute.price import Basis, JobPrice, Price
+from harness.execute.scaling import Case, Pace, find_pace
+from harness.execute.timings import Timing, Timings, mean_timing, timing_key
+from harness.identity import Architectures
+from harness.plan import Plan, dataset_facts
+from harness.registry import Benchmark
+from harness.results.grid import Cell
+from harness.results.store import RunsFolder
+
+Say: TypeAlias = Callable[[str], object]
+
+_IMPORT_SECONDS = 4.0  # until it has been measured
+_QUICK_SECONDS = 30.0  # what timing may take where a price is only needed to refuse
+_QUICK_MODELS = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how jobs would run.
+
+    Attributes:
+        device: Their device.
+        jobs: At the same time.
+        threads: Of each.
+        watts: Assumed power; None for the assumption about the kind of device.
+        devices: Devices of this kind that the jobs are spread over.
+    """
+
+    device: Device
+    jobs: int
+    threads: int
+    watts: float | None = None
+    devices: int = 1
+
+    @property
+    def sharing(self) -> int:
+        """Jobs at the same time on one device, which slow each other down."""
+        return -(-self.jobs // self.devices)
+
+    @property
+    def used_devices(self) -> int:
+        """Devices that have something to do."""
+        return min(self.jobs, self.devices)
+
+
+class Appraiser:
+    """Prices plans on one machine. Nothing is timed unless a method says so."""
+
+    def __init__(
+        self, benchmark: Benchmark, catalog: Catalog, runs: RunsFolder, data_root: Path, setting: Setting,
+        *, anew: bool = False,
+    ) -> None:  # fmt: skip
+        self._benchmark = benchmark
+        self._catalog = catalog
+        self._runs = runs
+        self._data_root = data_root
+        self._setting = setting
+        self._architectures = Architectures(remember=True)
+        self._timings = Timings()
+        self._known: dict[str, Timing] = {}
+        self._anew = anew
+        self._notes: list[str] = []
+
+    def price(self, plan: Plan, cells: Sequence[Cell], *, nominal: bool = False) -> Price:
+        """Price what is not done, from what is known: finished runs, earlier timings, and multiply-adds.
+
+        Args:
+            plan: Whose protocol counts.
+            cells: How its jobs stand; finished ones of other seeds are welcome.
+            nominal: Whether jobs get numbers in the right proportion, and no seconds, where nothing was ever timed.
+        """
+        wanted = set(plan.jobs)
+        todo = [cell for cell in cells if cell.state != "done" and cell.job in wanted]
+        cases = self._cases(plan, todo)
+        finished = self._finished(cells)
+        timed = {name: self._timing(case) for name, case in cases.items()}
+        pace = find_pace(
+            cases,
+            timed,
+            batch=plan.protocol.batch_size,
+            macs_of=lambda case: self._macs(plan, case),
+            nominal=nominal,
+        )
+        prices = []
+        for cell in todo:
+            name = cell.job.model, cell.job.dataset
+            case = cases.get(name)
+            prices.append(self._job_price(plan, cell, case, finished.get(name), timed.get(name), pace))
+        self._architectures.save()
+        self._timings.save()
+        if scaled := sorted({one.job.model for one in prices if one.basis == "scaled"}):
+            self._notes.append(f"Scaled from other models by multiply-adds, which is rough: {', '.join(scaled)}.")
+        unprepared, data_bytes = self._unprepared(plan, todo)
+        return Price(
+            jobs=tuple(prices),
+            start_up=self._start_up(cases, timed),
+            at_once=min(self._setting.jobs, max(1, len(prices))),
+            watts=self._setting.watts or WATTS[self._setting.device.kind] * self._setting.used_devices,
+            data_bytes=data_bytes,
+            unprepared=unprepared,
+            notes=tuple(self._notes),
+        )
+
+    def time_missing(self, plan: Plan, cells: Sequence[Cell], say: Say) -> None:
+        """Time a few steps of every (model, data set) that neither runs nor earlier timings tell of.
+
+        A protocol made for an accelerator gets one step a model on a CPU, at one of the class counts.
+        """
+        wanted = set(plan.jobs)
+        todo = [cell for cell in cells if cell.state != "done" and cell.job in wanted]
+        finished = {} if self._anew else self._finished(cells)
+        cases = {name: case for name, case in self._cases(plan, todo).items() if name not in finished}
+        missing = {case.key: case for case in cases.values() if self._anew or self._timing(case) is None}
+        if self._is_slow(plan):
+            # A step takes seconds there, and the size of the head hardly matters: one class count tells of all.
+            known = {case.model for case in cases.values() if case.key not in missing}
+            missing = {case.model: case for case in missing.values() if case.model not in known}
+        if missing:
+            self._time(plan, list(missing.values()), self._sharing(todo), say)
+
+    def time_some(self, plan: Plan, cells: Sequence[Cell], say: Say) -> tuple[str, ...]:
+        """Time one or two models in at most about half a minute, unless earlier timings tell; return their names.
+
+        ``price`` scales the others by multiply-adds.
+        """
+        todo = [cell for cell in cells if cell.state != "done"]
+        cases: dict[str, Case] = {}
+        for case in self._cases(plan, todo).values():
+            cases.setdefault(case.model, case)
+        known = [case.model for case in cases.values() if self._timing(case) is not None]
+        order = sorted(
+            (case for case in cases.values() if case.model not in known), key=lambda case: self._macs(plan, case) or 0
+        )
+        # The one in the middle of the field first: the extremes scale worst.
+        order = order[len(order) // 2 :] + order[: len(order) // 2]
+        timed: list[str] = []
+        began = time.monotonic()
+        while order and len(known) + len(timed) < _QUICK_MODELS and 2.5 * (time.monotonic() - began) < _QUICK_SECONDS:
+            case = order.pop(0)
+            self._time(plan, [case], self._sharing(todo), say)
+            timed.append(case.model)
+        return (*known, *timed)
+
+    def expected_seconds(self, plan: Plan, cells: Sequence[Cell]) -> dict[Job, float]:
+        """What each job that is not done is expected to take, for ordering them; times nothing.
+
+        Where nothing was ever timed the numbers are in the right proportion by multiply-adds, and no seconds.
+        """
+        return {one.job: one.remaining for one in self.price(plan, cells, nominal=True).jobs}
+
+    def _cases(self, plan: Plan, todo: Sequence[Cell]) -> dict[tuple[str, str], Case]:
+        cases = {}
+        broken: dict[str, str] = {}
+        for model, dataset in dict.fromkeys((cell.job.model, cell.job.dataset) for cell in todo):
+            try:
+                cases[model, dataset] = self._case(plan, model, dataset, self._sharing(todo))
+            except HarnessError as error:
+                broken.setdefault(str(error), model)
+        self._notes = [f"Not priced: {sentence}" for sentence in broken]
+        return cases
+
+    def _sharing(self, todo: Sequence[Cell]) -> int:
+        """Jobs at the same time on one device, where there are so many."""
+        return max(1, min(self._setting.sharing, len(todo)))
+
+    def _case(self, plan: Plan, model: str, dataset: str, sharing: int) -> Case:
+        facts = dataset_facts(self._benchmark, self._catalog, dataset)
+        offer = self._catalog.model(model)
+        architecture = self._architectures.get(offer, facts.classes)
+        side = self._side(plan, dataset)
+        key = timing_key(
+            architecture=architecture.digest,
+            memory_format=offer.spec.memory_format,
+            protocol=plan.protocol,
+            side=side,
+            device=self._setting.device,
+            threads=self._setting.threads,
+            jobs=sharing,
+        )
+        return Case(model, dataset, architecture, facts.classes, side, facts.train, facts.test, key)
+
+    def _side(self, plan: Plan, dataset: str) -> int:
+        found = self._find(plan, dataset)
+        if found is not None:
+            return max(found.manifest.size)
+        size = plan.protocol.input_size
+        offered = self._catalog.datasets.get(dataset)
+        return min(offered.spec.native_side or size, size) if offered else size
+
+    def _find(self, plan: Plan, dataset: str) -> PreparedDataset | None:
+        """The prepared data set; an embedded one is prepared, as a run would do first of all."""
+        offer = self._catalog.datasets.get(dataset)
+        if offer is None:
+            return None
+        try:
+            if not offer.spec.sources:
+                return prepare_embedded(offer, self._data_root, plan.protocol.input_size)
+            return find_prepared(self._data_root, dataset, definition(offer), plan.protocol.input_size)
+        except HarnessError:
+            return None  # damaged: 'harness run' says so, and a price needs no images
+
+    def _timing(self, case: Case) -> Timing | None:
+        return self._known.get(case.key) or (None if self._anew else self._timings.get(case.key))
+
+    def _finished(self, cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
+        """Mean recorded seconds by (model, data set), of runs on this device with as many threads."""
+        seconds = defaultdict(list)
+        for cell in cells:
+            if cell.state == "done" and cell.result:
+                environment = cell.result.environment
+                here = environment.get("device_name"), environment.get("threads")
+                if here == (self._setting.device.name, self._setting.threads):
+                    seconds[cell.job.model, cell.job.dataset].append(cell.result.seconds)
+        return {name: statistics.fmean(values) for name, values in seconds.items()}
+
+    def _is_slow(self, plan: Plan) -> bool:
+        return plan.protocol.accelerator and self._setting.device.kind == "cpu"
+
+    # ------------------------------------------------------------------------------------------------------ timing
+
+    def _time(self, plan: Plan, cases: Sequence[Case], together: int, say: Say) -> None:
+        from harness.execute.speed import ACCELERATED, HASTY, THOROUGH, Trial, import_seconds, time_trials
+
+        if self._timings.number("imports", sys.executable, version("torch")) is None:
+            say("Timing the start of a process, once")
+            self._timings.put_number(import_seconds(), "imports", sys.executable, version("torch"))
+        effort = HASTY if self._is_slow(plan) else THOROUGH if self._setting.device.kind == "cpu" else ACCELERATED
+        measured = defaultdict(list)
+        with tempfile.TemporaryDirectory(prefix="harness-timing-") as folder:
+            trials = [
+                Trial(
+                    protocol=plan.protocol,
+                    model=case.model,
+                    dataset=self._dataset(plan, case, Path(folder) / str(number), effort.warm + effort.steps + 1),
+                    device=self._setting.device.address,
+                    threads=self._setting.threads,
+                    effort=effort,
+                    folder=self._writable_folder(),
+                )
+                for number, case in enumerate(cases)
+            ]
+            for done, (index, timing) in enumerate(time_trials(trials, self._catalog, together=together)):
+                case = cases[index]
+                say(f"Timed {case.model} on {case.dataset} ({min(done + 1, len(cases))} of {len(cases)})")
+                if isinstance(timing, str):
+                    say(timing)
+                else:
+                    measured[case.key].append(timing)
+        for key, timings in measured.items():
+            self._known[key] = mean_timing(timings)
+            self._timings.put(key, self._known[key])
+        self._timings.save()
+
+    def _dataset(self, plan: Plan, case: Case, folder: Path, steps: int) -> PreparedDataset:
+        from harness.execute.speed import invented_dataset
+
+        found = self._find(plan, case.dataset)
+        if found is not None:
+            return found
+        images = steps * plan.protocol.batch_size
+        return invented_dataset(folder, name=case.dataset, classes=case.classes, side=case.side, images=images)
+
+    def _writable_folder(self) -> Path:
+        """Where checkpoints are written for the time of a timing: on the disk of the runs, if there are any yet."""
+        try:
+            with tempfile.TemporaryDirectory(dir=self._runs.root):
+                return self._runs.root
+        except OSError:
+            return Path(tempfile.gettempdir())
+
+    # ------------------------------------------------------------------------------------------------------ scaling
+
+    def _macs(self, plan: Plan, case: Case) -> float | None:
+        """Multiply-adds of an image; None where the model cannot be traced."""
+        name = "macs", case.architecture.digest, plan.protocol.input_size
+        found = self._timings.number(*name)
+        if found is None:
+            from harness.identity import build_module
+            from harness.macs import measure_macs
+
+            try:
+                module = build_module(self._catalog.model(case.model), case.classes)
+                found = float(measure_macs(module, plan.protocol.input_size).total)
+            except Exception:  # whatever tracing a model raises; it then keeps its place in the order
+                found = 0.0
+            self._timings.put_number(found, *name)
+        return found or None
+
+    def _job_price(
+        self, plan: Plan, cell: Cell, case: Case | None, finished: float | None, timing: Timing | None,
+        pace: Pace,
+    ) -> JobPrice:  # fmt: skip
+        if case is None:
+            return JobPrice(job=cell.job, seconds=None, basis=None)
+        protocol = plan.protocol
+        epochs = 0 if cell.state == "stale" else len(self._runs.of(cell.job).read_history())
+        price = JobPrice(
+            job=cell.job,
+            seconds=None,
+            basis=None,
+            overhead=timing.build if timing else 0.0,
+            left=max(0.0, 1 - epochs / protocol.epochs),
+            weights=case.architecture.parameters,
+            predictions=case.test * (4 * case.classes + 8),
+        )
+        if finished is not None and not self._anew:
+            return replace(price, seconds=finished, basis="runs")
+        found: tuple[Timing, Basis] | None = (timing, "timed") if timing else pace.timing(case)
+        if found is None:
+            return price
+        steps = case.train // protocol.batch_size
+        seconds = found[0].seconds(steps=steps, epochs=protocol.epochs, test=case.test)
+        return replace(price, seconds=seconds, basis=found[1])
+
+    # ------------------------------------------------------------------------------------------------------- totals
+
+    def _start_up(self, cases: Mapping[tuple[str, str], Case], timed: Mapping[tuple[str, str], Timing | None]) -> float:
+        """Seconds until the first job starts: imports, and building every model at every class count."""
+        imports = self._timings.number("imports", sys.executable, version("torch")) or _IMPORT_SECONDS
+        builds = {(cases[name].model, cases[name].classes): timing.build for name, timing in timed.items() if timing}
+        # Jobs are carried out by processes of their own, which import everything once more.
+        return 2 * imports + sum(builds.values())
+
+    def _unprepared(self, plan: Plan, todo: Sequence[Cell]) -> tuple[tuple[str, ...], int]:
+        """Names of data sets that have to be prepared first, and the bytes that this takes."""
+        names, total = [], 0
+        for name in dict.fromkeys(cell.job.dataset for cell in todo):
+            offer = self._catalog.datasets.get(name)
+            if offer is not None and offer.spec.sources and self._find(plan, name) is None:
+                names.append(name)
+                total += estimate(Request(offer, self._data_root, (plan.protocol.input_size,))).total
+        return tuple(names), total
