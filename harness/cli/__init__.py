@@ -14,6 +14,7 @@ from harness.cli.audit import audit
 from harness.cli.budget import check_budget
 from harness.cli.bundle import bundle, merge
 from harness.cli.catalog import list_command
+from harness.cli.doctor import doctor
 from harness.cli.leaderboard import leaderboard
 from harness.cli.patterns import patterns
 from harness.cli.plan import plan
@@ -72,7 +73,7 @@ def cli() -> None:
 for command in (
     *(list_command, check_budget, prepare, audit, plan, run, status),
     *(leaderboard, score, select, patterns, report),
-    *(verify, bundle, merge),
+    *(verify, bundle, merge, doctor),
 ):
     cli.add_command(command)
 

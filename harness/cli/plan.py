@@ -15,7 +15,7 @@ import click
 from harness.api import Job
 from harness.catalog import Catalog
 from harness.cli.options import Request, format_option, selection_options
-from harness.cli.output import print_rows
+from harness.cli.output import print_rows, say
 from harness.cli.progress import duration
 from harness.execute.resources import Asked
 from harness.plan import Plan, build_plan, dataset_facts
@@ -116,9 +116,9 @@ def show_plan(
         err=True,
     )
     for sentence in (*price_sentences(price, setting, request), *price.notes):
-        click.echo(sentence, err=True)
+        say(sentence)
     for sentence in (*survey.over_budget.values(), *survey.broken.values()):
-        click.echo(f"Would be refused: {sentence}", err=True)
+        say(f"Would be refused: {sentence}")
 
 
 def setting_of(asked: Asked, catalog: Catalog, *, watts: float | None = None) -> Setting:

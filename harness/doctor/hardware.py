@@ -1,0 +1,177 @@
+"""Devices, threads, and whether the same training gives the same bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from harness.doctor.check import Finding, Place
+from harness.execute.machine import bound_cores, core_limit, cpu_name, thread_variables, usable_cores
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_BUSY = 0.5  # share of the cores that other programs may use before a warning
+_SIDE, _CLASSES, _BATCH, _STEPS = 16, 4, 8, 4
+
+
+def check_devices(place: Place) -> Iterator[Finding]:
+    """Every device that torch sees, with a training step on each."""
+    import torch
+
+    yield _trained("cpu", f"{cpu_name()}, {usable_cores()} cores, {_memory()} of memory")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index in range(count):
+        facts = torch.cuda.get_device_properties(index)
+        yield _trained(f"cuda:{index}", f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, driver {_driver()}")
+    if torch.backends.mps.is_available():
+        yield _trained("mps", "Apple GPU; its results are not comparable with those of other devices")
+    if place.protocol.accelerator and not count:
+        reason = "torch was built without CUDA" if not torch.version.cuda else "torch sees no CUDA device"
+        yield Finding(
+            "cuda",
+            "warning",
+            f"{reason}, and {place.protocol.name} is made for one",
+            "On a machine with an NVIDIA GPU, install its driver and a CUDA build of torch. Without: "
+            "harness run --all --suite pocket",
+        )
+
+
+def check_chosen_device(place: Place) -> Iterator[Finding]:
+    """The device that was asked for."""
+    from harness.train.environment import resolve_device
+
+    device = resolve_device(place.device)
+    if place.device != "auto":
+        yield Finding("device", "ok", f"{place.device} is there")
+    elif device.type == "cpu":
+        yield Finding("device", "ok", "auto means the CPU here")
+    else:
+        yield Finding("device", "ok", f"auto means {device} here")
+
+
+def check_threads(_place: Place) -> Iterator[Finding]:
+    """Cores, limits and variables against the threads that torch would start, and what else keeps the cores busy."""
+    import torch
+
+    cores, threads = usable_cores(), torch.get_num_threads()
+    limit = core_limit()
+    facts = [f"{cores} usable cores", f"{threads} threads in torch"]
+    if limit is not None and limit < bound_cores():
+        facts.append(f"a container limit of {limit:g} cores")
+    facts += [f"{name}={value}" for name, value in thread_variables().items()]
+    if threads > cores:
+        yield Finding(
+            "threads",
+            "warning",
+            ", ".join(facts),
+            f"More threads than cores wait for each other: say --threads {cores}, or export OMP_NUM_THREADS={cores}.",
+        )
+    else:
+        yield Finding("threads", "ok", ", ".join(facts))
+    if hasattr(os, "getloadavg"):
+        load = os.getloadavg()[0]
+        busy = f"load average {load:.1f} on {cores} cores"
+        if load > _BUSY * cores:
+            advice = "Other programs use the cores; trainings and prices are slower until they end."
+            yield Finding("load", "warning", busy, advice)
+        else:
+            yield Finding("load", "ok", busy)
+
+
+def check_determinism(place: Place) -> Iterator[Finding]:
+    """Two short trainings on the chosen device, from one seed: their weights must be the same bits."""
+    from harness.train.environment import resolve_device
+
+    device = str(resolve_device(place.device))
+    first, second = train_probe(device), train_probe(device)
+    if first == second:
+        cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+        flags = f"; CUBLAS_WORKSPACE_CONFIG is {cublas or 'set by every run'}" if device.startswith("cuda") else ""
+        yield Finding("determinism", "ok", f"two trainings of {_STEPS} steps on {device} end in the same bits{flags}")
+    else:
+        yield Finding(
+            "determinism",
+            "problem",
+            f"two trainings of {_STEPS} steps on {device} end in weights {first[:12]} and {second[:12]}",
+            "Results on this device can't be repeated bit for bit. Look for faulty memory or an unusual build of "
+            "torch; on CUDA, leave CUBLAS_WORKSPACE_CONFIG unset or at :4096:8.",
+        )
+
+
+def train_probe(device: str) -> str:
+    """Train a small network for a few steps on random images; return the hash of its weights.
+
+    It has what the architectures are made of: convolutions, plain and by channel, normalisation, dropout, attention.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from harness.train.environment import frozen_numerics
+    from harness.train.loop import seeded
+    from harness.train.run import weights_hash
+
+    with frozen_numerics(), seeded(0, "doctor"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of operators without a deterministic form; the comparison tells
+        module = _probe().to(device).train()
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+        for _ in range(_STEPS):
+            images = torch.rand(_BATCH, 3, _SIDE, _SIDE).to(device)
+            labels = torch.randint(_CLASSES, (_BATCH,)).to(device)
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(module(images), labels, label_smoothing=0.05).backward()
+            optimizer.step()
+        return weights_hash(module)
+
+
+def _probe() -> nn.Module:
+    import torch
+    from torch import nn
+
+    class Probe(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.SiLU(),
+                nn.Conv2d(16, 16, 5, padding=2, groups=16), nn.GELU(), nn.Conv2d(16, 32, 1), nn.Dropout(0.1),
+            )  # fmt: skip
+            self.attention = nn.MultiheadAttention(32, 2, batch_first=True)
+            self.head = nn.Linear(32, _CLASSES)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            tokens = self.body(images).flatten(2).transpose(1, 2)
+            tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            logits: torch.Tensor = self.head(tokens.mean(dim=1))
+            return logits
+
+    return Probe()
+
+
+def _trained(device: str, facts: str) -> Finding:
+    try:
+        train_probe(device)
+    except Exception as error:  # drivers fail in their own ways
+        text = " ".join(str(error).split())[:300]
+        advice = "Update the driver, or choose another device with --device." if device != "cpu" else ""
+        return Finding(device, "problem", f"{facts}; training on it fails: {type(error).__name__}: {text}", advice)
+    return Finding(device, "ok", f"{facts}; a training step works")
+
+
+def _memory() -> str:
+    ask = getattr(os, "sysconf", None)  # not on Windows
+    try:
+        return f"{ask('SC_PAGE_SIZE') * ask('SC_PHYS_PAGES') / 1e9:.0f} GB" if ask else "an unknown amount"
+    except (ValueError, OSError):
+        return "an unknown amount"
+
+
+def _driver() -> str:
+    question = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    try:
+        ran = subprocess.run(question, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return (ran.stdout.split() or ["unknown"])[0]

@@ -1,0 +1,236 @@
+"""Proof on the user's own machine that a killed run ends in the same bits as one that nobody disturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from harness.api import Job
+from harness.doctor.check import Finding, Place
+from harness.doctor.storage import existing
+from harness.doctor.trial import TRAINING, Trial
+from harness.errors import CannotContinueError
+from harness.results.store import JobFolder, RunsFolder
+
+Say: TypeAlias = Callable[[str], object]
+
+_EPOCHS = 2
+_CHECKPOINTS = 20  # within the training, so that there is something to go on from
+_CLOCKED = ("seconds", "images_per_second")  # of an epoch's record; all else must be equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What came of it.
+
+    Attributes:
+        job: What was trained twice.
+        kills: How often the second training was killed.
+        differences: Sentences; empty where everything is equal.
+        weights: Hash of the undisturbed run's weights.
+        epochs: In the history.
+        metrics: Of the undisturbed run.
+        seconds: All of it together.
+    """
+
+    job: Job
+    kills: int
+    differences: tuple[str, ...]
+    weights: str
+    epochs: int
+    metrics: dict[str, float]
+    seconds: float
+
+    def as_finding(self, seed: int) -> Finding:
+        """Say it in a sentence with the numbers."""
+        times = f"{self.kills} time{'' if self.kills == 1 else 's'}"
+        what = f"{self.job} was killed {times} at random instants (seed {seed})"
+        if self.differences:
+            return Finding(
+                "resume",
+                "problem",
+                f"{what} and did not end as the undisturbed run did: {' '.join(self.differences)}",
+                "Look at 'determinism' and 'runs folder' above. If both are well, this is a bug: please report it.",
+            )
+        if not self.kills:
+            advice = "Try again with another --seed."
+            return Finding("resume", "warning", f"{self.job} ended before any kill came, so nothing is proven", advice)
+        return Finding(
+            "resume",
+            "ok",
+            f"{what} and went on each time; it ended in the same bits as the undisturbed run: weights "
+            f"{self.weights[:12]}, {self.epochs} epochs of history, {len(self.metrics)} metrics, and all predictions "
+            f"({self.seconds:.0f} s)",
+        )
+
+
+def prove_resume(place: Place, registry: Path | None, *, kills: int, seed: int, say: Say) -> Proof:
+    """Train the smallest job there is once undisturbed and once under fire, and compare everything.
+
+    Args:
+        place: Whose catalog offers the models; results go to a folder beside its runs, which is removed afterwards.
+        registry: The registry file, for the processes that train.
+        kills: How often to kill, each time without warning (SIGKILL; TerminateProcess on Windows).
+        seed: Of the instants.
+        say: Told what happens.
+
+    Raises:
+        CannotContinueError: there is nothing small to train, or the job fails even undisturbed.
+    """
+    began = time.monotonic()
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory(dir=existing(place.runs.root), prefix=".harness-doctor-") as name:
+        scratch = Path(name)
+        trial = _smallest_trial(place, registry, scratch)
+        say(f"Training {trial.job} undisturbed")
+        quiet = replace(trial, runs=str(scratch / "quiet"))
+        span = _train(quiet, scratch, kill_after=None) or 0.0
+        fire = replace(trial, runs=str(scratch / "fire"), save_every=span / _CHECKPOINTS)
+        done = 0
+        while done < kills:
+            after = chance.uniform(0.0, span / kills)
+            if _train(fire, scratch, kill_after=after) is not None:
+                break  # it had ended before the instant came
+            done += 1
+            say(f"Killed it {after:.2f} s after its first step ({done} of {kills})")
+        _train(fire, scratch, kill_after=None)
+        one, other = (RunsFolder(Path(runs)).of(trial.job) for runs in (quiet.runs, fire.runs))
+        result = one.read_result()
+        assert result is not None  # _train raises where there is none
+        return Proof(
+            job=trial.job,
+            kills=done,
+            differences=tuple(differences(one, other)),
+            weights=result.weights_sha256,
+            epochs=len(one.read_history()),
+            metrics=dict(result.metrics),
+            seconds=time.monotonic() - began,
+        )
+
+
+def differences(one: JobFolder, other: JobFolder) -> list[str]:
+    """Compare two finished runs of a job, times left out; return a sentence for each difference."""
+    import numpy as np
+
+    first, second = one.read_result(), other.read_result()
+    if first is None or second is None:
+        return ["One of the two has no result."]
+    found = []
+    for what in ("fingerprint", "weights_sha256", "metrics", "lr_max", "test_reads"):
+        here, there = getattr(first, what), getattr(second, what)
+        if here != there:
+            found.append(f"{what} is {there}, expected {here}.")
+    if _history(one) != _history(other):
+        found.append("The histories differ in a loss or a learning rate, or in the number of epochs.")
+    with np.load(one.predictions) as here, np.load(other.predictions) as there:
+        for name in ("logits", "labels"):
+            if here[name].tobytes() != there[name].tobytes():
+                found.append(f"The {name} of the test images differ.")
+    return found
+
+
+def _history(folder: JobFolder) -> list[dict[str, Any]]:
+    lines = folder.history.read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in _CLOCKED} for line in lines]
+
+
+def _train(trial: Trial, scratch: Path, *, kill_after: float | None) -> float | None:
+    """Start the trial's process; return the seconds from its first step to its end, or None if it was killed.
+
+    Raises:
+        CannotContinueError: it failed by itself.
+    """
+    # The process must see the modules that this one sees, whatever made them importable here.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with (scratch / "messages").open("w+", encoding="utf-8") as messages:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness.doctor.trial", trial.as_argument()],
+            env=environment, stdout=subprocess.PIPE, stderr=messages, text=True,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            first_step = time.monotonic()
+            if line.strip() == TRAINING and kill_after is not None:
+                try:
+                    process.wait(kill_after)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    return None
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        span = time.monotonic() - first_step
+        if process.returncode:
+            messages.seek(0)
+            last = (messages.read().strip().splitlines() or ["it said nothing"])[-1]
+            raise CannotContinueError(f"The process that trained {trial.job} ended with {process.returncode}: {last}")
+    return span
+
+
+def _smallest_trial(place: Place, registry: Path | None, scratch: Path) -> Trial:
+    """The quickest model on an embedded data set, under a protocol that a CPU can bear, for a few epochs."""
+    from harness.execute.machine import find_device
+    from harness.execute.timings import Timings, threads_per_job
+
+    datasets = place.catalog.datasets
+    candidates = [
+        (suite.protocol, name)
+        for suite in (place.suite, *place.benchmark.suites.values())
+        if not place.benchmark.protocol(suite.protocol).accelerator
+        for name in suite.datasets
+        if name in datasets and not datasets[name].spec.sources
+    ]
+    if not candidates:
+        raise CannotContinueError(
+            "There is nothing small to train: no suite for a CPU has a data set that comes with its plugin."
+        )
+    protocol, dataset = candidates[0]
+    model = _quickest_model(place, place.benchmark.protocol(protocol).input_size, len(datasets[dataset].spec.classes))
+    return Trial(
+        registry=str(registry.absolute()) if registry else None,
+        job=Job(protocol, model, dataset, 0),
+        runs="",
+        data=str(scratch / "data"),
+        device=find_device(place.device).address,
+        threads=threads_per_job(1, None, Timings()),
+        save_every=300.0,
+        epochs=_EPOCHS,
+    )
+
+
+def _quickest_model(place: Place, side: int, classes: int) -> str:
+    """The model whose forward and backward pass of a small batch takes the least time here."""
+    import torch
+
+    from harness.identity import build_module
+
+    spans = {}
+    for name, offer in place.catalog.models.items():
+        with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):  # those that don't build don't count
+            module = build_module(offer, classes).train()
+            images = torch.rand(4, 3, side, side)
+            for _ in range(2):
+                began = time.perf_counter()
+                logits = module(images)
+                logits.sum().backward()
+                span = time.perf_counter() - began
+            if logits.shape == (4, classes):
+                spans[name] = span
+    if not spans:
+        raise CannotContinueError("There is nothing to train: no installed model builds.")
+    return min(spans, key=lambda name: spans[name])

@@ -1,0 +1,203 @@
+"""Disk space, folders that behave, and the suite's data sets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from harness.api import DatasetSpec
+from harness.catalog import Offer
+from harness.data.acquire import Request, disk_use, estimate, verify_prepared
+from harness.data.prepare import SPLITS, definition
+from harness.data.store import find_prepared, open_split
+from harness.doctor.check import Finding, Place
+from harness.errors import HarnessError
+from harness.execute.price import JobPrice, Price
+from harness.plan import dataset_facts
+
+CACHE_BYTES = 100_000_000  # what caches of timings, architectures and plots may grow to, generously
+_VERIFY_BYTES = 50_000_000  # data sets up to here are compared byte by byte, which takes a moment
+_CLOCK_SECONDS = 5.0
+
+
+def check_disk(place: Place) -> Iterator[Finding]:
+    """Free space under the runs, data and cache folders against what the suite needs, one model of each kind."""
+    from harness.api import Job
+
+    budget = place.benchmark.budget.parameters
+    jobs = []
+    for dataset in place.suite.datasets:
+        try:
+            facts = dataset_facts(place.benchmark, place.catalog, dataset)
+        except HarnessError:
+            continue  # another check says what is wrong with it
+        predictions = facts.test * (4 * facts.classes + 8)
+        jobs += [
+            JobPrice(
+                job=Job(place.protocol.name, model, dataset, 0), seconds=None, basis=None, weights=budget,
+                predictions=predictions,
+            )
+            for model in place.catalog.models
+        ]  # fmt: skip
+    runs = Price(jobs=tuple(jobs), start_up=0.0, at_once=1, watts=0.0).runs_bytes
+    what = f"one run of {len(place.catalog.models)} models on the suite '{place.suite.name}'"
+    yield _room("disk of runs", place.runs.root, runs, what, "--runs")
+    offers = [place.catalog.datasets[name] for name in place.suite.datasets if name in place.catalog.datasets]
+    data = sum(
+        estimate(Request(offer, place.data_root, (place.protocol.input_size,))).total
+        for offer in offers
+        if _prepared(place, offer) is None
+    )
+    yield _room("disk of data", place.data_root, data, "the data sets that are not prepared", "--data")
+    cache = Path(platformdirs.user_cache_dir("xscore-harness"))
+    yield _room("disk of cache", cache, CACHE_BYTES, "what is remembered between commands", "XDG_CACHE_HOME")
+
+
+def check_runs_folder(place: Place) -> Iterator[Finding]:
+    """Whether the disk of the runs does what results rely on."""
+    yield behaviour("runs folder", place.runs.root, "--runs")
+
+
+def check_data_folder(place: Place) -> Iterator[Finding]:
+    """Whether the disk of the data does what preparing relies on."""
+    yield behaviour("data folder", place.data_root, "--data")
+
+
+def check_datasets(place: Place) -> Iterator[Finding]:
+    """Every data set of the suite: prepared, missing or damaged."""
+    for name in place.suite.datasets:
+        offer = place.catalog.datasets.get(name)
+        called = f"data set {name}"
+        if offer is None:
+            advice = "Install the plugin that offers it; 'harness list plugins' shows those that failed."
+            yield Finding(called, "problem", "no installed plugin offers it", advice)
+            continue
+        try:
+            dataset_facts(place.benchmark, place.catalog, name)
+            yield _dataset(place, called, offer)
+        except HarnessError as error:
+            yield Finding(called, "problem", str(error), _remake(offer))
+
+
+def behaviour(name: str, folder: Path, option: str) -> Finding:
+    """Try locks, renames and flushed writes in a folder, or in the one that it would be made in."""
+    above = existing(folder)
+    if not above.is_dir():
+        return Finding(name, "problem", f"{above} is a file, expected a folder", f"Choose another one with {option}.")
+    another = f"Choose another folder with {option}."
+    try:
+        with tempfile.TemporaryDirectory(dir=above, prefix=".harness-doctor-") as scratch:
+            problems = _misbehaviour(Path(scratch))
+            skew = _clock_skew(Path(scratch))
+    except OSError as error:
+        return Finding(name, "problem", f"{above} can't be written: {error.strerror or error}", another)
+    if problems:
+        advice = f"{another} A local disk always works; of network file systems, NFS 4 with locking does."
+        return Finding(name, "problem", f"{above}: {'; '.join(problems)}", advice)
+    if abs(skew) > _CLOCK_SECONDS:
+        return Finding(
+            name, "warning", f"{above}: its clock is {skew:+.0f} s off this machine's",
+            "Set both clocks from one time server; nothing is lost until then.",
+        )  # fmt: skip
+    return Finding(name, "ok", f"{above}: writable, files can be locked, renames replace at once")
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest path above it that is there."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+def _misbehaviour(scratch: Path) -> list[str]:
+    problems = []
+    holder, other = FileLock(scratch / "lock"), FileLock(scratch / "lock")
+    try:
+        holder.acquire(timeout=1)
+        try:
+            other.acquire(blocking=False)
+            other.release()
+            problems.append("a file can be locked twice, so two commands could train the same job")
+        except Timeout:
+            pass
+        holder.release()
+    except (OSError, NotImplementedError, Timeout) as error:
+        problems.append(f"files can't be locked ({error})")
+    old, new = scratch / "old", scratch / "new"
+    try:
+        old.write_bytes(b"old")
+        with new.open("wb") as file:
+            file.write(b"new")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(old)
+        if old.read_bytes() != b"new" or new.exists():
+            problems.append("a rename does not replace the file that it should")
+    except OSError as error:
+        problems.append(f"a flushed file can't replace another ({error})")
+    return problems
+
+
+def _clock_skew(scratch: Path) -> float:
+    """How far the file system's clock is ahead, in seconds."""
+    file = scratch / "clock"
+    file.touch()
+    return file.stat().st_mtime - time.time()
+
+
+def _room(name: str, folder: Path, needed: int, what: str, option: str) -> Finding:
+    free = shutil.disk_usage(existing(folder)).free
+    found = f"{_gigabytes(free)} free at {folder}, up to {_gigabytes(needed)} needed for {what}"
+    if free >= 2 * needed:
+        return Finding(name, "ok", found)
+    advice = f"Make room, or choose another disk with {option}."
+    return Finding(name, "problem" if free < needed else "warning", found, advice)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _prepared(place: Place, offer: Offer[DatasetSpec]) -> object:
+    try:
+        return find_prepared(place.data_root, offer.spec.name, definition(offer), place.protocol.input_size)
+    except HarnessError:
+        return None
+
+
+def _dataset(place: Place, called: str, offer: Offer[DatasetSpec]) -> Finding:
+    spec = offer.spec
+    found = find_prepared(place.data_root, spec.name, definition(offer), place.protocol.input_size)
+    if found is None and not spec.sources:
+        return Finding(called, "ok", "comes with its plugin; prepared when it is first used")
+    if found is None:
+        terms = " --accept-licence" if spec.accept_licence else ""
+        advice = f"Run: harness prepare {spec.name}{terms}"
+        return Finding(called, "problem", f"not prepared in {place.data_root}", advice)
+    counts = found.manifest.counts
+    facts = f"prepared: {counts['train']:,} train and {counts['test']:,} test images"
+    if disk_use(found.folder) <= _VERIFY_BYTES:
+        if problems := verify_prepared(found):
+            return Finding(called, "problem", f"damaged: {' '.join(problems)}", _remake(offer))
+        return Finding(called, "ok", f"{facts}, as their manifest says byte for byte")
+    for split in SPLITS:
+        arrays = open_split(found.folder, split)
+        if len(arrays) != counts[split]:
+            text = f"damaged: {len(arrays):,} {split} images, the manifest says {counts[split]:,}"
+            return Finding(called, "problem", text, _remake(offer))
+    return Finding(called, "ok", f"{facts}; byte for byte: harness prepare {spec.name} --verify")
+
+
+def _remake(offer: Offer[DatasetSpec]) -> str:
+    name = offer.spec.name
+    if offer.spec.sources:
+        return f"Run: harness prepare {name} --remove, then harness prepare {name}"
+    return f"Run: harness prepare {name} --remove; it is made again when it is first used."
