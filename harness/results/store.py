@@ -205,8 +205,10 @@ class JobFolder:
             return False
         try:
             lock.acquire(blocking=False)
-        except (Timeout, OSError):
+        except Timeout:
             return True
+        except OSError:  # a folder that is for reading alone, where nobody can be at work
+            return False
         lock.release()
         return False
 
