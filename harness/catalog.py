@@ -1,5 +1,5 @@
-"""Installed entry points -> Catalog: every model, data set, augmentation, metric and executor with its owner, and every
-failure with its reason.
+"""Installed entry points -> Catalog: every model, data set, augmentation, metric, executor and tracker with its owner,
+and every failure with its reason.
 
 One plugin never harms another: each is loaded, registered and asked on its own, and one that misbehaves is taken out
 whole and recorded. Only a contested name is less than that: it costs the plugin that name and nothing else.
@@ -27,13 +27,14 @@ from harness.api import (
     ExecutorSpec,
     MetricSpec,
     ModelSpec,
+    TrackerSpec,
 )
 from harness.errors import PluginError, WrongUseError, unknown_name
 
 DISTRIBUTION = "xscore-harness"
 """Our own distribution: its plugins are the reference, so a contested name stays theirs."""
 
-_Spec: TypeAlias = ModelSpec | DatasetSpec | AugmentationSpec | MetricSpec | ExecutorSpec
+_Spec: TypeAlias = ModelSpec | DatasetSpec | AugmentationSpec | MetricSpec | ExecutorSpec | TrackerSpec
 _S = TypeVar("_S", bound=_Spec)
 
 _OFFERS: Mapping[str, tuple[str, type[_Spec]]] = {
@@ -42,6 +43,7 @@ _OFFERS: Mapping[str, tuple[str, type[_Spec]]] = {
     "harness_augmentations": ("augmentation", AugmentationSpec),
     "harness_metrics": ("metric", MetricSpec),
     "harness_executors": ("executor", ExecutorSpec),
+    "harness_trackers": ("tracker", TrackerSpec),
 }
 
 
@@ -90,7 +92,7 @@ class Catalog:
     """All that is installed.
 
     Attributes:
-        models, datasets, augmentations, metrics, executors: What is in use, by name.
+        models, datasets, augmentations, metrics, executors, trackers: What is in use, by name.
         plugins: Every entry point, the broken ones included.
         contested: Why a (kind, name) is out of use although plugins offer it.
         observers: Implementations of the observer hooks by hook name, each with its plugin.
@@ -101,6 +103,7 @@ class Catalog:
     augmentations: Mapping[str, Offer[AugmentationSpec]]
     metrics: Mapping[str, Offer[MetricSpec]]
     executors: Mapping[str, Offer[ExecutorSpec]]
+    trackers: Mapping[str, Offer[TrackerSpec]]
     plugins: tuple[Plugin, ...]
     contested: Mapping[tuple[str, str], str]
     observers: Mapping[str, Sequence[tuple[Plugin, pluggy.HookImpl]]] = field(default_factory=dict)
@@ -124,6 +127,10 @@ class Catalog:
     def executor(self, name: str) -> Offer[ExecutorSpec]:
         """Return an executor. Raises like ``model``."""
         return self._get("executor", name, self.executors)
+
+    def tracker(self, name: str) -> Offer[TrackerSpec]:
+        """Return a tracker. Raises like ``model``."""
+        return self._get("tracker", name, self.trackers)
 
     def notify(self, hook: str, **arguments: object) -> list[str]:
         """Call an observer hook on every plugin that has it, and return a sentence for each one that raised."""
@@ -293,6 +300,7 @@ def _assemble(loaded: Sequence[_Loaded]) -> Catalog:
         augmentations=table("augmentation"),
         metrics=table("metric"),
         executors=table("executor"),
+        trackers=table("tracker"),
         plugins=tuple(plugins),
         contested=contested,
         observers=observers,

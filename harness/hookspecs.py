@@ -16,6 +16,7 @@ from harness.api import (
     MetricSpec,
     ModelSpec,
     RunResult,
+    TrackerSpec,
 )
 
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -44,6 +45,14 @@ def harness_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
 @hookspec
 def harness_executors() -> Iterable[ExecutorSpec]:  # type: ignore[empty-body]
     """Return the ways to carry out jobs that this plugin offers. Called once, at discovery."""
+
+
+@hookspec
+def harness_trackers() -> Iterable[TrackerSpec]:  # type: ignore[empty-body]
+    """Return the tracking tools that this plugin connects. Called once, at discovery; must not import the tool.
+
+    A tracker follows runs only where the user switches it on; the three hooks below are for observers that always do.
+    """
 
 
 @hookspec

@@ -14,6 +14,7 @@ from harness.cli.output import print_rows
 from harness.data.prepare import definition
 from harness.data.store import find_prepared
 from harness.errors import DatasetError
+from harness.execute.tracking import missing_modules
 from harness.registry import Benchmark
 
 _Rows: TypeAlias = list[dict[str, Any]]
@@ -123,6 +124,13 @@ def _executors(_: Benchmark, catalog: Catalog, __: Path) -> _Rows:
     return [{"name": name, "title": offer.spec.title, **_owner(offer)} for name, offer in catalog.executors.items()]
 
 
+def _trackers(_: Benchmark, catalog: Catalog, __: Path) -> _Rows:
+    return [
+        {"name": name, "title": offer.spec.title, "missing": missing_modules(offer.spec), **_owner(offer)}
+        for name, offer in catalog.trackers.items()
+    ]
+
+
 def _suites(benchmark: Benchmark, _: Catalog, __: Path) -> _Rows:
     return [
         {
@@ -176,6 +184,7 @@ _KINDS: Mapping[str, tuple[Callable[[Benchmark, Catalog, Path], _Rows], tuple[st
     "protocols": (_protocols, ("name", "input_size", "epochs", "batch_size", "lr_max", "digest", "title")),
     "plugins": (_plugins, ("plugin", "distribution", "version", "state", "offers", "reason")),
     "executors": (_executors, ("name", "title", "distribution", "version")),
+    "trackers": (_trackers, ("name", "title", "missing", "distribution", "version")),
 }
 
 

@@ -45,6 +45,14 @@ data_option = click.option(
     default=None,
     help="Folder of the prepared data sets.  [default: $HARNESS_DATA or the user's cache folder]",
 )
+track_option = click.option(
+    "--track",
+    metavar="TRACKER",
+    multiple=True,
+    envvar="HARNESS_TRACK",
+    show_envvar=True,
+    help="Follow the runs in this tool; repeatable. 'harness list trackers' shows them.",
+)
 
 
 @dataclass(frozen=True)

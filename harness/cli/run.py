@@ -14,7 +14,7 @@ import click
 from harness.api import ExecutorSpec, Job, Resources, Work
 from harness.catalog import Catalog
 from harness.cli.execution import Execution, execution_options
-from harness.cli.options import Request, format_option, selection_options
+from harness.cli.options import Request, format_option, selection_options, track_option
 from harness.cli.output import print_rows, say
 from harness.cli.plan import (
     COLUMNS,
@@ -31,6 +31,7 @@ from harness.cli.progress import RunReporter, duration, stop_signal
 from harness.errors import BudgetError, CannotContinueError
 from harness.execute.signals import StopSignal
 from harness.execute.task import LocalRunOne
+from harness.execute.tracking import choose_trackers
 from harness.plan import Plan, build_plan
 from harness.registry import Benchmark
 from harness.results.grid import Cell
@@ -48,8 +49,11 @@ _LET_GO_SECONDS = 5.0
 @execution_options
 @click.option("--dry-run", is_flag=True, help="Show what would run and what is done, and stop.")
 @click.option("--allow-over-budget", is_flag=True, help="Train models over the budget too; their results stay marked.")
+@track_option
 @format_option
-def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget: bool, format_: str) -> int:
+def run(
+    request: Request, execution: Execution, dry_run: bool, allow_over_budget: bool, track: tuple[str, ...], format_: str
+) -> int:
     """Train models on data sets under the frozen protocol.
 
     What is done stays done: run the same command again to go on after a stop, or to add what is missing. Results are in
@@ -62,6 +66,7 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
     harness run mynet --seeds 3 --device cuda:1
     harness run --all --jobs auto --jobs-per-gpu 4
     harness run --all --executor slurm --executor-option partition=gpu
+    harness run mynet --track mlflow        follow it in MLflow too
     """
     benchmark, catalog = request.load()
     chosen = build_plan(benchmark, catalog, request.selection)
@@ -69,6 +74,7 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
         setting = setting_of(execution.asked, catalog)
         show_plan(benchmark, catalog, chosen, request, format_, setting=setting, timing=False)
         return 0
+    tracking = choose_trackers(catalog, track, request.runs.root / "tracking")
     executor = catalog.executor(execution.executor).spec
     request.runs.check_writable()
 
@@ -97,6 +103,7 @@ def run(request: Request, execution: Execution, dry_run: bool, allow_over_budget
         frozenset(survey.over_budget),
         execution.checkpoint_every,
         insisted,
+        tracking,
     )
     work = Work(
         jobs=tuple(todo),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 from typing import Protocol as Interface
@@ -13,6 +13,7 @@ from harness.api import EpochRecord, Job
 from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.errors import HarnessError, JobLockedError, StoreError
+from harness.execute.tracking import RunTrackers, Tracking
 from harness.registry import Benchmark
 from harness.results.grid import Cell, read_cell
 from harness.results.store import JobFolder, RunsFolder
@@ -61,6 +62,7 @@ class JobRunner:
         over_budget: Models that are over the budget and run at the user's insistence; their results say so.
         reporter: Told how it goes.
         save_every: Seconds between checkpoints within an epoch.
+        tracking: The trackers that follow each run.
     """
 
     benchmark: Benchmark
@@ -71,6 +73,7 @@ class JobRunner:
     over_budget: Collection[str]
     reporter: Reporter
     save_every: float = 300.0
+    tracking: Tracking = field(default_factory=Tracking)
 
     def __call__(self, job: Job) -> Cell:
         """Train a job, unless it is done or another process works on it, and return how it stands then.
@@ -123,9 +126,11 @@ class JobRunner:
         self._clear(folder, cell, built.fingerprint)
         folder.begin(built.fingerprint, protocol_digest=protocol.digest)
         self._tell(self.catalog.notify("harness_run_started", job=job))
-        trained = self._train(task, built, folder)
-        folder.write_history(trained.history)
-        folder.finish(trained.result, trained.logits, trained.labels)
+        with self.tracking.open(task, built, folder, self.reporter.notice) as trackers:
+            trained = self._train(task, built, folder, trackers)
+            folder.write_history(trained.history)
+            folder.finish(trained.result, trained.logits, trained.labels)
+            trackers.run_finished(trained.result, trained.history)
         self._tell(self.catalog.notify("harness_run_finished", job=job, result=trained.result))
         return read_cell(folder, built.fingerprint)
 
@@ -138,13 +143,13 @@ class JobRunner:
             reason = cell.detail if cell.state == "stale" else "it was begun under another fingerprint"
             self._tell([f"{folder.job}: the earlier work was set aside in {moved}: {reason}."])
 
-    def _train(self, task: Task, built: Built, folder: JobFolder) -> Trained:
+    def _train(self, task: Task, built: Built, folder: JobFolder, trackers: RunTrackers) -> Trained:
         found = find_checkpoint(folder.checkpoint, fingerprint=built.fingerprint)
         for path, _ in found.damaged:
             folder.set_aside(path)
         if found.reason:
             self._tell([f"{task.job}: {found.reason}"])
-        return run_task(task, built, found, _JobWatcher(self, folder))
+        return run_task(task, built, found, _JobWatcher(self, folder, trackers))
 
     def _tell(self, texts: list[str]) -> None:
         for text in texts:
@@ -174,6 +179,7 @@ class _JobWatcher:
 
     runner: JobRunner
     folder: JobFolder
+    trackers: RunTrackers
 
     def training_started(self, history: tuple[EpochRecord, ...]) -> None:
         # A stop may have left an epoch too many or too few in the file; the checkpoint is what counts.
@@ -191,6 +197,7 @@ class _JobWatcher:
         failures = self.runner.catalog.notify("harness_epoch_finished", job=self.folder.job, record=record)
         for text in failures:
             self.runner.reporter.notice(text)
+        self.trackers.epoch_finished(record)
         self.runner.reporter.epoch_finished(self.folder.job, record)
 
     def should_stop(self) -> bool:

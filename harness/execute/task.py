@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import Job
 from harness.catalog import Catalog, discover
 from harness.errors import CannotContinueError, JobLockedError
+from harness.execute.tracking import Tracking
 from harness.registry import Benchmark
 from harness.results.grid import Cell, read_cell
 from harness.results.store import RunsFolder
@@ -32,6 +33,7 @@ class LocalRunOne:
         over_budget: Models that are over the budget and run at the user's insistence.
         save_every: Seconds between checkpoints within an epoch.
         insisted: Whether the user named the device, so that a CPU is accepted for a protocol made for an accelerator.
+        tracking: The trackers that follow each run.
     """
 
     benchmark: Benchmark
@@ -40,6 +42,7 @@ class LocalRunOne:
     over_budget: frozenset[str]
     save_every: float
     insisted: bool = True
+    tracking: Tracking = field(default_factory=Tracking)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -74,6 +77,7 @@ class LocalRunOne:
                 self.over_budget,
                 told,
                 self.save_every,
+                self.tracking,
             )(job)
 
     def look(self, job: Job) -> Cell:

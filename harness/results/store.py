@@ -8,6 +8,7 @@
     predictions.npz   test logits and labels
     result.json       written last and atomically: its presence means that the job is done
     error.txt         the traceback of the last attempt, where that failed
+    trackers.json     where trackers follow the run: its id in their stores, and the epochs that they were told of
 <runs>/<protocol>/<model>/<data set>/set-aside/      what was stale or damaged; never deleted
 """
 
@@ -82,6 +83,11 @@ class JobFolder:
     def error(self) -> Path:
         """The traceback of the last attempt, where that failed."""
         return self.path / "error.txt"
+
+    @property
+    def trackers(self) -> Path:
+        """What trackers know of this job; there only if any was switched on."""
+        return self.path / "trackers.json"
 
     def lock(self) -> FileLock:
         """The job's lock, outside the folder so that the folder can be set aside under it."""

@@ -1,0 +1,292 @@
+"""Trackers of a run: chosen by the user, opened, told what happens, and kept from ever harming the run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from harness.api import EpochRecord, RunResult, TrackedRun, Tracker, TrackerSpec
+from harness.catalog import Catalog, Offer
+from harness.errors import CannotContinueError, StoreError
+from harness.files import write_text_atomically
+from harness.results.store import JobFolder
+
+if TYPE_CHECKING:
+    from harness.train.run import Built, Task
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """The trackers that a user switched on, and where they write. Pickles, so that it reaches worker processes.
+
+    Attributes:
+        names: The trackers, each once; empty for none.
+        folder: Where each has a folder of its own, unless its own configuration says otherwise.
+    """
+
+    names: tuple[str, ...] = ()
+    folder: Path = Path("runs", "tracking")
+
+    def open(self, task: Task, built: Built, folder: JobFolder, tell: Callable[[str], object]) -> RunTrackers:
+        """Open the chosen trackers for a run that is about to start or go on.
+
+        Args:
+            task, built: The job, and its model before training.
+            folder: The job's files: beside them is remembered what trackers were told.
+            tell: Takes the sentence about a tracker that fails; nothing is raised for one.
+        """
+        if not self.names:
+            return RunTrackers((), _Memory(folder), tell)
+        memory = _Memory.of(folder)
+        run = _describe(task, built, memory.id)
+        followed = []
+        for name in self.names:
+            offer = task.catalog.trackers.get(name)
+            if offer is None:
+                tell(f"{task.job}: this process has no tracker '{name}'; the run goes on without it.")
+                continue
+            place = (self.folder / name).absolute()
+            followed.append(_Followed(offer, replace(run, resumed=name in memory.told, folder=place)))
+        return RunTrackers(followed, memory, tell)
+
+
+def choose_trackers(catalog: Catalog, names: Iterable[str], folder: Path) -> Tracking:
+    """Check the names that a user gave against what is installed.
+
+    Raises:
+        WrongUseError: there is no tracker of that name.
+        PluginError: it may belong to a broken plugin.
+        CannotContinueError: what it needs is not installed.
+    """
+    chosen = tuple(dict.fromkeys(names))
+    for name in chosen:
+        spec = catalog.tracker(name).spec
+        if missing := missing_modules(spec):
+            how = f"Install it with: {spec.install}" if spec.install else "Install it, or leave the tracker out."
+            raise CannotContinueError(f"The tracker '{name}' needs {' and '.join(missing)}, not installed here. {how}")
+    return Tracking(chosen, folder.absolute())
+
+
+def missing_modules(spec: TrackerSpec) -> list[str]:
+    """Return the modules that a tracker needs and that are not installed."""
+    return [name for name in spec.needs if importlib.util.find_spec(name) is None]
+
+
+class RunTrackers:
+    """The open trackers of one run, as a context: leaving it closes them, told of the error that ended the run if any.
+
+    No method raises for a tracker's sake. One that fails, or takes longer than its patience, is reported and left.
+    """
+
+    def __init__(self, followed: Sequence[_Followed], memory: _Memory, tell: Callable[[str], object]) -> None:
+        self._all = followed
+        self._memory = memory
+        self._tell = tell
+
+    def __enter__(self) -> RunTrackers:
+        """Open them."""
+        for one in self._all:
+            self._report(one, one.start())
+            if one.usable:
+                self._memory.told.setdefault(one.name, [])
+        self._remember()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Say why the run failed, unless it was only stopped, and close them."""
+        if isinstance(error, Exception) and not _is_stop(error):
+            reason = f"{type(error).__name__}: {error}"
+            self._ask("run_failed", lambda tracker: tracker.run_failed(reason))
+        for one in self._all:
+            self._report(one, one.stop())
+
+    def epoch_finished(self, record: EpochRecord) -> None:
+        """Pass an epoch on, after those never told: of a process that was killed, or before tracking began."""
+        if any(one.usable for one in self._all):
+            known = {one.epoch: one for one in (*self._memory.folder.read_history(), record)}
+            self._bring_up_to_date([known[epoch] for epoch in sorted(known)])
+
+    def run_finished(self, result: RunResult, history: Iterable[EpochRecord]) -> None:
+        """Pass the result on, after any epoch of the history that was never told."""
+        self._bring_up_to_date(history)
+        self._ask("run_finished", lambda tracker: tracker.run_finished(result))
+
+    def _bring_up_to_date(self, history: Iterable[EpochRecord]) -> None:
+        for record in history:
+            for one in self._all:
+                told = self._memory.told.get(one.name, [])
+                if one.usable and record.epoch not in told:
+                    self._report(one, one.ask("epoch_finished", _telling_of(record)))
+                    if one.usable:
+                        told.append(record.epoch)
+        self._remember()
+
+    def _ask(self, what: str, call: Callable[[Tracker], object]) -> None:
+        for one in self._all:
+            self._report(one, one.ask(what, call))
+
+    def _report(self, one: _Followed, problem: str) -> None:
+        if problem:
+            self._tell(f"{one.run.job}: {one.offer.owner}: tracker {one.name}: {problem}; the run goes on without it.")
+
+    def _remember(self) -> None:
+        if self._all:
+            with contextlib.suppress(StoreError):  # if the disk is full the run itself will say so
+                self._memory.save()
+
+
+def _telling_of(record: EpochRecord) -> Callable[[Tracker], object]:
+    return lambda tracker: tracker.epoch_finished(record)
+
+
+def _is_stop(error: Exception) -> bool:
+    from harness.train.loop import StoppedError
+
+    return isinstance(error, StoppedError)
+
+
+class _Followed:
+    """One tracker in a thread of its own, so that one that hangs can be left behind.
+
+    The thread is a daemon: it does not keep a process alive whose work is done.
+    """
+
+    def __init__(self, offer: Offer[TrackerSpec], run: TrackedRun) -> None:
+        self.offer = offer
+        self.run = run
+        self.name = offer.spec.name
+        self.usable = False
+        self._tracker: Tracker | None = None
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def start(self) -> str:
+        """Open the tracker; return what went wrong, or nothing."""
+        threading.Thread(target=self._work, name=f"tracker-{self.name}", daemon=True).start()
+        self.usable = True
+        return self._wait("open", self._open)
+
+    def ask(self, what: str, call: Callable[[Tracker], object]) -> str:
+        """Call one of the tracker's methods if it is still usable; return what went wrong, or nothing."""
+        tracker = self._tracker
+        return self._wait(what, lambda: call(tracker)) if self.usable and tracker is not None else ""
+
+    def stop(self) -> str:
+        """Close the tracker and let its thread end; return what went wrong, or nothing."""
+        problem = self.ask("close", lambda tracker: tracker.close())
+        self.usable = False
+        self._calls.put(None)
+        return problem
+
+    def _open(self) -> None:
+        self._tracker = self.offer.spec.open(self.run)
+
+    def _wait(self, what: str, call: Callable[[], object]) -> str:
+        """Have the thread do something and wait for it, within the tracker's patience."""
+        self._calls.put(call)
+        try:
+            problem = self._answers.get(timeout=self.offer.spec.patience)
+        except queue.Empty:
+            self.usable = False
+            self._calls.put(self._close)  # should it ever come back
+            return f"{what} did not return within {self.offer.spec.patience:g} s"
+        if not problem:
+            return ""
+        self.usable = False
+        if what != "close":  # it may hold a file or a connection
+            self._calls.put(self._close)
+            with contextlib.suppress(queue.Empty):
+                self._answers.get(timeout=self.offer.spec.patience)
+        return f"{what} raised {problem}"
+
+    def _close(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+                self._answers.put("")
+            except BaseException as error:  # whatever a tracker does, even sys.exit(), ends the tracker alone
+                self._answers.put(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+@dataclass
+class _Memory:
+    """What is kept beside a job's files: the run's id in the trackers' stores, and which epochs each was told of."""
+
+    folder: JobFolder
+    id: str = ""
+    told: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: JobFolder) -> _Memory:
+        """Read it, or begin a new one where there is none or it is damaged."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            content = json.loads(folder.trackers.read_bytes())
+            if content["fingerprint"] == folder.recorded_fingerprint():
+                told = {str(name): [int(epoch) for epoch in epochs] for name, epochs in content["told"].items()}
+                return cls(folder, str(content["id"]), told)
+        # The random part tells this attempt from any other, here or in another folder, that ends in the same bits.
+        return cls(folder, f"{folder.recorded_fingerprint()}-{secrets.token_hex(4)}")
+
+    def save(self) -> None:
+        """Write it down."""
+        content = {"id": self.id, "fingerprint": self.folder.recorded_fingerprint(), "told": self.told}
+        write_text_atomically(self.folder.trackers, json.dumps(content) + "\n")
+
+
+def _describe(task: Task, built: Built, run_id: str) -> TrackedRun:
+    from harness.identity import learning_rate_peak
+    from harness.train.environment import describe_environment
+
+    spec = task.model.spec
+    environment = describe_environment(task.device, memory_format=spec.memory_format, plugin=str(task.model.owner))
+    lr_max = learning_rate_peak(task.protocol, spec)[0]
+    job = task.job
+    return TrackedRun(
+        id=run_id,
+        resumed=False,
+        job=job,
+        fingerprint=built.fingerprint,
+        protocol_digest=task.protocol.digest,
+        parameters=built.parameters,
+        lr_max=lr_max,
+        config={
+            **{"protocol": job.protocol, "model": job.model, "dataset": job.dataset, "seed": job.seed},
+            **{"fingerprint": built.fingerprint, "protocol_digest": task.protocol.digest},
+            **dict(_flat(_protocol_numbers(task))),
+            **{"parameters": built.parameters, "lr_max": lr_max},
+        },
+        tags={key: str(value) for key, value in _flat(environment)},
+        folder=Path(),
+    )
+
+
+def _protocol_numbers(task: Task) -> Mapping[str, Any]:
+    import msgspec
+
+    fields = msgspec.to_builtins(task.protocol)
+    augmentations = {use.name: {"at": use.at, **use.strengths} for use in task.protocol.augmentations}
+    return {k: v for k, v in fields.items() if k != "name"} | {"augmentations": augmentations}
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
+    """Every value of nested tables under its dotted name; lists as text, what is None left out."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str | int | float | bool):
+            yield f"{prefix}{key}", value
+        elif value is not None:
+            yield f"{prefix}{key}", json.dumps(value, default=str)
