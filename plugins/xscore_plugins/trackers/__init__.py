@@ -1,0 +1,1 @@
+"""Tracking tools that follow runs where the user switches them on, one plugin module each."""
