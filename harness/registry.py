@@ -141,8 +141,31 @@ class _File(_Strict, frozen=True):
     published: dict[str, Any] | None = None
 
 
+class Ablation(_Strict, frozen=True):
+    """What is known of a user's own protocol beside its numbers; see ``harness.ablation``.
+
+    Attributes:
+        name: What the user calls it; the protocol itself is called ``<name>-<first 8 digits of its digest>``.
+        based_on: The registry's protocol that it is derived from; empty for one that is complete by itself.
+        base_digest: The digest of that one at the time.
+        departures: A phrase for each thing that differs from it.
+        file: The file that it was read from, and ``text`` what that said.
+    """
+
+    name: str
+    based_on: str
+    base_digest: str
+    departures: tuple[str, ...]
+    file: str
+    text: str
+
+
 class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole registry file, validated. The methods look names up and answer a typing slip with a suggestion."""
+    """The whole registry file, validated. The methods look names up and answer a typing slip with a suggestion.
+
+    ``ablations`` names those of the ``protocols`` that are a user's own and not of the registry. A benchmark pickles,
+    so a worker process that is given one knows them too.
+    """
 
     path: str
     default_suite: str
@@ -152,6 +175,7 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     datasets: Mapping[str, DatasetFacts]
     anchors: Mapping[str, AnchorTable]
     published: Published | None
+    ablations: Mapping[str, Ablation] = {}
 
     def suite(self, name: str | None = None) -> Suite:
         """Return a suite, the default one for None. Raises WrongUseError for an unknown name."""
@@ -179,49 +203,51 @@ def load_benchmark(path: Path | None = None) -> Benchmark:
         RegistryError: naming file, key, what was found and what was expected.
     """
     path = path or shipped_registry()
-    file = _convert(_read(path), _File, path, "")
+    file = convert(read_toml(path, "registry file", "Leave --registry out to use the shipped one."), _File, path, "")
     if file.schema != SCHEMA:
         raise RegistryError(
             f"{path}: schema is {file.schema}, expected {SCHEMA}. This file was written for another version of harness."
         )
     protocols = {
-        name: msgspec.structs.replace(_convert(table, Protocol, path, f'protocols."{name}"'), name=name)
+        name: msgspec.structs.replace(convert(table, Protocol, path, f'protocols."{name}"'), name=name)
         for name, table in file.protocols.items()
     }
     suites = {
-        name: msgspec.structs.replace(_convert(table, Suite, path, f"suites.{name}"), name=name)
+        name: msgspec.structs.replace(convert(table, Suite, path, f"suites.{name}"), name=name)
         for name, table in file.suites.items()
     }
     benchmark = Benchmark(
         path=str(path),
         default_suite=file.default_suite,
-        budget=_convert(file.budget, Budget, path, "budget"),
+        budget=convert(file.budget, Budget, path, "budget"),
         protocols=protocols,
         suites=suites,
         datasets={
-            name: _convert(table, DatasetFacts, path, f"datasets.{name}") for name, table in file.datasets.items()
+            name: convert(table, DatasetFacts, path, f"datasets.{name}") for name, table in file.datasets.items()
         },
         anchors={name: _anchors(name, table, path) for name, table in file.anchors.items()},
-        published=None if file.published is None else _convert(file.published, Published, path, "published"),
+        published=None if file.published is None else convert(file.published, Published, path, "published"),
     )
     _check_references(benchmark, path)
     return benchmark
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, kind: str, advice: str) -> dict[str, Any]:
+    """Read a TOML file. Raises RegistryError with what is wrong with it, and the advice where there is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RegistryError(f"There is no registry file {path}. Leave --registry out to use the shipped one.") from None
+        raise RegistryError(f"There is no {kind} {path}. {advice}") from None
     except OSError as error:
-        raise RegistryError(f"The registry file {path} cannot be read: {error.strerror}.") from error
+        raise RegistryError(f"The {kind} {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise RegistryError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise RegistryError(f"{path} is not valid TOML: {error}.") from error
 
 
-def _convert(value: object, kind: type[_T], path: Path, key: str) -> _T:
+def convert(value: object, kind: type[_T], path: Path, key: str) -> _T:
+    """Turn what was read into a typed value. Raises RegistryError with file, key, what was found and expected."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -250,7 +276,7 @@ def _found(value: object, where: str) -> str:
 
 def _anchors(name: str, table: dict[str, Any], path: Path) -> AnchorTable:
     key = f'anchors."{name}"'
-    raw = _convert(table, AnchorTable, path, key)
+    raw = convert(table, AnchorTable, path, key)
     if set(raw.minimum) != set(raw.maximum):
         odd = ", ".join(sorted(set(raw.minimum) ^ set(raw.maximum)))
         raise RegistryError(f"{path}: {key}: minimum and maximum must name the same data sets, but differ in {odd}.")
@@ -270,15 +296,7 @@ def _check_references(benchmark: Benchmark, path: Path) -> None:
             f"{path}: default_suite: {unknown_name('suite', benchmark.default_suite, benchmark.suites)}"
         )
     for name, protocol in benchmark.protocols.items():
-        key = f'protocols."{name}"'
-        if protocol.warmup_epochs >= protocol.epochs:
-            raise RegistryError(
-                f"{path}: {key}.warmup_epochs is {protocol.warmup_epochs}, "
-                f"expected less than epochs = {protocol.epochs}."
-            )
-        for peak in (protocol.lr_max, *protocol.lr_max_exceptions.values()):
-            if peak <= protocol.lr_min:
-                raise RegistryError(f"{path}: {key}: lr_max {peak} must be greater than lr_min {protocol.lr_min}.")
+        check_protocol(protocol, f'{path}: protocols."{name}"')
     for name, suite in benchmark.suites.items():
         if suite.protocol not in benchmark.protocols:
             text = unknown_name("protocol", suite.protocol, benchmark.protocols)
@@ -299,6 +317,17 @@ def _check_references(benchmark: Benchmark, path: Path) -> None:
             raise RegistryError(
                 f"{path}: published.accuracy.{model} has {len(row)} values, expected {len(published.datasets)}."
             )
+
+
+def check_protocol(protocol: Protocol, where: str) -> None:
+    """Raise RegistryError where numbers of a protocol do not fit together; ``where`` begins the sentence."""
+    if protocol.warmup_epochs >= protocol.epochs:
+        raise RegistryError(
+            f"{where}.warmup_epochs is {protocol.warmup_epochs}, expected less than epochs = {protocol.epochs}."
+        )
+    for peak in (protocol.lr_max, *protocol.lr_max_exceptions.values()):
+        if peak <= protocol.lr_min:
+            raise RegistryError(f"{where}: lr_max {peak} must be greater than lr_min {protocol.lr_min}.")
 
 
 def _look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:

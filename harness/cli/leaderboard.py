@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.catalog import Catalog
-from harness.cli.options import data_option, data_root, format_option, load, registry_option, runs_option, suite_option
+from harness.cli.options import (
+    data_option,
+    data_root,
+    format_option,
+    load_under,
+    protocol_option,
+    registry_option,
+    runs_option,
+    suite_option,
+)
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, WrongUseError
 from harness.plan import dataset_facts
@@ -49,14 +58,15 @@ anchors_option = click.option(
     metavar="MODEL MODEL",
     help="How many more seeds, on which data set, would tell these two apart?",
 )
+@protocol_option
 @runs_option
 @data_option
 @registry_option
 @format_option
 def leaderboard(
     suite: str | None, lam: float, published: bool, metric: str | None, anchors_name: str | None,
-    baseline: bool | None, separate: tuple[str, str] | None, runs: Path, data: Path | None, registry: Path | None,
-    format_: str,
+    baseline: bool | None, separate: tuple[str, str] | None, protocol: str | None, runs: Path,
+    data: Path | None, registry: Path | None, format_: str,
 ) -> None:  # fmt: skip
     """Rank the installed models by xScore: the mean of normalised accuracies minus lambda times their variance.
 
@@ -73,7 +83,9 @@ def leaderboard(
     from harness.data.acquire import known_leaks
     from harness.report.leaderboard import BASELINE_KIND
 
-    benchmark, catalog = load(registry)
+    if published and protocol:
+        raise WrongUseError("--published is about the frozen protocol; leave --protocol out.")
+    benchmark, catalog = load_under(registry, suite, protocol, runs)
     if published and (metric or anchors_name):
         raise WrongUseError("--published is about top-1 with the published anchors; leave --metric and --anchors out.")
     if published:
@@ -92,9 +104,15 @@ def leaderboard(
     names = list(board.rows[0]["accuracy"]) if board.rows else []
     input_size = benchmark.protocol(benchmark.suite(suite).protocol).input_size
     leaks = known_leaks(catalog, names, data_root(data), input_size)
-    print_board(rows, format_, published=published, leaking=leaks)
+    print_board(rows, format_, published=published, leaking=leaks, ablation=ablation_of(benchmark, suite))
     for note in (*notes, *(f"* {name}: {sentence}." for name, sentence in leaks.items())):
         click.echo(note, err=True)
+
+
+def ablation_of(benchmark: Benchmark, suite: str | None) -> str:
+    """Return the name of the user's own protocol that a suite was put under, or nothing."""
+    name = benchmark.suite(suite).protocol
+    return name if name in benchmark.ablations else ""
 
 
 def _print_seeds(board: Leaderboard, one: str, other: str, format_: str) -> None:
@@ -188,17 +206,19 @@ def published_board(
 
 
 def print_board(
-    rows: Iterable[Mapping[str, Any]], format_: str, *, published: bool = False, leaking: Container[str] = ()
-) -> None:
+    rows: Iterable[Mapping[str, Any]], format_: str, *, published: bool = False, leaking: Container[str] = (),
+    ablation: str = "",
+) -> None:  # fmt: skip
     """Print a leaderboard: everything in json and csv, what matters in the formats for people.
 
-    Data sets whose test split is known to share something with train are marked with an asterisk.
+    Data sets whose test split is known to share something with train are marked with an asterisk. Scores under a user's
+    own protocol say so in every row or in the heading, which stays with a table that is cut out of its surroundings.
     """
-    rows = list(rows)
+    rows = [{**row, "ablation": ablation} for row in rows] if ablation else list(rows)
     if format_ in ("json", "csv"):
         print_rows(rows, format_)
         return
-    columns = {"rank": "rank", "model": "model", "xscore": "xScore"}
+    columns = {"rank": "rank", "model": "model", "xscore": "xScore (ablation)" if ablation else "xScore"}
     if any(row.get("upper") is not None for row in rows):
         columns |= {"interval": "95 % interval", "ranks": "ranks", "groups": "ties"}
     columns |= {"mean": "mean", "variance": "variance"}

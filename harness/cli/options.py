@@ -10,10 +10,12 @@ from typing import Any
 
 import click
 
+from harness.ablation import describe_ablation, under_protocol
 from harness.catalog import Catalog, discover
 from harness.data.store import default_data_root
 from harness.plan import Selection
 from harness.registry import Benchmark, load_benchmark
+from harness.results.ablations import find_protocol, other_contents
 from harness.results.store import RunsFolder
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
@@ -45,6 +47,11 @@ data_option = click.option(
     default=None,
     help="Folder of the prepared data sets.  [default: $HARNESS_DATA or the user's cache folder]",
 )
+protocol_option = click.option(
+    "--protocol",
+    metavar="NAME|FILE.toml",
+    help="Another protocol than the suite's: the registry's, or a file of your own.",
+)
 track_option = click.option(
     "--track",
     metavar="TRACKER",
@@ -65,8 +72,8 @@ class Request:
     registry: Path | None
 
     def load(self) -> tuple[Benchmark, Catalog]:
-        """Read the registry and look at the installed plugins."""
-        return load(self.registry)
+        """Read the registry, the user's protocol if there is one, and look at the installed plugins."""
+        return load(self.registry, self.selection.protocol, self.runs)
 
 
 def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +105,7 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--dataset", "datasets", metavar="DATASET", multiple=True, help="Only this data set; repeatable."
             ),
             click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds 0 to N-1."),
-            click.option("--protocol", metavar="PROTOCOL", help="Another protocol than the suite's."),
+            protocol_option,
             runs_option,
             data_option,
             registry_option,
@@ -108,9 +115,32 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def load(registry: Path | None) -> tuple[Benchmark, Catalog]:
-    """Read the registry and look at the installed plugins."""
-    return load_benchmark(registry), discover()
+def load(
+    registry: Path | None, protocol: str | None = None, runs: RunsFolder | None = None
+) -> tuple[Benchmark, Catalog]:
+    """Read the registry and look at the installed plugins.
+
+    With a protocol, the benchmark knows it by what the user gave, and stderr says so where it is an ablation.
+    """
+    benchmark, catalog = load_benchmark(registry), discover()
+    if protocol is None or runs is None:
+        return benchmark, catalog
+    benchmark = find_protocol(benchmark, catalog, runs, protocol)
+    found = benchmark.protocol(protocol)
+    for sentence in describe_ablation(benchmark, found):
+        click.echo(sentence, err=True)
+    if others := other_contents(benchmark, runs, found):
+        click.echo(
+            f"There are also results of other contents of this name, which are not looked at: {', '.join(others)}.",
+            err=True,
+        )
+    return benchmark, catalog
+
+
+def load_under(registry: Path | None, suite: str | None, protocol: str | None, runs: Path) -> tuple[Benchmark, Catalog]:
+    """Read like ``load``, and put the suite under the protocol, where one is given."""
+    benchmark, catalog = load(registry, protocol, RunsFolder(runs))
+    return (under_protocol(benchmark, suite, protocol) if protocol else benchmark), catalog
 
 
 def data_root(given: Path | None) -> Path:

@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from harness.catalog import Catalog
-from harness.cli.options import data_option, data_root, format_option, load, registry_option
+from harness.cli.options import data_option, data_root, format_option, load, protocol_option, registry_option
 from harness.cli.output import print_rows
 from harness.data.prepare import definition
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import DatasetError, WrongUseError
 from harness.registry import Benchmark
+from harness.results.store import RunsFolder
 
 _COLUMNS = {
     "dataset": "data set",
@@ -44,11 +45,13 @@ _BLINK_SECONDS = 0.2
 )
 @click.option("--verify", is_flag=True, help="Compare what is prepared with its manifest, byte by byte.")
 @click.option("--remove", "remove_", is_flag=True, help="Free the disk: arrays, unpacked files and downloads.")
+@protocol_option
 @registry_option
 @format_option
 def prepare(
     datasets: tuple[str, ...], given: Path | None, data: Path | None, offline: bool, accept_licence: bool,
-    accepted: tuple[str, ...], verify: bool, remove_: bool, registry: Path | None, format_: str,
+    accepted: tuple[str, ...], verify: bool, remove_: bool, protocol: str | None,
+    registry: Path | None, format_: str,
 ) -> int:  # fmt: skip
     """Download, verify and store data sets, once.
 
@@ -63,14 +66,14 @@ def prepare(
     """
     if verify and remove_:
         raise WrongUseError("Say --verify or --remove, not both.")
-    benchmark, catalog = load(registry)
+    benchmark, catalog = load(registry, protocol, RunsFolder(Path("runs")))
     root = data_root(data)
     names = list(dict.fromkeys(datasets))
     offers = [catalog.dataset(name) for name in names]
     if remove_:
         return _remove(catalog, names, root)
     if verify:
-        rows = [row for name in names for row in _verify(catalog, name, input_sizes(benchmark, name), root)]
+        rows = [row for name in names for row in _verify(catalog, name, input_sizes(benchmark, name, protocol), root)]
         print_rows(rows, format_, columns=_COLUMNS)
         return 1 if any(row["state"] == "damaged" for row in rows) else 0
 
@@ -84,7 +87,7 @@ def prepare(
     rows = []
     for offer in offers:
         teller = Teller(offer.spec.name)
-        request = Request(offer, root, input_sizes(benchmark, offer.spec.name), given, policy, accept_licence)
+        request = Request(offer, root, input_sizes(benchmark, offer.spec.name, protocol), given, policy, accept_licence)
         try:
             forms = acquire(request, say=teller.say, on_bytes=teller.on_bytes, on_images=teller.on_images)
         finally:
@@ -94,8 +97,13 @@ def prepare(
     return 0
 
 
-def input_sizes(benchmark: Benchmark, dataset: str) -> tuple[int, ...]:
-    """The network inputs that a data set is prepared for: of every suite that has it, else of the default suite."""
+def input_sizes(benchmark: Benchmark, dataset: str, protocol: str | None = None) -> tuple[int, ...]:
+    """The network inputs that a data set is prepared for: of every suite that has it, else of the default suite.
+
+    With a protocol it is that one's alone.
+    """
+    if protocol is not None:
+        return (benchmark.protocol(protocol).input_size,)
     protocols = {suite.protocol for suite in benchmark.suites.values() if dataset in suite.datasets}
     protocols = protocols or {benchmark.suite().protocol}
     return tuple(sorted({benchmark.protocol(name).input_size for name in protocols}))

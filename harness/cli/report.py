@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.leaderboard import lambda_option, measured_board, published_board
-from harness.cli.options import data_option, data_root, load, registry_option, runs_option, suite_option
+from harness.ablation import describe_ablation
+from harness.cli.leaderboard import ablation_of, lambda_option, measured_board, published_board
+from harness.cli.options import (
+    data_option,
+    data_root,
+    load,
+    load_under,
+    protocol_option,
+    registry_option,
+    runs_option,
+    suite_option,
+)
 from harness.errors import CannotContinueError, HarnessError, WrongUseError
 
 if TYPE_CHECKING:
@@ -27,12 +37,13 @@ if TYPE_CHECKING:
     "--figures", type=click.Path(path_type=Path, file_okay=False), help="Also write every figure as PNG, SVG and PDF."
 )
 @click.option("--no-patterns", is_flag=True, help="Leave the architectural patterns out: they build every model.")
+@protocol_option
 @runs_option
 @data_option
 @registry_option
 def report(
-    out: Path, suite: str | None, lam: float, published: bool, figures: Path | None, no_patterns: bool, runs: Path,
-    data: Path | None, registry: Path | None,
+    out: Path, suite: str | None, lam: float, published: bool, figures: Path | None, no_patterns: bool,
+    protocol: str | None, runs: Path, data: Path | None, registry: Path | None,
 ) -> None:  # fmt: skip
     """Write one self-contained page about a suite: leaderboard, figures, patterns and methods.
 
@@ -45,12 +56,18 @@ def report(
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise WrongUseError(f"{out} does not end in .html; the report is a page.")
-    benchmark, catalog = load(registry)
+    if published and protocol:
+        raise WrongUseError("--published is about the frozen protocol; leave --protocol out.")
+    benchmark, catalog = load_under(registry, suite, protocol, runs)
+    frozen = load(registry)[0] if protocol else benchmark
     from harness.report.figures import altair, build_figures
     from harness.report.page import page_size, write_figures, write_page
 
     altair()  # before minutes of work, say what is missing
-    facts = gather(benchmark, catalog, runs, data_root(data), suite, lam, published=published, patterns=not no_patterns)
+    facts = gather(
+        benchmark, catalog, runs, data_root(data), suite, lam, frozen=frozen, published=published,
+        patterns=not no_patterns,
+    )  # fmt: skip
     drawn = build_figures(facts)
     write_page(out, facts, drawn)
     click.echo(f"Wrote {out} ({page_size(out.read_text(encoding='utf-8'))}).", err=True)
@@ -61,9 +78,9 @@ def report(
 
 def gather(
     benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, lam: float, *,
-    published: bool, patterns: bool,
+    frozen: Benchmark, published: bool, patterns: bool,
 ) -> Facts:  # fmt: skip
-    """Collect everything that the page shows."""
+    """Collect everything that the page shows; ``frozen`` is the registry's own, for the published table."""
     from harness.data.acquire import known_leaks
     from harness.execute.collect import collect
     from harness.report.facts import Facts, gather_confusions, gather_histories, methods
@@ -74,10 +91,11 @@ def gather(
     table = None
     search = None
     if benchmark.published is not None:
-        table = published_board(benchmark, catalog, runs, data, None, lam)
+        table = published_board(frozen, catalog, runs, data, None, lam)
         search = search_subsets(published_accuracies(benchmark), published_anchors(benchmark), lam=lam)
     found = None if published else collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=None)
-    if not published and suite is not None and found is not None:
+    ablation = ablation_of(benchmark, suite)
+    if not published and (suite is not None or ablation) and found is not None:
         found.require_results()
     results: tuple[RunResult, ...] = ()
     if found is None or not found.results:
@@ -89,6 +107,7 @@ def gather(
         chosen, results, notes = collected.suite, collected.results, (*collected.notes, *board.notes)
     measured = bool(results)
     protocol = benchmark.protocol(chosen.protocol)
+    own = describe_ablation(benchmark, protocol)
     leaks = known_leaks(catalog, chosen.datasets, data, protocol.input_size)
     titles = {name: _title(catalog, name) + (" *" if name in leaks else "") for name in chosen.datasets}
     classes = {name: catalog.datasets[name].spec.classes for name in chosen.datasets if name in catalog.datasets}
@@ -98,9 +117,12 @@ def gather(
     leakage = "; ".join(f"{titles[name]}: {sentence}" for name, sentence in leaks.items())
     how = [*how, ("Known leakage", leakage or "none; 'harness audit' looks for it")]
     return Facts(
-        title=f"xScore report: {chosen.title}",
+        title=f"{'Ablation, not the frozen benchmark' if own else 'xScore report'}: {chosen.title}",
         lead=_lead(
-            measured=measured, models=len([row for row in board.rows if row["kind"] == "model"]), sets=len(titles)
+            measured=measured,
+            models=len([row for row in board.rows if row["kind"] == "model"]),
+            sets=len(titles),
+            protocol="a protocol of the user's own" if own else "one frozen protocol",
         ),
         titles=titles,
         board=board,
@@ -113,8 +135,8 @@ def gather(
         histories=gather_histories(folder, results),
         confusions=confusions,
         methods=how,
-        deviations=[*deviations, *problems],
-        notes=notes,
+        deviations=[*own, *deviations, *problems],
+        notes=[*own, *notes],
     )
 
 
@@ -123,11 +145,11 @@ def _title(catalog: Catalog, name: str) -> str:
     return title or name.replace("_", " ")
 
 
-def _lead(*, measured: bool, models: int, sets: int) -> str:
+def _lead(*, measured: bool, models: int, sets: int, protocol: str) -> str:
     if measured:
         return (
-            f"{models} small vision models, trained from scratch under one frozen protocol on {sets} data sets, and "
-            "scored for being good everywhere."
+            f"{models} small vision models, trained from scratch under {protocol} on {sets} data sets, and scored for "
+            "being good everywhere."
         )
     return f"The published accuracies of {models} small vision models on {sets} data sets, scored again and examined."
 

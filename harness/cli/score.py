@@ -8,8 +8,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.catalog import Catalog
-from harness.cli.leaderboard import anchors_option, lambda_option, measured_board, metric_option, print_board
-from harness.cli.options import data_option, data_root, format_option, load, registry_option, runs_option, suite_option
+from harness.cli.leaderboard import (
+    ablation_of,
+    anchors_option,
+    lambda_option,
+    measured_board,
+    metric_option,
+    print_board,
+)
+from harness.cli.options import (
+    data_option,
+    data_root,
+    format_option,
+    load_under,
+    protocol_option,
+    registry_option,
+    runs_option,
+    suite_option,
+)
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, WrongUseError
 from harness.registry import Benchmark, Protocol
@@ -37,13 +53,15 @@ accuracies_option = click.option(
 @metric_option
 @click.option("--make-anchors", metavar="NAME", help="Freeze the table's extrema as RUNS/anchors/NAME.toml.")
 @click.option("--sensitivity", is_flag=True, help="Ranks at lambda 0 to 2, and where models change places.")
+@protocol_option
 @runs_option
 @data_option
 @registry_option
 @format_option
 def score(
     suite: str | None, lam: float, anchors_name: str | None, accuracies: Path | None, metric: str | None,
-    make_anchors: str | None, sensitivity: bool, runs: Path, data: Path | None, registry: Path | None, format_: str,
+    make_anchors: str | None, sensitivity: bool, protocol: str | None, runs: Path,
+    data: Path | None, registry: Path | None, format_: str,
 ) -> None:  # fmt: skip
     """Compute xScores from finished runs, or from a CSV file of accuracies in percent.
 
@@ -56,7 +74,9 @@ def score(
     harness score --suite pocket --make-anchors lab-2026
     harness score --suite pocket --anchors lab-2026 --sensitivity
     """
-    benchmark, catalog = load(registry)
+    if accuracies is not None and protocol:
+        raise WrongUseError("A file given with --accuracies has no protocol that could be known; leave --protocol out.")
+    benchmark, catalog = load_under(registry, suite, protocol, runs)
     root = data_root(data)
     if make_anchors:
         _make_anchors(benchmark, catalog, runs, root, suite, metric, accuracies, make_anchors)
@@ -78,7 +98,7 @@ def score(
     if sensitivity:
         _print_sensitivity(rows, board, format_, higher=higher, percent=percent)
     else:
-        print_board(rows, format_)
+        print_board(rows, format_, ablation=ablation_of(benchmark, suite))
     for note in (*notes, *board.notes):
         click.echo(note, err=True)
 

@@ -28,6 +28,7 @@ class Collected:
         metric: The metric that ``values`` holds.
         values: The metric's value by result, in the order of ``results``.
         notes: Sentences about what is not counted.
+        option: What ``harness run`` needs for more of them: `` --protocol FILE`` for an ablation.
     """
 
     suite: Suite
@@ -38,6 +39,7 @@ class Collected:
     metric: MetricSpec
     values: tuple[float, ...]
     notes: tuple[str, ...]
+    option: str = ""
 
     def require_results(self) -> None:
         """Raise CannotContinueError where nothing is finished."""
@@ -45,7 +47,7 @@ class Collected:
             raise CannotContinueError(
                 f"There are no finished, current results of the suite '{self.suite.name}' under {self.runs.root}. "
                 + "".join(f"{note} " for note in self.notes)
-                + f"Run: harness run --all --suite {self.suite.name}"
+                + f"Run: harness run --all --suite {self.suite.name}{self.option}"
             )
 
 
@@ -81,6 +83,7 @@ def collect(
         cells = Surveyor(benchmark, catalog, runs, data_root, remember=True).survey(plan).cells
     done = [(cell, cell.result) for cell in cells if cell.state == "done" and cell.result]
     notes = []
+    ablation = benchmark.ablations.get(protocol.name)
     if stale := sum(cell.state == "stale" for cell in cells):
         plural = "s are" if stale > 1 else " is"
         notes.append(f"{stale} stale result{plural} not counted; 'harness status' shows why.")
@@ -95,4 +98,5 @@ def collect(
         metric=offer.spec,
         values=tuple(metric_value(runs.of(cell.job), result, offer) for cell, result in done),
         notes=tuple(notes),
+        option=f" --protocol {ablation.file}" if ablation else "",
     )

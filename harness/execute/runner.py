@@ -15,6 +15,7 @@ from harness.data.prepare import prepare_embedded
 from harness.errors import HarnessError, JobLockedError, StoreError
 from harness.execute.tracking import RunTrackers, Tracking
 from harness.registry import Benchmark
+from harness.results.ablations import keep_protocol
 from harness.results.grid import Cell, read_cell
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.checkpoint import find_checkpoint, spare_of
@@ -124,6 +125,7 @@ class JobRunner:
         if cell.state == "done":
             return cell
         self._clear(folder, cell, built.fingerprint)
+        keep_protocol(self.benchmark, self.runs, job.protocol)
         folder.begin(built.fingerprint, protocol_digest=protocol.digest)
         self._tell(self.catalog.notify("harness_run_started", job=job))
         with self.tracking.open(task, built, folder, self.reporter.notice) as trackers:

@@ -11,7 +11,7 @@ from harness.api import Job
 from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.data.store import PreparedDataset
-from harness.errors import HarnessError, PluginError
+from harness.errors import DatasetError, HarnessError, PluginError
 from harness.identity import Architectures, job_fingerprint, learning_rate_peak
 from harness.plan import Plan, dataset_facts
 from harness.registry import Benchmark
@@ -83,8 +83,17 @@ class Surveyor:
         """Return a data set, preparing an embedded one. Raises DatasetError where it has to be downloaded first."""
         key = dataset, plan.protocol.input_size
         if key not in self._prepared:
-            self._prepared[key] = prepare_embedded(self._catalog.dataset(dataset), self._data_root, key[1])
+            self._prepared[key] = self._prepare(plan, dataset)
         return self._prepared[key]
+
+    def _prepare(self, plan: Plan, dataset: str) -> PreparedDataset:
+        try:
+            return prepare_embedded(self._catalog.dataset(dataset), self._data_root, plan.protocol.input_size)
+        except DatasetError as error:
+            ablation = self._benchmark.ablations.get(plan.protocol.name)
+            if ablation is None or not str(error).endswith(f"harness prepare {dataset}"):
+                raise
+            raise DatasetError(f"{error} --protocol {ablation.file}") from error
 
     def check_data(self, plan: Plan) -> None:
         """Raise the first reason why a data set of the plan cannot be used, with all that are missing in one go."""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from wandb import Run
 
 PROJECT = "xscore-harness"
+_DEFAULTS = {
+    "WANDB_ERROR_REPORTING": "false",  # no network call by surprise
+    "WANDB_SILENT": "true",  # no lines between ours, and no question to somebody who is away: no key is an error
+}
 _SECONDS = 20.0
 """How long a server may take to begin or to end a run."""
 
@@ -23,7 +27,8 @@ class WandbTracker:
     """One run, or one part of it between two stops."""
 
     def __init__(self, run: TrackedRun) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no network call by surprise
+        for name, value in _DEFAULTS.items():
+            os.environ.setdefault(name, value)
         import wandb
 
         run.folder.mkdir(parents=True, exist_ok=True)
