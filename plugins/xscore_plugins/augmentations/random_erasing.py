@@ -1,0 +1,111 @@
+"""Random erasing: a box of an image is replaced by noise, or by one value.
+
+Source: Z. Zhong, L. Zheng, G. Kang, S. Li, Y. Yang, Random Erasing Data Augmentation, AAAI 2020, arXiv:1708.04896.
+Boxes are drawn as by ``torchvision.transforms.v2.RandomErasing``; what fills them is, as in the paper, uniform noise in
+0..1 for every pixel and channel, since images are not normalised yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.api import AugmentationSpec, hookimpl
+from xscore_plugins.augmentations._boxes import Box, BoxRanges
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Erasure:
+    """A box, and what goes there: float32 (3, height, width), or (3, 1, 1) for one value, on the CPU."""
+
+    box: Box
+    content: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """Erases a box of each image with probability ``p``, independently.
+
+    Attributes:
+        p: Probability, 0..1.
+        scale_min, scale_max: Area as a share of the image's, 0..1.
+        ratio_min, ratio_max: Height by width.
+        value: What goes there, 0..1; None for noise. All raise ValueError outside of that.
+    """
+
+    p: float
+    scale_min: float
+    scale_max: float
+    ratio_min: float
+    ratio_max: float
+    value: float | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"random_erasing: p is {self.p!r}, expected a probability between 0 and 1")
+        if self.value is not None and not 0 <= self.value <= 1:
+            raise ValueError(f"random_erasing: value is {self.value!r}, expected a number between 0 and 1")
+        BoxRanges(self.scale_min, self.scale_max, self.ratio_min, self.ratio_max).check("random_erasing")
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Erase in a batch; see ``harness.api.BatchTransform``."""
+        count, _, height, width = images.shape
+        return self.apply(images, self.draw(count, height, width, generator)), targets
+
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> list[Erasure | None]:
+        """Draw what is erased of each of ``n`` images of ``height`` x ``width`` pixels."""
+        import torch
+
+        erased = (torch.rand(n, generator=generator) < self.p).tolist()
+        ranges = BoxRanges(self.scale_min, self.scale_max, 1 / self.ratio_max, 1 / self.ratio_min)
+        boxes = ranges.draw(n, height, width, generator, smaller=True)
+
+        def content(box: Box) -> torch.Tensor:
+            if self.value is not None:
+                return torch.full((3, 1, 1), self.value)
+            return torch.rand(3, box.height, box.width, generator=generator)
+
+        return [Erasure(box, content(box)) if one and box else None for one, box in zip(erased, boxes, strict=True)]
+
+    def apply(self, images: torch.Tensor, erasures: list[Erasure | None]) -> torch.Tensor:
+        """Erase drawn boxes.
+
+        Args:
+            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, left as they are.
+            erasures: From ``draw``, for the same N, H and W.
+        """
+        output = images.clone()
+        for image, erasure in zip(output, erasures, strict=True):
+            if erasure is not None:
+                box = erasure.box
+                part = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
+                part.copy_(erasure.content.expand_as(part), non_blocking=True)
+        return output
+
+
+def build(
+    *, p: float = 0.5, scale_min: float = 0.02, scale_max: float = 0.33, ratio_min: float = 0.3,
+    ratio_max: float = 3.3, value: float | None = None,
+) -> RandomErasing:  # fmt: skip
+    """Random erasing with probability ``p``; noise where no ``value`` is given."""
+    return RandomErasing(
+        p=p, scale_min=scale_min, scale_max=scale_max, ratio_min=ratio_min, ratio_max=ratio_max, value=value
+    )
+
+
+@hookimpl
+def harness_augmentations() -> list[AugmentationSpec]:
+    """Register random erasing."""
+    return [
+        AugmentationSpec(
+            name="random_erasing",
+            title="Random erasing",
+            build=build,
+            paper="Zhong et al., Random Erasing Data Augmentation, AAAI 2020, arXiv:1708.04896",
+        )
+    ]
