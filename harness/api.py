@@ -507,8 +507,8 @@ class Tracker(Protocol):
     def epoch_finished(self, record: EpochRecord) -> None:
         """Log an epoch.
 
-        Every epoch comes once and in order, those of earlier processes left out. After a process was killed, one epoch
-        may come again, or late, so log it under ``record.epoch``.
+        Every epoch comes once and in order, those told in earlier processes left out. After a process was killed, one
+        epoch may come again with the same content.
         """
         ...
 

@@ -56,7 +56,8 @@ def test_every_option_has_a_help_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["models", "datasets", "augmentations", "metrics", "suites", "protocols", "plugins", "executors"]
+    "kind",
+    ["models", "datasets", "augmentations", "metrics", "suites", "protocols", "plugins", "executors", "trackers"],
 )
 def test_list_kinds(kind: str, harness: Callable[..., Ran]) -> None:
     ran = harness("list", kind, "--format", "json")

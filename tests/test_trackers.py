@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,6 +93,21 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "my runs" / "tracking"
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs: making its tables takes seconds, so tests copy this one."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
+def put_store(empty_store: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    shutil.copy(empty_store, folder / "mlflow.db")
+
+
 def stop_and_go_on(spec: TrackerSpec, run: TrackedRun, *, closed: bool = True) -> None:
     """Two epochs, a stop or a kill, and the rest, with the second epoch told again."""
     first = spec.open(run)
@@ -110,9 +126,12 @@ def stop_and_go_on(spec: TrackerSpec, run: TrackedRun, *, closed: bool = True) -
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-def test_a_tracked_run_ends_in_the_same_bits_and_prints_the_same_data(name: str, tiny_harness: Command) -> None:
+def test_a_tracked_run_ends_in_the_same_bits_and_prints_the_same_data(
+    name: str, tiny_harness: Command, empty_store: Path
+) -> None:
     plain = tiny_harness(*RUN, "--format", "json")
     CELL.parent.rename("plain")
+    put_store(empty_store, Path("runs/tracking/mlflow"))
     ran = tiny_harness(*RUN, "--track", name, "--format", "json")
     assert ran.code == 0
     assert "goes on without it" not in ran.err
@@ -220,7 +239,8 @@ def test_mlflow_holds_the_run_in_a_local_store(tiny_harness: Command) -> None:
     check_against_the_runs_folder(client, run)
 
 
-def test_mlflow_goes_on_without_repeating_an_epoch(place: Path) -> None:
+def test_mlflow_goes_on_without_repeating_an_epoch(place: Path, empty_store: Path) -> None:
+    put_store(empty_store, place)
     run = tracked_run(place)
     stop_and_go_on(spec_of("mlflow"), run)
     client, (found,) = mlflow_runs(f"sqlite:///{place / 'mlflow.db'}")
@@ -230,7 +250,8 @@ def test_mlflow_goes_on_without_repeating_an_epoch(place: Path) -> None:
     assert found.info.status == "FINISHED"
 
 
-def test_mlflow_knows_failed_runs_from_stopped_ones(place: Path) -> None:
+def test_mlflow_knows_failed_runs_from_stopped_ones(place: Path, empty_store: Path) -> None:
+    put_store(empty_store, place)
     stopped = spec_of("mlflow").open(tracked_run(place, "a" * 16 + "-stopped"))
     stopped.close()
     failed = spec_of("mlflow").open(tracked_run(place, "a" * 16 + "-failed"))
@@ -261,8 +282,9 @@ def test_mlflow_with_a_dead_server_harms_nothing(tiny_harness: Command, monkeypa
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, empty_store: Path) -> Iterator[str]:
     """A real tracking server on loopback."""
+    shutil.copy(empty_store, tmp_path / "server.db")
     port = free_port()
     log = (tmp_path / "server.log").open("wb")
     process = subprocess.Popen(
@@ -298,8 +320,8 @@ def test_mlflow_with_a_real_server_through_a_stop(
     """The run is killed with SIGKILL in the middle, goes on, and is one run of whole curves on the server."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     registry = tmp_path / "long.toml"
-    registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 60"))
-    options = [*RUN, "--track", "mlflow", "--registry", str(registry)]
+    registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 20"))
+    options = [*RUN, "--in-process", "--track", "mlflow", "--registry", str(registry)]
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *options],
         env=os.environ | {"PYTHONPATH": str(TINY_PLUGIN)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -320,7 +342,7 @@ def test_mlflow_with_a_real_server_through_a_stop(
     assert _run(options) == 0
     client, (run,) = mlflow_runs(server)
     assert run.info.run_id == stopped.info.run_id
-    assert len(curve(client, run, "loss")) == 60
+    assert len(curve(client, run, "loss")) == 20
     check_against_the_runs_folder(client, run)
 
 

@@ -199,7 +199,7 @@ def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
 ) -> None:
     registry = tmp_path / "long.toml"
     registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 40"))
-    arguments = ["run", "tiny", "--dataset", "dots", "--track", "diary", "--registry", str(registry)]
+    arguments = ["run", "tiny", "--dataset", "dots", "--in-process", "--track", "diary", "--registry", str(registry)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(TINY_PLUGIN), str(tmp_path / "site")))}
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *arguments], env=environment | {"DIARY_SECONDS": "0.02"},
@@ -223,6 +223,15 @@ def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
     assert sorted(set(epochs)) == list(range(40))
     assert happened(run)[-2:] == ["finished", "close"]
     assert [entry["resumed"] for entry in run if entry["what"] == "open"] == [False, True]
+
+
+@pytest.mark.slow
+def test_trackers_follow_runs_in_worker_processes(diary: Command) -> None:
+    assert diary("run", "tiny", "tiny2", "--jobs", "2", "--threads", "1", "--track", "diary").code == 0
+    runs = entries()
+    assert len(runs) == 4
+    assert {tuple(happened(run)) for run in runs} == {("open", "epoch0", "epoch1", "epoch2", "finished", "close")}
+    assert len({run[0]["job"] for run in runs}) == 4
 
 
 def test_the_choice_of_trackers_travels_to_other_processes() -> None:

@@ -140,7 +140,14 @@ def load(
 def load_under(registry: Path | None, suite: str | None, protocol: str | None, runs: Path) -> tuple[Benchmark, Catalog]:
     """Read like ``load``, and put the suite under the protocol, where one is given."""
     benchmark, catalog = load(registry, protocol, RunsFolder(runs))
-    return (under_protocol(benchmark, suite, protocol) if protocol else benchmark), catalog
+    if protocol is None:
+        return benchmark, catalog
+    own, used = benchmark.suite(suite).protocol, benchmark.protocol(protocol).name
+    if used != own and used not in benchmark.ablations:
+        click.echo(
+            f"The suite '{benchmark.suite(suite).name}' is made for {own}; these results are of {used}.", err=True
+        )
+    return under_protocol(benchmark, suite, protocol), catalog
 
 
 def data_root(given: Path | None) -> Path:
