@@ -101,6 +101,7 @@ def test_a_tracker_is_told_everything_in_order(diary: Command) -> None:
     assert (config["epochs"], config["augmentations.cutmix.alpha"], config["parameters"]) == (3, 1.0, 268)
     assert config["fingerprint"] == ran.rows[0]["fingerprint"]
     assert run[0]["tags"]["versions.torch"]
+    assert run[0]["tags"]["deterministic"] == "True"
     assert run[4]["top1"] == pytest.approx(ran.rows[0]["accuracy"])
     history = [json.loads(line) for line in (CELL / "history.jsonl").read_text().splitlines()]
     assert [entry["loss"] for entry in run[1:4]] == [record["loss"] for record in history]
@@ -151,6 +152,22 @@ def test_a_tracker_that_fails_or_hangs_is_reported_once_and_harms_nothing(
     }
     assert reason[wish.partition(" ")[0]] in line
     assert weights() == plain
+
+
+def test_a_tracker_without_its_methods_is_reported(tiny_harness: Command, install: Callable[..., Path]) -> None:
+    install(
+        "empty_plugin",
+        """
+        from harness.api import TrackerSpec, hookimpl
+
+        @hookimpl
+        def harness_trackers():
+            return [TrackerSpec(name="empty", title="Nothing", open=lambda run: object())]
+        """,
+    )
+    ran = tiny_harness(*("run", "tiny", "--dataset", "dots"), "--track", "empty")
+    assert ran.code == 0
+    assert "raised TypeError: it returned a object without epoch_finished, run_finished, run_failed, close" in ran.err
 
 
 def test_a_tracker_that_failed_is_brought_up_to_date_when_the_run_goes_on(

@@ -23,6 +23,8 @@ from harness.results.store import JobFolder
 if TYPE_CHECKING:
     from harness.train.run import Built, Task
 
+_METHODS = ("epoch_finished", "run_finished", "run_failed", "close")
+
 
 @dataclass(frozen=True)
 class Tracking:
@@ -93,7 +95,8 @@ class RunTrackers:
         self._tell = tell
 
     def __enter__(self) -> RunTrackers:
-        """Open them."""
+        """Open them. The id is written down first, so that a process that is killed meanwhile leaves no run behind."""
+        self._remember()
         for one in self._all:
             self._report(one, one.start())
             if one.usable:
@@ -188,7 +191,11 @@ class _Followed:
         return problem
 
     def _open(self) -> None:
-        self._tracker = self.offer.spec.open(self.run)
+        tracker = self.offer.spec.open(self.run)
+        missing = [name for name in _METHODS if not callable(getattr(tracker, name, None))]
+        if missing:
+            raise TypeError(f"it returned a {type(tracker).__name__} without {', '.join(missing)}")
+        self._tracker = tracker
 
     def _wait(self, what: str, call: Callable[[], object]) -> str:
         """Have the thread do something and wait for it, within the tracker's patience."""
@@ -248,10 +255,11 @@ class _Memory:
 
 def _describe(task: Task, built: Built, run_id: str) -> TrackedRun:
     from harness.identity import learning_rate_peak
-    from harness.train.environment import describe_environment
+    from harness.train.environment import describe_environment, frozen_numerics
 
     spec = task.model.spec
-    environment = describe_environment(task.device, memory_format=spec.memory_format, plugin=str(task.model.owner))
+    with frozen_numerics():  # the flags under which it will train
+        environment = describe_environment(task.device, memory_format=spec.memory_format, plugin=str(task.model.owner))
     lr_max = learning_rate_peak(task.protocol, spec)[0]
     job = task.job
     return TrackedRun(
