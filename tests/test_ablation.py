@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +198,15 @@ def test_results_lie_under_their_own_name_and_digest(tiny_harness: Command) -> N
     again = tiny_harness("run", "tiny", "gentle", "--protocol", path, "--format", "json")
     assert "0 carried out by this command" in again.err
     assert again.rows == ran.rows
+
+
+def test_an_ablation_can_be_verified_when_its_file_is_gone(tiny_harness: Command) -> None:
+    path = write(SHORT)
+    tiny_harness("run", "tiny", "--dataset", "dots", "--protocol", path)
+    Path(path).unlink()
+    ran = tiny_harness("verify", str(folder_of("short") / "tiny/dots/seed-0"))
+    assert ran.code == 0, ran.err
+    assert re.search(r"1 run: \d+ ok\.", ran.err)
 
 
 def test_two_contents_of_one_name_never_meet(tiny_harness: Command) -> None:

@@ -255,11 +255,14 @@ class _Memory:
 
 def _describe(task: Task, built: Built, run_id: str) -> TrackedRun:
     from harness.identity import learning_rate_peak
-    from harness.train.environment import describe_environment, frozen_numerics
+    from harness.train.environment import frozen_numerics
+    from harness.train.provenance import describe_environment
 
     spec = task.model.spec
     with frozen_numerics():  # the flags under which it will train
-        environment = describe_environment(task.device, memory_format=spec.memory_format, plugin=str(task.model.owner))
+        environment = describe_environment(
+            task.device, task.catalog, model=task.model, job=task.job, protocol=task.protocol
+        )
     lr_max = learning_rate_peak(task.protocol, spec)[0]
     job = task.job
     return TrackedRun(

@@ -17,7 +17,8 @@ from harness.data.prepare import prepare_embedded
 from harness.data.store import PreparedDataset
 from harness.errors import HarnessError
 from harness.registry import Benchmark, Protocol
-from harness.results.store import JobFolder
+from harness.results.ablations import find_protocol
+from harness.results.store import JobFolder, RunsFolder
 
 if TYPE_CHECKING:
     import torch
@@ -107,9 +108,11 @@ class Run:
 
     @cached_property
     def protocol(self) -> Protocol:
-        """The protocol of that name here."""
+        """The protocol of that name here, or the user's own that was kept beside the results."""
         with _impossible():
-            return self.means.benchmark.protocol(self.job.protocol)
+            runs = RunsFolder(self.folder.path.parents[3])
+            found = find_protocol(self.means.benchmark, self.means.catalog, runs, self.job.protocol)
+            return found.protocol(self.job.protocol)
 
     @cached_property
     def model(self) -> Offer[ModelSpec]:
