@@ -368,6 +368,17 @@ def wandb_records(file: Path) -> list[Any]:
     return records
 
 
+def finished_wandb_records(file: Path) -> list[Any]:
+    """The records of a run that has ended: wandb's own process goes on writing for a moment after ``finish()``."""
+    deadline = time.monotonic() + 30
+    while True:
+        records = wandb_records(file)
+        if any(one.WhichOneof("record_type") == "exit" for one in records):
+            return records
+        assert time.monotonic() < deadline, [one.WhichOneof("record_type") for one in records]
+        time.sleep(0.05)
+
+
 def wandb_history(records: list[Any]) -> list[dict[str, Any]]:
     rows = [
         {item.key or item.nested_key[0]: json.loads(item.value_json) for item in one.history.item}
@@ -389,7 +400,7 @@ def test_wandb_holds_the_run_offline(tiny_harness: Command) -> None:
     tiny_harness(*RUN, "--track", "wandb")
     (file,) = Path("runs/tracking/wandb").rglob("*.wandb")
     assert file.parent.name.startswith("offline-run-")
-    records = wandb_records(file)
+    records = finished_wandb_records(file)
     history = [json.loads(line) for line in (CELL / "history.jsonl").read_text().splitlines()]
     rows = wandb_history(records)
     assert [row["epoch"] for row in rows] == [0, 1, 2]
@@ -415,7 +426,8 @@ def test_wandb_goes_on_under_the_same_id(place: Path) -> None:
     second.epoch_finished(record(1))
     second.run_finished(result(run))
     second.close()
-    parts = [wandb_records(file) for file in sorted(place.rglob("*.wandb"), key=lambda file: file.stat().st_mtime)]
+    # Folders are named by their time; the second of two within one second ends in "-1".
+    parts = [finished_wandb_records(file) for file in sorted(place.rglob("*.wandb"))]
     assert [[row["epoch"] for row in wandb_history(part)] for part in parts] == [[0], [1]]
     ids = {one.run.run_id for part in parts for one in part if one.WhichOneof("record_type") == "run"}
     assert ids == {run.id}
