@@ -110,9 +110,11 @@ class Run:
     def protocol(self) -> Protocol:
         """The protocol of that name here, or the user's own that was kept beside the results."""
         with _impossible():
-            runs = RunsFolder(self.folder.path.parents[3])
-            found = find_protocol(self.means.benchmark, self.means.catalog, runs, self.job.protocol)
-            return found.protocol(self.job.protocol)
+            known, name = self.means.benchmark, self.job.protocol
+            above = self.folder.path.absolute().parents
+            if name not in known.protocols and len(above) > 3:  # a run that was moved has nothing beside it
+                known = find_protocol(known, self.means.catalog, RunsFolder(above[3]), name)
+            return known.protocol(name)
 
     @cached_property
     def model(self) -> Offer[ModelSpec]:
