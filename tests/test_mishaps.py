@@ -146,16 +146,7 @@ def shades(install: Callable[..., Path], tmp_path: Path, tiny: None) -> Path:
 
 def test_deleted_data_set(harness: Command, shades: Path, tmp_path: Path) -> None:
     options = ("tiny", "--registry", str(shades), "--format", "json")
-    prepare = (
-        "prepare",
-        "shades",
-        "--from",
-        str(shades.parent / "given"),
-        "--suite",
-        "tiny",
-        "--registry",
-        str(shades),
-    )
+    prepare = ("prepare", "shades", "--from", str(shades.parent / "given"), "--registry", str(shades))
     assert harness(*prepare).code == 0
     assert harness("run", *options, "--dataset", "shades").code == 0
     before = contents(Path("runs"))
@@ -190,7 +181,7 @@ def test_uninstalled_plugin(
         """,
     )
     options = ("--registry", str(TINY_REGISTRY), "--format", "json")
-    assert harness("run", "tiny", "tiny2", "guest", *options).code == 0
+    assert harness("run", "tiny", "gentle", "guest", *options).code == 0
     before = contents(Path("runs"))
     shutil.rmtree(site)
     site.mkdir()
@@ -198,7 +189,7 @@ def test_uninstalled_plugin(
     assert ran.code == 2
     assert "There is no model named 'guest'" in ran.err
     board = harness("leaderboard", *options)
-    assert {row["model"] for row in board.rows} == {"tiny", "tiny2"}
+    assert {row["model"] for row in board.rows} == {"tiny", "gentle"}
     assert "Results of models that are not installed are not counted: guest." in board.err
     assert harness("status", "tiny", *options).code == 0
     assert contents(Path("runs")) == before
