@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -127,7 +128,10 @@ PLUGIN = """
     def harness_datasets():
         return [DatasetSpec(
             name="shades", title="Shades", classes=("a", "b", "c", "d"), splits={"train": 40, "test": 40}, read=read,
-            licence="CC0-1.0", citation="nobody", sources=(Source(filename="shades.txt", urls=("http://127.0.0.1:1/",)),),
+            licence="CC0-1.0", citation="nobody", sources=(Source(
+                filename="shades.txt", urls=("http://127.0.0.1:1/",),
+                checksums={"sha256": "SHADES"},
+            ),),
         )]
 """
 
@@ -135,7 +139,7 @@ PLUGIN = """
 @pytest.fixture
 def shades(install: Callable[..., Path], tmp_path: Path, tiny: None) -> Path:
     """A registry with a data set that has to be fetched, and the file that it is made from."""
-    install("shades_plugin", PLUGIN)
+    install("shades_plugin", PLUGIN.replace("SHADES", hashlib.sha256(b"10 90 170 250").hexdigest()))
     registry = tmp_path / "shades.toml"
     registry.write_text(TINY_REGISTRY.read_text().replace('["dots", "bars"]', '["dots", "shades"]'))
     source = tmp_path / "given"
