@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import pluggy
@@ -82,6 +81,13 @@ def _require_callable(kind: str, name: str, attribute: str, value: object) -> No
         raise TypeError(f"{kind} {name!r}: {attribute} is {type(value).__name__}, expected a callable")
 
 
+def _require_texts(kind: str, name: str, **values: object) -> None:
+    """They are printed in tables and written to JSON."""
+    for attribute, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{kind} {name!r}: {attribute} is {type(value).__name__}, expected a text")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """An architecture that the benchmark trains from scratch.
@@ -109,6 +115,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _require_name("model", self.name)
         _require_callable("model", self.name, "build", self.build)
+        _require_texts("model", self.name, paper=self.paper, title=self.title)
         if self.deploy is not None:
             _require_callable("model", self.name, "deploy", self.deploy)
         if self.lr_max is not None and not 0 < self.lr_max < 1:
@@ -142,11 +149,11 @@ class Source:
     filename: str
     urls: tuple[str, ...]
     bytes: int | None = None
-    checksums: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    checksums: Mapping[str, str] = field(default_factory=dict)
     sole_origin: str = ""
     into: str = ""
     gives: tuple[str, ...] = ()
-    members: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    members: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _FILENAME.fullmatch(self.filename):
@@ -208,6 +215,10 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         _require_name("data set", self.name)
         _require_callable("data set", self.name, "read", self.read)
+        _require_texts(
+            *("data set", self.name), title=self.title, licence=self.licence, citation=self.citation,
+            domain=self.domain, homepage=self.homepage, leakage=self.leakage,
+        )  # fmt: skip
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"data set {self.name!r}: classes must be two or more different names")
         if set(self.splits) != {"train", "test"} or not all(
@@ -260,6 +271,7 @@ class AugmentationSpec:
     def __post_init__(self) -> None:
         _require_name("augmentation", self.name)
         _require_callable("augmentation", self.name, "build", self.build)
+        _require_texts("augmentation", self.name, paper=self.paper, title=self.title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +295,7 @@ class MetricSpec:
     def __post_init__(self) -> None:
         _require_name("metric", self.name)
         _require_callable("metric", self.name, "compute", self.compute)
+        _require_texts("metric", self.name, unit=self.unit, title=self.title)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -357,7 +370,7 @@ class RunResult:
     finished: str
     interruptions: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
-    environment: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    environment: Mapping[str, Any] = field(default_factory=dict)
     executed: Mapping[str, Any] | None = None
     executed_digest: str | None = None
     deviations: Sequence[str] = ()
@@ -407,7 +420,7 @@ class Resources:
     needs_gpu: bool = False
     in_process: bool = False
     detach: bool = False
-    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -454,7 +467,7 @@ class ExecutorSpec:
     title: str
     execute: Callable[[Work], Iterable[Any]]
     remote: bool = False
-    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, str] = field(default_factory=dict)
     waiting: Callable[[Path], Mapping[Job, str]] | None = None
 
     def __post_init__(self) -> None:
@@ -462,6 +475,7 @@ class ExecutorSpec:
         _require_callable("executor", self.name, "execute", self.execute)
         if self.waiting is not None:
             _require_callable("executor", self.name, "waiting", self.waiting)
+        _require_texts("executor", self.name, title=self.title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -550,5 +564,6 @@ class TrackerSpec:
     def __post_init__(self) -> None:
         _require_name("tracker", self.name)
         _require_callable("tracker", self.name, "open", self.open)
+        _require_texts("tracker", self.name, title=self.title, install=self.install)
         if not 0 < self.patience < float("inf"):
             raise ValueError(f"tracker {self.name!r}: patience is {self.patience!r}, expected seconds, above 0")

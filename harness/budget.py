@@ -145,7 +145,7 @@ def _build(spec: ModelSpec, classes: int) -> nn.Module:
     expected = f"Expected build({classes}) to return a torch.nn.Module"
     try:
         module = spec.build(classes)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
         raise BudgetError(
             f"Model '{spec.name}' does not build for {classes} classes: {_quote(error)}. {expected}."
         ) from error
@@ -174,7 +174,7 @@ def _check_output(spec: ModelSpec, module: nn.Module, classes: int, resolution: 
     module.train(training)
     try:
         logits = module(torch.rand(BATCH, 3, resolution, resolution))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BudgetError(f"{where} fails: {_quote(error)}. Expected logits of shape ({BATCH}, {classes}).") from error
     expected = f"expected one float32 tensor of shape ({BATCH}, {classes})"
     if not isinstance(logits, torch.Tensor):

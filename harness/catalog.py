@@ -8,6 +8,7 @@ whole and recorded. Only a contested name is less than that: it costs the plugin
 from __future__ import annotations
 
 import contextlib
+import difflib
 import sys
 import traceback
 from collections import defaultdict
@@ -34,6 +35,8 @@ from harness.errors import PluginError, WrongUseError, unknown_name
 DISTRIBUTION = "xscore-harness"
 """Our own distribution: its plugins are the reference, so a contested name stays theirs."""
 
+_MOST_OFFERS = 1000  # of one hook of one plugin
+
 _Spec: TypeAlias = ModelSpec | DatasetSpec | AugmentationSpec | MetricSpec | ExecutorSpec | TrackerSpec
 _S = TypeVar("_S", bound=_Spec)
 
@@ -58,6 +61,7 @@ class Plugin:
         reason: Why it, or a name that it offers, is out of use; empty if all is well.
         offers: ``"model mynet"`` and the like, of all that is in use.
         trace: The traceback behind the reason, where there is one.
+        api: The version of the hook API that it was written for; None if it did not get so far as to say.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Plugin:
     reason: str = ""
     offers: tuple[str, ...] = ()
     trace: str = field(default="", repr=False)
+    api: int | None = None
 
     @property
     def state(self) -> str:
@@ -138,7 +143,7 @@ class Catalog:
         for plugin, implementation in self.observers.get(hook, ()):
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 failures.append(f"{plugin}: {hook} raised {_describe(error)}; the run goes on without it.")
         return failures
 
@@ -201,13 +206,14 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, unique: str) -> _Loa
         with contextlib.redirect_stdout(sys.stderr):
             module = point.load()
             version = getattr(module, "HARNESS_API", HOOK_API_VERSION)
+            plugin = replace(plugin, api=version if isinstance(version, int) else None)
             if version != HOOK_API_VERSION:
                 raise _Refused(
                     f"it was written for hook API version {version}, this harness has version {HOOK_API_VERSION}; "
                     "install a release of the plugin that fits"
                 )
+            _refuse_unknown_hooks(manager, module)
             manager.register(module, unique)
-            manager.check_pending()
             return _ask(plugin, _implementations(manager, module))
     except KeyboardInterrupt:
         raise
@@ -216,6 +222,16 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, unique: str) -> _Loa
             manager.unregister(name=unique)
         reason = str(error) if isinstance(error, _Refused) else _describe(error)
         return _Loaded(replace(plugin, reason=reason, trace=traceback.format_exc()))
+
+
+def _refuse_unknown_hooks(manager: pluggy.PluginManager, module: object) -> None:
+    """Name a misspelt hook and what it was meant to be: pluggy would never call it and say nothing."""
+    known = [name for name in dir(hookspecs) if manager.parse_hookspec_opts(hookspecs, name) is not None]
+    for name in dir(module):
+        if manager.parse_hookimpl_opts(module, name) is not None and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+            raise _Refused(f"it implements an unknown hook '{name}'{hint}")
 
 
 def _implementations(manager: pluggy.PluginManager, module: object) -> list[tuple[str, pluggy.HookImpl]]:
@@ -244,7 +260,9 @@ def _ask(plugin: Plugin, implementations: list[tuple[str, pluggy.HookImpl]]) -> 
         answer = implementation.function()
         if not isinstance(answer, Iterable):
             raise _Refused(f"{hook} returned {type(answer).__name__}, expected a list of {expected.__name__}")
-        for item in answer:
+        for count, item in enumerate(answer):
+            if count == _MOST_OFFERS:
+                raise _Refused(f"{hook} returned more than {_MOST_OFFERS:,} items, which looks like one without end")
             if not isinstance(item, expected):
                 raise _Refused(f"{hook} returned a list with {item!r:.80}, expected {expected.__name__}")
             if (kind, item.name) in [(k, spec.name) for k, spec in specs]:

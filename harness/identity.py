@@ -142,7 +142,7 @@ def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:
 
     try:
         module = model.spec.build(num_classes)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
         raise PluginError(
             f"The model '{model.spec.name}' of {model.owner} does not build for {num_classes} classes: "
             f"{type(error).__name__}: {error}"

@@ -102,7 +102,7 @@ class JobRunner:
             return self._run(job, folder)
         except (StoppedError, StoreError):
             raise
-        except Exception as error:  # one job's failure, whatever it is, must not end the others
+        except (Exception, SystemExit) as error:  # one job's failure, whatever it is, must not end the others
             sentence = _sentence(error)
             folder.fail(sentence, traceback.format_exc())
             return Cell(job, "failed", detail=sentence)
@@ -158,7 +158,7 @@ class JobRunner:
             self.reporter.notice(text)
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     """Say in a sentence why a job failed."""
     import torch
 

@@ -314,7 +314,7 @@ def _metrics(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> tuple[di
     for name, offer in task.catalog.metrics.items():
         try:
             values[name] = float(offer.spec.compute(logits, labels))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = f"{offer.owner} could not compute {name}: {type(error).__name__}: {error}"
             if name == task.protocol.metric:
                 raise TrainingError(text) from error
