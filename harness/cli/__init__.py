@@ -18,6 +18,7 @@ from harness.cli.doctor import doctor
 from harness.cli.leaderboard import leaderboard
 from harness.cli.patterns import patterns
 from harness.cli.plan import plan
+from harness.cli.plugin import plugin
 from harness.cli.prepare import prepare
 from harness.cli.report import report
 from harness.cli.run import run, status
@@ -74,6 +75,7 @@ for command in (
     *(list_command, check_budget, prepare, audit, plan, run, status),
     *(leaderboard, score, select, patterns, report),
     *(verify, bundle, merge, doctor),
+    plugin,
 ):
     cli.add_command(command)
 

@@ -1,0 +1,184 @@
+"""``harness plugin new``, ``check`` and ``list``: a scaffold for authors, conformance with reasons, and health."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.catalog import Plugin, discover
+from harness.cli.options import data_option, data_root, format_option, load, registry_option
+from harness.cli.output import print_rows
+from harness.errors import WrongUseError
+
+if TYPE_CHECKING:
+    from harness.testing.rules import Check, Outcome
+
+KINDS = ("model", "dataset", "augmentation", "metric", "tracker")
+
+
+@click.group()
+def plugin() -> None:
+    """Write a plugin, check it, and see how the installed ones are.
+
+    \b
+    harness plugin new mynet --kind model       a distribution that works, to edit
+    harness plugin check mynet                  does it keep what the benchmark relies on?
+    harness plugin list                         who gives what, and why a broken one is broken
+    """
+
+
+@plugin.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="What the plugin offers.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    show_default="the current folder",
+    help="Where to make the folder xscore-plugin-NAME.",
+)
+def new(name: str, kind: str, into: Path) -> None:
+    """Make a distribution of a plugin that works.
+
+    It has a module with something real to edit, tests, README, licence and CI file.
+
+    \b
+    harness plugin new mynet --kind model
+    harness plugin new leaves --kind dataset --into ~/work
+    """
+    from harness.scaffold import next_steps, scaffold
+
+    folder = scaffold(name, kind, into, discover())
+    click.echo(str(folder))
+    click.echo(next_steps(name, kind, folder), err=True)
+
+
+@plugin.command()
+@click.argument("what", metavar="[NAME|PATH]", required=False)
+@click.option("--rules", "show_rules", is_flag=True, help="Show all rules and why each exists, and examine nothing.")
+@data_option
+@registry_option
+@format_option
+def check(what: str | None, show_rules: bool, data: Path | None, registry: Path | None, format_: str) -> int:
+    """Examine plugins by the rules of the benchmark.
+
+    Each verdict says what was found, what was expected and why it matters.
+
+    NAME is a distribution, a plugin or a single spec; PATH the folder of a distribution that need not be installed.
+    Without either, every plugin of third parties is examined. Exits with 1 if a rule is broken; warnings are advice.
+
+    \b
+    harness plugin check mynet
+    harness plugin check ./xscore-plugin-mynet
+    harness plugin check --rules
+    """
+    if show_rules:
+        from harness.testing.collect import RULES
+
+        print_rows([{"kind": one.kind, "rule": one.id, "why": one.why} for one in RULES], format_)
+        return 0
+    with _source(what) as name:
+        benchmark, catalog = load(registry)
+
+        from harness.testing.collect import find_checks
+
+        outcomes = list(_examine(find_checks(name, benchmark, catalog, data_root(data))))
+    rows = [
+        {
+            "subject": outcome.subject,
+            "rule": outcome.rule.id,
+            "verdict": outcome.verdict,
+            "detail": outcome.detail,
+            "why": outcome.rule.why,
+        }
+        for outcome in outcomes
+    ]
+    print_rows(rows, format_, columns={key: key for key in ("subject", "rule", "verdict", "detail")})
+    return _summarise(outcomes)
+
+
+@plugin.command("list")
+@format_option
+def list_plugins(format_: str) -> None:
+    """Show the health of every plugin.
+
+    Who made it, what it gives, and in a line why a broken one is broken.
+
+    \b
+    harness plugin list --format json
+    """
+    catalog = discover()
+    observing = {
+        (owner.name, owner.distribution, hook) for hook, found in catalog.observers.items() for owner, _ in found
+    }
+    rows = [
+        {
+            "plugin": one.name,
+            "distribution": one.distribution,
+            "version": one.version,
+            "hook_api": one.api,
+            "state": one.state,
+            "gives": [*one.offers, *(h for n, d, h in sorted(observing) if (n, d) == (one.name, one.distribution))],
+            "reason": one.reason,
+        }
+        for one in catalog.plugins
+    ]
+    shown = ("plugin", "distribution", "version", "hook_api", "state", "gives", "reason")
+    print_rows(rows, format_, columns={key: key.replace("_", " ") for key in shown})
+    counts = Counter(one.state for one in catalog.plugins)
+    click.echo(_health(counts, catalog.plugins), err=True)
+
+
+def _health(counts: Counter[str], plugins: Sequence[Plugin]) -> str:
+    if counts["ok"] == len(plugins):
+        return f"{len(plugins)} plugins, all well."
+    parts = [f"{counts[state]} {word}" for state, word in (("partly", "in part"), ("failed", "not at all"))]
+    return f"{len(plugins)} plugins: {counts['ok']} work, {' and '.join(parts)}."
+
+
+@contextlib.contextmanager
+def _source(what: str | None) -> Iterator[str | None]:
+    """Turn what the user named into a name that is discovered: a folder is put in front of what is installed."""
+    from harness.testing.folder import importable, read_project
+
+    path = Path(what) if what else None
+    if path is None or what is None:
+        yield None
+    elif (path / "pyproject.toml").is_file() or (path.is_dir() and path.name != what) or path.name == "pyproject.toml":
+        project = read_project(path.parent if path.name == "pyproject.toml" else path)
+        with importable(project):
+            yield project.name
+    elif path.name != what:
+        raise WrongUseError(f"There is no folder {path}. Name a folder with a pyproject.toml, or an installed plugin.")
+    else:
+        yield what
+
+
+def _examine(checks: Sequence[Check]) -> Iterator[Outcome]:
+    """Examine one after the other, with a bar where somebody watches."""
+    if not sys.stderr.isatty():
+        yield from (one() for one in checks)
+        return
+
+    def current(one: Any) -> str:
+        return f"{one.subject}: {one.rule.id}" if one else ""
+
+    with click.progressbar(checks, file=sys.stderr, label="examining", item_show_func=current) as bar:
+        yield from (one() for one in bar)
+
+
+def _summarise(outcomes: Sequence[Outcome]) -> int:
+    failed = [outcome for outcome in outcomes if outcome.verdict == "failed"]
+    for outcome in failed:
+        click.echo(f"{outcome.subject} breaks {outcome.rule.id}. {outcome.rule.why}", err=True)
+    counts = Counter(outcome.verdict for outcome in outcomes)
+    said = ", ".join(f"{counts[one]} {one}" for one in ("ok", "failed", "warning", "skipped") if counts[one])
+    nothing = "No plugin of a third party is installed."
+    click.echo(f"{len(outcomes)} rules examined: {said}." if outcomes else nothing, err=True)
+    return 1 if failed else 0

@@ -1,0 +1,12 @@
+"""For plugin authors: conformance rules with their reasons, and small stand-ins to test against.
+
+A test file of three lines runs every rule as a test of its own, by the pytest plugin that the harness installs:
+
+    def test_conformance(harness_rule):
+        harness_rule()
+
+The fixture finds the distribution whose ``pyproject.toml`` stands above the test; the marker
+``@pytest.mark.harness_plugin("name")`` names another. ``harness plugin check`` runs the same rules on the command line.
+
+This module is imported by every start of pytest where the harness is installed, so it imports nothing of its own.
+"""

@@ -1,0 +1,307 @@
+"""What a data set plugin has to keep. A set with downloads is examined as it is prepared; others are read."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+from harness.api import DatasetSpec, Split, open_image
+from harness.catalog import Offer
+from harness.errors import HarnessError
+from harness.testing.effects import description_rule, pickling_rule, shorten, side_effect_rules
+from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, quote, rule
+from harness.testing.watch import watching
+
+SPLITS: tuple[Split, ...] = ("train", "test")
+_MODES = ("RGB", "L")
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """What one sample is.
+
+    Attributes:
+        label: As it was given.
+        group: Its group, or None.
+        digest: Hash of its pixels.
+        problem: Why it is not usable; empty if it is.
+        path: The image file, where the reader gave one.
+    """
+
+    label: object
+    group: object
+    digest: str
+    problem: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetCase:
+    """A data set, its owner, and where prepared data are.
+
+    Attributes:
+        offer: The data set and its owner.
+        data_root: The data folder.
+        input_sizes: The protocols' input sizes, the smallest first.
+    """
+
+    offer: Offer[DatasetSpec]
+    data_root: Path
+    input_sizes: tuple[int, ...]
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The data set."""
+        return self.offer.spec
+
+    @cached_property
+    def samples(self) -> dict[Split, list[SampleFacts]]:
+        """Both splits. Raises Untold where they can't be read: ``dataset-reads`` says why."""
+        if self.spec.sources:
+            return self._prepared()
+        try:
+            return {split: list(self.read(split)) for split in SPLITS}
+        except RAISED as error:
+            raise Untold(f"its reader fails: {quote(error)}.") from error
+
+    def read(self, split: Split) -> Iterator[SampleFacts]:
+        """Run the reader of an embedded set and look at all that it yields, though not without end."""
+        if self.spec.sources:
+            raise Untold("it has downloads, and its prepared form is examined in place of its reader.")
+        for item in islice(self.spec.read(Path(), split), 2 * self.spec.splits[split] + 10):
+            yield _facts(item)
+
+    def require_sound(self) -> None:
+        """Raise Untold unless the samples are what the spec declares, which other rules look at."""
+        for split, found in self.samples.items():
+            wrong = [one for one in found if one.problem or not _is_label(one.label, self.spec)]
+            if wrong or len(found) != self.spec.splits[split]:
+                raise Untold(f"the {split} split is not what it declares.")
+
+    def _prepared(self) -> dict[Split, list[SampleFacts]]:
+        from harness.data.prepare import definition
+        from harness.data.store import find_prepared, open_split, read_groups
+
+        for size in self.input_sizes:
+            prepared = find_prepared(self.data_root, self.spec.name, definition(self.offer), size)
+            if prepared is not None:
+                break
+        else:
+            raise Untold(f"it is not prepared in {self.data_root}; run: harness prepare {self.spec.name}")
+        found: dict[Split, list[SampleFacts]] = {}
+        for split in SPLITS:
+            arrays, groups = open_split(prepared.folder, split), read_groups(prepared.folder, split)
+            found[split] = [
+                SampleFacts(
+                    int(arrays.labels[index]),
+                    groups[index] if groups else None,
+                    hashlib.sha256(arrays.images[index].tobytes()).hexdigest(),
+                )
+                for index in range(len(arrays))
+            ]
+        return found
+
+
+def _facts(item: object) -> SampleFacts:
+    from PIL.Image import Image
+
+    if not isinstance(item, tuple) or len(item) not in (2, 3):
+        return SampleFacts(
+            None, None, "", f"a {type(item).__name__} instead of (image, label) or (image, label, group)"
+        )
+    image, label, group = (*item, None)[:3]
+    if isinstance(image, Image):
+        problem = "" if image.mode in _MODES else f"an image of mode {image.mode}, expected RGB or L"
+        return SampleFacts(label, group, _digest(image), problem)
+    if not isinstance(image, Path | bytes):
+        return SampleFacts(label, group, "", f"a {type(image).__name__} for an image")
+    path = str(image.absolute()) if isinstance(image, Path) else ""
+    try:
+        return SampleFacts(label, group, _digest(open_image(image)), path=path)
+    except RAISED as error:
+        return SampleFacts(label, group, "", str(error), path)
+
+
+def _digest(image: object) -> str:
+    """Hash of an image's size and RGB pixels."""
+    from PIL.Image import Image
+
+    assert isinstance(image, Image)
+    colour = image.convert("RGB")
+    return hashlib.sha256(f"{colour.size}".encode() + colour.tobytes()).hexdigest()
+
+
+def _is_label(label: object, spec: DatasetSpec) -> bool:
+    return isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(spec.classes)
+
+
+@rule("dataset-reads")
+def reads(case: DatasetCase) -> None:
+    """Every sample is an image that decodes by the harness's rules, with its label."""
+    if case.spec.sources:
+        raise Untold("preparing it reads every image.")
+    for split in SPLITS:
+        try:
+            for index, one in enumerate(case.read(split)):
+                if one.problem:
+                    raise Broken(f"{split} sample {index} is {one.problem}.")
+        except Broken:
+            raise
+        except RAISED as error:
+            raise Broken(f"reading the {split} split raised {quote(error)}.") from error
+
+
+@rule("dataset-sizes")
+def has_sizes(case: DatasetCase) -> str:
+    """Accuracies are comparable on the same images alone, and their number is the first sign of others."""
+    for split, found in case.samples.items():
+        if len(found) != case.spec.splits[split]:
+            more = "or more " if len(found) > 2 * case.spec.splits[split] else ""
+            raise Broken(f"the {split} split has {len(found)} {more}samples, it declares {case.spec.splits[split]}.")
+    return ", ".join(f"{len(found):,} {split}" for split, found in case.samples.items())
+
+
+@rule("dataset-labels")
+def has_labels(case: DatasetCase) -> None:
+    """Label i means the i-th of the declared class names."""
+    for split, found in case.samples.items():
+        for index, one in enumerate(found):
+            if not one.problem and not _is_label(one.label, case.spec):
+                raise Broken(
+                    f"{split} sample {index} has the label {one.label!r}, expected an int from 0 to "
+                    f"{len(case.spec.classes) - 1}."
+                )
+
+
+@rule("dataset-classes")
+def has_every_class(case: DatasetCase) -> None:
+    """A class that is never trained or never tested makes an accuracy that means something else."""
+    for split, found in case.samples.items():
+        if not all(_is_label(one.label, case.spec) for one in found):
+            raise Untold(f"the {split} split has labels that are none.")
+        there = {one.label for one in found}
+        missing = [name for label, name in enumerate(case.spec.classes) if label not in there]
+        if missing:
+            raise Broken(f"the {split} split has no image of {shorten(missing)}.")
+
+
+@rule("dataset-rereads")
+def rereads(case: DatasetCase) -> None:
+    """Preparation goes on after a stop, which takes the same samples in the same order each time."""
+    first = case.samples
+    for split in reversed(SPLITS):
+        try:
+            again = list(case.read(split))
+        except Untold:
+            raise
+        except RAISED as error:
+            raise Broken(f"reading the {split} split a second time raised {quote(error)}.") from error
+        if again != first[split]:
+            where = next((i for i, (a, b) in enumerate(zip(again, first[split], strict=False)) if a != b), len(again))
+            raise Broken(f"the second reading of the {split} split differs from sample {where} on.")
+
+
+@rule("dataset-leakage")
+def has_no_twins(case: DatasetCase) -> None:
+    """An image that is in both splits is remembered, not recognised."""
+    train = {one.digest for one in case.samples["train"] if one.digest}
+    twins = sum(one.digest in train for one in case.samples["test"])
+    if twins:
+        _tell_leak(case.spec, f"{twins} of {len(case.samples['test'])} test images are also in train")
+
+
+@rule("dataset-groups")
+def shares_no_group(case: DatasetCase) -> None:
+    """Images of one patient or one photograph in both splits leak from train into test."""
+    groups = {one.group for one in case.samples["train"] if one.group is not None}
+    if not groups:
+        raise Untold("its reader names no groups.")
+    shared = sum(one.group in groups for one in case.samples["test"])
+    if shared:
+        _tell_leak(case.spec, f"{shared} of {len(case.samples['test'])} test images belong to a group in train")
+
+
+def _tell_leak(spec: DatasetSpec, found: str) -> None:
+    if spec.leakage:
+        raise Doubtful(f"{found}; declared: {spec.leakage}.")
+    raise Broken(f"{found}. Mend the split, or declare it as leakage, so that rankings say so.")
+
+
+@rule("dataset-train-blind")
+def train_is_blind(case: DatasetCase) -> str:
+    """Reading train must leave the test images alone, so that training can be blind to them."""
+    test = {one.path for one in case.samples["test"]} - {""}
+    with watching() as seen:
+        try:
+            train = {one.path for one in case.read("train")}
+        except Untold:
+            raise
+        except RAISED as error:
+            raise Untold(f"its reader fails: {quote(error)}.") from error
+    touched = sorted((seen.opened | train) & test)
+    if touched:
+        raise Broken(f"reading train opens {shorten([Path(path).name for path in touched])}, which are of test.")
+    return "" if test else "as far as can be told: its reader gives no paths"
+
+
+@rule("dataset-sources")
+def has_sources(case: DatasetCase) -> str:
+    """Without checksum and size nobody can tell whether a download is the published file."""
+    for source in case.spec.sources:
+        if not source.checksums and not source.members:
+            raise Broken(f"the source {source.filename} has no checksum.")
+        if not source.urls:
+            raise Broken(f"the source {source.filename} has no address.")
+    unsized = [source.filename for source in case.spec.sources if source.bytes is None]
+    if unsized:
+        raise Doubtful(f"the size of {shorten(unsized)} is not stated, so no download can say how long it takes.")
+    return f"{len(case.spec.sources)} files" if case.spec.sources else "it is embedded"
+
+
+@rule("dataset-prepares")
+def prepares(case: DatasetCase) -> str:
+    """Training reads the prepared form, which preparation makes after checks of its own."""
+    from harness.data.prepare import prepare
+
+    if case.spec.sources:
+        return f"{sum(len(found) for found in case.samples.values()):,} prepared images were examined"
+    case.require_sound()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = prepare(case.offer, folder=Path(), root=Path(folder), input_size=case.input_sizes[0])
+        except HarnessError as error:
+            raise Broken(str(error)) from error
+        return f"fingerprint {done.manifest.fingerprint}"
+
+
+def _read_train(case: object) -> None:
+    assert isinstance(case, DatasetCase)
+    for _ in case.read("train"):
+        pass
+
+
+RULES: tuple[Rule, ...] = (
+    reads,
+    has_sizes,
+    has_labels,
+    has_every_class,
+    rereads,
+    has_no_twins,
+    shares_no_group,
+    train_is_blind,
+    has_sources,
+    prepares,
+    *side_effect_rules("dataset", "reading the train split", _read_train),
+    pickling_rule("dataset"),
+    description_rule(
+        "dataset",
+        "Images have terms and authors, and users answer for both.",
+        ("title", "licence", "citation"),
+        ("domain",),
+    ),
+)

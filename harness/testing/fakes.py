@@ -1,0 +1,192 @@
+"""Small stand-ins for plugin authors: a network, a data set, a finished run, and a real training of two epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.api import DatasetSpec, EpochRecord, Job, ModelSpec, RunResult, Sample, Split
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+JOB = Job("pocket-1.0", "fake_net", "fake_set", 0)
+EPOCHS = 3
+
+
+def build_net(num_classes: int) -> nn.Module:
+    """Return a network of a few hundred parameters: float32 (N, 3, H, W) to logits (N, num_classes)."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )
+
+
+def read_set(folder: Path, split: Split) -> Iterator[Sample]:  # noqa: ARG001 - it is embedded
+    """Yield noisy images of 10 x 10 pixels in three colours."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(len(split))
+    colours = list(COLOURS.values())
+    for index in range(SET.splits[split]):
+        pixels = np.array(colours[index % len(colours)]) + random.integers(-30, 30, (10, 10, 3))
+        yield Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), index % len(colours)
+
+
+NET = ModelSpec(name="fake_net", title="Fake network", build=build_net, paper="harness.testing.fakes")
+SET = DatasetSpec(
+    name="fake_set",
+    title="Fake set",
+    classes=tuple(COLOURS),
+    splits={"train": 36, "test": 12},
+    read=read_set,
+    licence="CC0-1.0",
+    citation="harness.testing.fakes",
+    domain="colours",
+)
+
+
+def epoch_records() -> list[EpochRecord]:
+    """Return what an observer sees of a run of three epochs."""
+    return [
+        EpochRecord(epoch=epoch, lr=1e-3 / (epoch + 1), loss=2.0 / (epoch + 1), images_per_second=900.0, seconds=0.5)
+        for epoch in range(EPOCHS)
+    ]
+
+
+def run_result(job: Job = JOB) -> RunResult:
+    """Return a result as an observer sees it, with everything that may be in one."""
+    return RunResult(
+        job=job,
+        fingerprint="0123456789abcdef",
+        protocol_digest="fedcba9876543210",
+        metrics={"top1": 61.5, "nll": 1.25},
+        parameters=2_500_000,
+        over_budget=False,
+        lr_max=1e-3,
+        lr_exception=None,
+        weights_sha256="0" * 64,
+        test_reads=1,
+        seconds=1.5,
+        started="2026-01-01T00:00:00+00:00",
+        finished="2026-01-01T00:00:02+00:00",
+        interruptions=[{"went_on": "2026-01-01T00:00:01+00:00", "epoch": 1, "step": 0}],
+        notes=["a note"],
+        environment={"device": "cpu", "threads": 1, "torch": "2"},
+    )
+
+
+def train(notify: Callable[..., object], folder: Path) -> RunResult:
+    """Train the small network on the small set for two epochs, by the real loop, and return the result.
+
+    Args:
+        notify: Called as ``notify(hook, **arguments)`` wherever the harness calls observers.
+        folder: An existing folder for the prepared set and the checkpoint.
+    """
+    import msgspec
+    import torch
+
+    from harness.catalog import Catalog, Offer, Plugin
+    from harness.data.prepare import prepare
+    from harness.registry import load_benchmark
+    from harness.train.checkpoint import Found
+    from harness.train.run import Task, build_model, run_task
+
+    owner = Plugin("fakes", __name__, "xscore-harness", "0")
+    offers = Offer(NET, owner), Offer(SET, owner)
+    shipped = load_benchmark().protocol(JOB.protocol)
+    protocol = msgspec.structs.replace(shipped, input_size=12, batch_size=8, epochs=2, augmentations=())
+    task = Task(
+        job=JOB,
+        protocol=protocol,
+        model=offers[0],
+        dataset=prepare(offers[1], folder=Path(), root=folder, input_size=12),
+        catalog=Catalog(
+            models={NET.name: offers[0]},
+            datasets={SET.name: offers[1]},
+            augmentations={},
+            metrics={},
+            executors={},
+            trackers={},
+            plugins=(owner,),
+            contested={},
+        ),
+        device=torch.device("cpu"),
+        checkpoint=folder / "checkpoint.pt",
+    )
+    notify("harness_run_started", job=JOB)
+    result = run_task(task, build_model(task), Found(None, ()), _Watcher(notify)).result
+    notify("harness_run_finished", job=JOB, result=result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Watcher:
+    """Passes epochs on to observers."""
+
+    notify: Callable[..., object]
+
+    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
+        """Do nothing."""
+
+    def batch_evaluated(self) -> None:
+        """Do nothing."""
+
+    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+        """Do nothing."""
+
+    def epoch_finished(self, record: EpochRecord) -> None:
+        """Tell the observers."""
+        self.notify("harness_epoch_finished", job=JOB, record=record)
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+
+@dataclass(frozen=True)
+class Observers:
+    """The observer hooks of one plugin: functions and the names of their arguments, by hook."""
+
+    functions: Mapping[str, tuple[Callable[..., object], tuple[str, ...]]] = field(default_factory=dict)
+
+    def notify(self, hook: str, **arguments: object) -> None:
+        """Call a hook, where the plugin has it, with the arguments that it takes. What it raises is passed on."""
+        if hook in self.functions:
+            function, names = self.functions[hook]
+            function(*(arguments[name] for name in names))
+
+    def play(self, job: Job = JOB, result: RunResult | None = None) -> None:
+        """Go through a run of three epochs without training."""
+        self.notify("harness_run_started", job=job)
+        for record in epoch_records():
+            self.notify("harness_epoch_finished", job=job, record=record)
+        self.notify("harness_run_finished", job=job, result=result or run_result(job))
+
+
+def observers_of(plugin: str) -> Observers:
+    """Return the observer hooks of an installed plugin, by the name of its entry point. Raises LookupError for none."""
+    from harness.catalog import discover
+
+    found = discover().observers
+    functions = {
+        hook: (implementation.function, tuple(implementation.argnames))
+        for hook, implementations in found.items()
+        for owner, implementation in implementations
+        if owner.name == plugin
+    }
+    if not functions:
+        raise LookupError(f"no plugin named {plugin!r} with observer hooks was discovered")
+    return Observers(functions)

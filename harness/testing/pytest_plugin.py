@@ -1,0 +1,90 @@
+"""The pytest plugin: a test with the argument ``harness_rule`` becomes one test for each rule that applies.
+
+pytest imports this wherever the harness is installed. It does nothing until a test asks for it, and then imports what
+it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.testing.rules import Check
+
+
+class ConformanceWarning(UserWarning):
+    """A rule is not met, but the benchmark can live with that."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line(
+        "markers",
+        "harness_plugin(name): which plugin the conformance tests examine: a distribution, a plugin or a spec; "
+        "without it, the distribution whose pyproject.toml stands above the test.",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that asks for ``harness_rule`` every rule."""
+    if "harness_rule" not in metafunc.fixturenames:
+        return
+    from harness.errors import HarnessError
+
+    marker = metafunc.definition.get_closest_marker("harness_plugin")
+    try:
+        found = _checks(metafunc.config, metafunc.definition.path, str(marker.args[0]) if marker else None)
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+    names = [f"{check.subject.rpartition(' ')[2]}:{check.rule.id}" for check in found]
+    metafunc.parametrize("harness_rule", found, ids=names, indirect=True)
+
+
+@pytest.fixture
+def harness_rule(request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Return a function that examines one rule: it fails, warns or skips with the reason."""
+    check: Check = request.param
+    return lambda: _assert(check)
+
+
+def _assert(check: Check) -> None:
+    import warnings
+
+    outcome = check()
+    text = f"{outcome.subject} does not keep {outcome.rule.id}: {outcome.detail}\n{outcome.rule.why}"
+    if outcome.verdict == "failed":
+        pytest.fail(text, pytrace=False)
+    if outcome.verdict == "skipped":
+        pytest.skip(outcome.detail)
+    if outcome.verdict == "warning":
+        warnings.warn(text, ConformanceWarning, stacklevel=3)
+
+
+def _checks(config: pytest.Config, file: Path, name: str | None) -> tuple[Check, ...]:
+    """Find the rules. A distribution that is not installed is imported from its folder until pytest ends."""
+    from harness.catalog import discover
+    from harness.data.store import default_data_root
+    from harness.errors import WrongUseError
+    from harness.registry import load_benchmark
+    from harness.testing.collect import find_checks, normal
+    from harness.testing.folder import importable, project_above, read_project
+
+    if name is None:
+        folder = project_above(file)
+        if folder is None:
+            raise WrongUseError(
+                f"No folder above {file} has a pyproject.toml, so nobody knows what it tests. "
+                'Mark the test with @pytest.mark.harness_plugin("the plugin\'s name").'
+            )
+        project = read_project(folder)
+        name = project.name
+        if all(normal(plugin.distribution) != normal(name) for plugin in discover().plugins):
+            stack = ExitStack()
+            stack.enter_context(importable(project))
+            config.add_cleanup(stack.close)
+    return find_checks(name, load_benchmark(), discover(), default_data_root())
