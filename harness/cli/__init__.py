@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from harness import __version__
 from harness.cli.audit import audit
 from harness.cli.budget import check_budget
 from harness.cli.bundle import bundle, merge
@@ -25,6 +24,7 @@ from harness.cli.run import run, status
 from harness.cli.score import score
 from harness.cli.select import select
 from harness.cli.verify import verify
+from harness.cli.version import show_version
 from harness.errors import HarnessError
 
 INTERRUPTED = 130
@@ -63,7 +63,14 @@ Your own model:
 
 Every command explains itself: harness COMMAND --help.""",
 )
-@click.version_option(__version__, prog_name="harness")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the version, those of the libraries that matter, and exit.",
+)
 def cli() -> None:
     """Benchmark small vision models: one frozen protocol, many data sets, one score that rewards being good everywhere.
 

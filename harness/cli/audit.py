@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from harness.cli import completion
 from harness.cli.options import data_option, data_root, format_option, load, registry_option
 from harness.cli.output import print_rows
 from harness.cli.prepare import Teller, input_sizes
@@ -28,10 +29,11 @@ _COLUMNS = {
 
 
 @click.command()
-@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True)
+@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=completion.datasets)
 @click.option(
     "--sheet",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     help="Folder for the contact sheets.  [default: beside the prepared data set]",
 )
 @data_option

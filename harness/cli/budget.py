@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from harness.cli import completion
 from harness.cli.options import format_option, load, registry_option, suite_option
 from harness.cli.output import print_rows
 from harness.errors import BudgetError
@@ -14,7 +15,7 @@ from harness.plan import dataset_facts, select_models
 
 
 @click.command("check-budget")
-@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models)
 @click.option("--all", "all_models", is_flag=True, help="Every installed model.")
 @suite_option
 @registry_option

@@ -32,8 +32,15 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "br
 @data_option
 @click.option("--device", metavar="auto|cpu|cuda[:i]|mps", default="auto", show_default=True, help="Where to train.")
 @click.option("--resume", is_flag=True, help="Train a small job twice, kill the second again and again, and compare.")
-@click.option("--kills", type=click.IntRange(min=1), default=3, show_default=True, help="How often --resume kills.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of the instants at which --resume kills.  [default: random]")
+@click.option(
+    "--kills", type=click.IntRange(min=1), metavar="N", default=3, show_default=True, help="How often --resume kills."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of the instants at which --resume kills.  [default: random]",
+)
 @registry_option
 @format_option
 def doctor(

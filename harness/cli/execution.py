@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from harness.cli import completion
 from harness.execute.resources import Asked, parse_duration
 
 
@@ -66,7 +67,12 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _OPTIONS = (
     click.option(
-        "--device", metavar="auto|cpu|cuda[:i]|mps", default="auto", show_default=True, help="Where to train."
+        "--device",
+        metavar="auto|cpu|cuda[:i]|mps",
+        default="auto",
+        show_default=True,
+        shell_complete=completion.devices,
+        help="Where to train; results from mps are marked as not comparable.",
     ),
     click.option(
         "--jobs",
@@ -104,6 +110,7 @@ _OPTIONS = (
         metavar="NAME",
         default="local",
         show_default=True,
+        shell_complete=completion.executors,
         help="Who carries out the jobs: local, slurm, ray or a plugin's; 'harness list executors' shows them.",
     ),
     click.option(

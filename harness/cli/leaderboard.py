@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.catalog import Catalog
+from harness.cli import completion
 from harness.cli.options import (
     data_option,
     data_root,
@@ -32,15 +33,25 @@ if TYPE_CHECKING:
 DEFAULT_LAMBDA = 0.5
 
 lambda_option = click.option(
-    "--lambda", "lam", type=float, default=DEFAULT_LAMBDA, show_default=True, help="Weight of the variance."
+    "--lambda",
+    "lam",
+    type=float,
+    metavar="L",
+    default=DEFAULT_LAMBDA,
+    show_default=True,
+    help="Weight of the variance.",
 )
 metric_option = click.option(
-    "--metric", metavar="METRIC", help="Another metric than the protocol's; 'harness list metrics' shows them."
+    "--metric",
+    metavar="METRIC",
+    shell_complete=completion.metrics,
+    help="Another metric than the protocol's; 'harness list metrics' shows them.",
 )
 anchors_option = click.option(
     "--anchors",
     "anchors_name",
     metavar="NAME|FILE.toml",
+    shell_complete=completion.anchors,
     help="Anchors of the registry, your own frozen ones, or 'own' for the table's extrema.",
 )
 
@@ -56,6 +67,7 @@ anchors_option = click.option(
     "--separate",
     nargs=2,
     metavar="MODEL MODEL",
+    shell_complete=completion.models,
     help="How many more seeds, on which data set, would tell these two apart?",
 )
 @protocol_option
@@ -219,12 +231,16 @@ def print_board(
         print_rows(rows, format_)
         return
     columns = {"rank": "rank", "model": "model", "xscore": "xScore (ablation)" if ablation else "xScore"}
+    if any(row.get("not_comparable_on") for row in rows):
+        columns |= {"mark": ""}
     if any(row.get("upper") is not None for row in rows):
         columns |= {"interval": "95 % interval", "ranks": "ranks", "groups": "ties"}
     columns |= {"mean": "mean", "variance": "variance"}
     digits = dict.fromkeys(("xscore", "mean", "variance"), 3)
     shown = [
-        dict(row) | {"interval": _span(row, "lower", "upper", 3), "ranks": _span(row, "rank_lower", "rank_upper", 0)}
+        dict(row)
+        | {"interval": _span(row, "lower", "upper", 3), "ranks": _span(row, "rank_lower", "rank_upper", 0)}
+        | {"mark": "not comparable" if row.get("not_comparable_on") else ""}
         for row in rows
     ]
     if published and rows:

@@ -12,6 +12,7 @@ import click
 
 from harness.ablation import describe_ablation, under_protocol
 from harness.catalog import Catalog, discover
+from harness.cli import completion
 from harness.data.store import default_data_root
 from harness.plan import Selection
 from harness.registry import Benchmark, load_benchmark
@@ -31,12 +32,19 @@ format_option = click.option(
 registry_option = click.option(
     "--registry",
     type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
     help="Another registry file than the shipped one.",
 )
-suite_option = click.option("--suite", metavar="SUITE", help="A suite of data sets; 'harness list suites' shows them.")
+suite_option = click.option(
+    "--suite",
+    metavar="SUITE",
+    shell_complete=completion.suites,
+    help="A suite of data sets; 'harness list suites' shows them.",
+)
 runs_option = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     default=Path("runs"),
     show_default=True,
     help="Folder of the results.",
@@ -44,18 +52,21 @@ runs_option = click.option(
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     default=None,
     help="Folder of the prepared data sets.  [default: $HARNESS_DATA or the user's cache folder]",
 )
 protocol_option = click.option(
     "--protocol",
     metavar="NAME|FILE.toml",
+    shell_complete=completion.protocols,
     help="Another protocol than the suite's: the registry's, or a file of your own.",
 )
 track_option = click.option(
     "--track",
     metavar="TRACKER",
     multiple=True,
+    shell_complete=completion.trackers,
     envvar="HARNESS_TRACK",
     show_envvar=True,
     help="Follow the runs in this tool; repeatable. 'harness list trackers' shows them.",
@@ -98,13 +109,25 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     decorated: Callable[..., Any] = with_request
     for decorate in reversed(
         (
-            click.argument("models", metavar="[MODEL]...", nargs=-1),
+            click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models),
             click.option("--all", "all_models", is_flag=True, help="Every installed model."),
             suite_option,
             click.option(
-                "--dataset", "datasets", metavar="DATASET", multiple=True, help="Only this data set; repeatable."
+                "--dataset",
+                "datasets",
+                metavar="DATASET",
+                multiple=True,
+                shell_complete=completion.datasets,
+                help="Only this data set; repeatable.",
             ),
-            click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Seeds 0 to N-1."),
+            click.option(
+                "--seeds",
+                type=click.IntRange(min=1),
+                metavar="N",
+                default=1,
+                show_default=True,
+                help="Seeds 0 to N-1.",
+            ),
             protocol_option,
             runs_option,
             data_option,

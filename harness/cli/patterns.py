@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import completion
 from harness.cli.leaderboard import lambda_option, measured_board
 from harness.cli.options import data_option, data_root, format_option, load, registry_option, runs_option
 from harness.cli.output import print_rows
@@ -33,8 +34,13 @@ _ASSOCIATION = {
 
 
 @click.command()
-@click.argument("models", metavar="[MODEL]...", nargs=-1)
-@click.option("--suite", metavar="SUITE", help="Compare with measured scores of this suite.  [default: published ones]")
+@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models)
+@click.option(
+    "--suite",
+    metavar="SUITE",
+    shell_complete=completion.suites,
+    help="Compare with measured scores of this suite.  [default: published ones]",
+)
 @click.option("--association", is_flag=True, help="Print what the elements have to do with the score (json, csv too).")
 @lambda_option
 @runs_option

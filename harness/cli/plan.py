@@ -49,7 +49,7 @@ _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads for a job.  [default: cores / jobs]"
 )
-@click.option("--watts", type=click.FloatRange(min=0), help="What the machine draws while it trains.")
+@click.option("--watts", type=click.FloatRange(min=0), metavar="W", help="What the machine draws while it trains.")
 @click.option("--quick", is_flag=True, help="Time nothing: price from finished runs and what was timed before.")
 @click.option("--fresh", is_flag=True, help="Time everything anew, as after a change of the machine.")
 @format_option

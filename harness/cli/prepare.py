@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from harness.catalog import Catalog
+from harness.cli import completion
 from harness.cli.options import data_option, data_root, format_option, load, protocol_option, registry_option
 from harness.cli.output import print_rows
 from harness.data.prepare import definition
@@ -33,9 +34,13 @@ _BLINK_SECONDS = 0.2
 
 
 @click.command()
-@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True)
+@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=completion.datasets)
 @click.option(
-    "--from", "given", type=click.Path(path_type=Path, exists=True), help="Archives or unpacked folders that you have."
+    "--from",
+    "given",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Archives or unpacked folders that you have.",
 )
 @data_option
 @click.option("--offline", is_flag=True, help="Never touch the network.")

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 @lambda_option
 @click.option("--published", is_flag=True, help="The published benchmark alone, even where there are finished runs.")
 @click.option(
-    "--figures", type=click.Path(path_type=Path, file_okay=False), help="Also write every figure as PNG, SVG and PDF."
+    "--figures",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Also write every figure as PNG, SVG and PDF.",
 )
 @click.option("--no-patterns", is_flag=True, help="Leave the architectural patterns out: they build every model.")
 @protocol_option

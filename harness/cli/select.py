@@ -30,12 +30,21 @@ _SHOWN = 10
 
 
 @click.command()
-@click.option("--size", type=int, default=4, show_default=True, help="Data sets in a subset.")
+@click.option("--size", type=int, metavar="N", default=4, show_default=True, help="Data sets in a subset.")
 @click.option("--published", is_flag=True, help="Search on the published table.")
 @accuracies_option
 @click.option("--normalized", is_flag=True, help="Predict from normalised values instead of accuracies.")
-@click.option("--top", type=click.IntRange(min=1), help="Rows to print.  [default: 10; all in json and csv]")
-@click.option("--resamples", type=click.IntRange(min=0), default=1000, show_default=True, help="Bootstrap resamples.")
+@click.option(
+    "--top", type=click.IntRange(min=1), metavar="N", help="Rows to print.  [default: 10; all in json and csv]"
+)
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=1000,
+    show_default=True,
+    help="Bootstrap resamples.",
+)
 @suite_option
 @lambda_option
 @anchors_option
