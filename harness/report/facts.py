@@ -13,6 +13,7 @@ from harness.patterns.associate import Association, Confound, associate, confoun
 from harness.patterns.survey import Described
 from harness.registry import Benchmark, Protocol, Suite
 from harness.report.leaderboard import MODEL_KIND, Leaderboard
+from harness.results.grid import is_comparable
 from harness.results.store import RunsFolder
 from harness.results.values import confusion, read_predictions
 from harness.score import SubsetSearch
@@ -208,6 +209,9 @@ def _deviations(results: Sequence[RunResult]) -> list[str]:
             found[
                 f"{job.model} was trained with lr_max {result.lr_max:g} (exception of the {result.lr_exception})."
             ] = None
+        if not is_comparable(result):
+            device = result.environment.get("device", "another device")
+            found[f"{job} was trained on {device}, whose arithmetic is not comparable with that of the others."] = None
         if result.interruptions:
             found[f"{job} went on {len(result.interruptions)} times after a stop."] = None
         if result.test_reads != 1:

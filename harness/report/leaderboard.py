@@ -13,6 +13,7 @@ from harness.api import MetricSpec, RunResult
 from harness.errors import CannotContinueError, WrongUseError
 from harness.registry import Benchmark, Suite
 from harness.report.scale import own_anchors, suite_anchors
+from harness.results.grid import is_comparable
 from harness.score import NORMALIZED_PREFIX, Anchors, ScoreUncertainty, as_runs, score, score_uncertainty
 
 if TYPE_CHECKING:
@@ -256,7 +257,13 @@ def _means(runs: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
     return means.reindex(columns=list(datasets)).rename_axis(columns=None).astype("float64")
 
 
-_NO_FACTS: Mapping[str, Any] = {"seeds": {}, "parameters": None, "lr_max": None, "seconds": None}
+_NO_FACTS: Mapping[str, Any] = {
+    "seeds": {},
+    "parameters": None,
+    "lr_max": None,
+    "seconds": None,
+    "not_comparable_on": (),
+}
 
 
 def _facts(kept: Sequence[RunResult], suite: Suite) -> dict[str, dict[str, Any]]:
@@ -274,6 +281,7 @@ def _facts(kept: Sequence[RunResult], suite: Suite) -> dict[str, dict[str, Any]]
             "parameters": max(result.parameters for result in results),
             "lr_max": max(exceptions) if exceptions else None,
             "seconds": fmean(result.seconds for result in results),
+            "not_comparable_on": sorted({result.job.dataset for result in results if not is_comparable(result)}),
         }
     return facts
 
@@ -293,6 +301,11 @@ def _notes(rows: Iterable[Mapping[str, Any]], over: set[str], anchors: Anchors, 
             yield f"{row['model']} is incomplete: no result on {', '.join(row['missing'])}."
         if row["lr_max"] is not None:
             yield f"{row['model']} was trained with lr_max {row['lr_max']:g} instead of the protocol's general one."
+        if row["not_comparable_on"]:
+            yield (
+                f"{row['model']} is not comparable: it was trained on {', '.join(row['not_comparable_on'])} with "
+                "a device whose arithmetic differs from that of the others."
+            )
         if len(set(row["seeds"].values()) - {0}) > 1:
             yield f"{row['model']} has different numbers of seeds: {dict(row['seeds'])}."
 

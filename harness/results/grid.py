@@ -43,6 +43,11 @@ class Cell:
         }
 
 
+def is_comparable(result: RunResult) -> bool:
+    """Tell whether a result's arithmetic is that of the others; on Apple's MPS it is not."""
+    return bool(result.environment.get("comparable", True))
+
+
 def read_cell(folder: JobFolder, fingerprint: str | None) -> Cell:
     """Tell a job's state from its files.
 
@@ -95,6 +100,8 @@ def _marks(result: RunResult) -> str:
         marks.append(f"not counted: {'; '.join(result.deviations)}")
     if result.over_budget:
         marks.append("over budget")
+    if not is_comparable(result):
+        marks.append("not comparable")
     if result.lr_exception:
         marks.append(f"lr_max {result.lr_max:g}")
     if result.interruptions:
