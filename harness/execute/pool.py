@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Job, Work
@@ -37,7 +37,7 @@ class _Worker:
     """One process, its pipe and what it is doing."""
 
     process: SpawnProcess
-    connection: Connection
+    connection: Any  # Connection, and PipeConnection on Windows
     device: str
     ready: bool = False
     job: Job | None = None
@@ -119,7 +119,7 @@ class Pool:
         """Wait a moment for what workers say, pass it on, and yield the jobs that have ended."""
         by_connection = {one.connection: one for one in self._workers}
         for connection in wait(list(by_connection), timeout=_POLL_SECONDS):
-            one = by_connection[connection]  # type: ignore[index]  # only connections were waited for
+            one = by_connection[connection]  # only connections were waited for
             try:
                 name, arguments = one.connection.recv()
             except (EOFError, OSError, pickle.UnpicklingError):
