@@ -9,9 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pytest
+
 from harness.patterns.associate import confound
 from harness.registry import load_benchmark
 from harness.report.published import build_published
+from harness.score import Anchors, score
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/score.md").read_text(encoding="utf-8")
@@ -31,6 +35,22 @@ def test_its_numbers(rows: Callable[..., list[dict[str, Any]]]) -> None:
     assert f"{found.spread:.0f}-fold" in re.sub(r"\s+", " ", TEXT)
     expensive = sorted(benchmark.published.macs, key=lambda name: -benchmark.published.macs[name])[:4]  # type: ignore[union-attr]
     assert set(list(scores)[:3]) <= set(expensive)
+
+
+def test_its_example_and_its_warning() -> None:
+    anchors = Anchors(name="unit", minimum=dict.fromkeys("abcd", 0.0), maximum=dict.fromkeys("abcd", 50.0))
+
+    def xscore(*normalised: float) -> float:
+        table = pd.DataFrame([[50 * one for one in normalised]], index=["m"], columns=list("abcd"[: len(normalised)]))
+        return float(score(table, anchors, lam=0.5)["xscore"].iloc[0])
+
+    assert xscore(0.9, 0.9, 0.9) == pytest.approx(0.900)
+    assert "0.9 - 0.5 x 0.03 = 0.885" in TEXT
+    assert xscore(1.0, 1.0, 0.7) == pytest.approx(0.885)
+    # More than 0.75 above its own mean a gain costs; just below that it still pays.
+    assert xscore(1.2, 0.0, 0.0, 0.0) < xscore(1.1, 0.0, 0.0, 0.0)
+    assert xscore(0.9, 0.0, 0.0, 0.0) > xscore(0.8, 0.0, 0.0, 0.0)
+    assert "more\n  than 0.75 above its own mean lowers the score" in TEXT
 
 
 def test_its_notebook_cells_run(tmp_path: Path) -> None:
