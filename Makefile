@@ -5,7 +5,7 @@ BIN = .venv/bin
 .PHONY: demo test quick lint docs release-check clean
 
 demo: .venv/installed
-	$(BIN)/harness run --all --suite pocket
+	$(BIN)/harness run --all --suite pocket --jobs auto
 	$(BIN)/harness leaderboard --suite pocket
 
 # Everything, the slow end-to-end tests included.

@@ -122,7 +122,7 @@ PLUGIN = """
 
         shades = (folder / "shades.txt").read_text().split()
         for index in range(40):
-            yield Image.new("RGB", (10, 10), (int(shades[index % 4]), index, len(split))), index % 4
+            yield Image.new("RGB", (10, 10), (int(shades[index % 4]), 5 * index, 3 * index + len(split))), index % 4
 
     @hookimpl
     def harness_datasets():

@@ -49,13 +49,20 @@ _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads for a job.  [default: cores / jobs]"
 )
+@click.option(
+    "--executor",
+    metavar="NAME",
+    default="local",
+    show_default=True,
+    help="Who is going to carry out the jobs. Prices are this machine's whoever that is.",
+)
 @click.option("--watts", type=click.FloatRange(min=0), metavar="W", help="What the machine draws while it trains.")
 @click.option("--quick", is_flag=True, help="Time nothing: price from finished runs and what was timed before.")
 @click.option("--fresh", is_flag=True, help="Time everything anew, as after a change of the machine.")
 @format_option
 def plan(
     request: Request, device: str, jobs: str | None, jobs_per_gpu: int | None, threads: int | None,
-    watts: float | None, quick: bool, fresh: bool, format_: str,
+    executor: str, watts: float | None, quick: bool, fresh: bool, format_: str,
 ) -> None:  # fmt: skip
     """Show which jobs 'harness run' would carry out, which are done, and what the others cost.
 
@@ -68,6 +75,8 @@ def plan(
     """
     benchmark, catalog = request.load()
     chosen = build_plan(benchmark, catalog, request.selection)
+    if catalog.executor(executor).spec.remote:
+        say(f"The prices are of this machine; with the executor '{executor}' the jobs run on others.")
     asked = Asked(device=device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, threads=threads)
     setting = setting_of(asked, catalog, watts=watts)
     show_plan(benchmark, catalog, chosen, request, format_, setting=setting, timing=not quick, anew=fresh)

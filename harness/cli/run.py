@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -180,7 +181,8 @@ def _carry_out(executor: ExecutorSpec, work: Work, stop: StopSignal, reporter: R
     from harness.train.loop import StoppedError
 
     try:
-        with stop.installed(), reporter.live():
+        # What an executor's libraries print is no data.
+        with stop.installed(), contextlib.redirect_stdout(sys.stderr), reporter.live():
             outcomes = list(executor.execute(work))
             elsewhere = tuple(cell.job for cell in outcomes if cell.state == "running")
             if elsewhere and _any_free(work, elsewhere):

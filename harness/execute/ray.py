@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from types import MappingProxyType
@@ -44,6 +45,7 @@ def _connect(work: Work) -> Any:
     address = resources.options.get("address") or os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         else:
             jobs = resources.jobs or max(1, (os.cpu_count() or 1) // (resources.threads or 1))
@@ -54,11 +56,18 @@ def _connect(work: Work) -> Any:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         place = f"at {address}" if address else "on this machine"
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise CannotContinueError(f"Ray does not answer {place}: {reason}") from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """Find out whether anybody listens, which Ray itself takes minutes for. Raises OSError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _carry_out(ray: Any, work: Work) -> Iterator[Any]:

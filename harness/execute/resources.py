@@ -10,7 +10,9 @@ from types import MappingProxyType
 
 from harness.api import ExecutorSpec, Resources
 from harness.errors import WrongUseError, unknown_name
+from harness.execute.machine import usable_cores
 
+_JOB_BYTES = 2 * 2**30  # a process with torch takes 0.5 to 1 GB, and training at 224 pixels about another one
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -96,10 +98,13 @@ def threads_for_each(jobs: int) -> int | None:
     return None if jobs == 1 else max(1, torch.get_num_threads() // jobs)
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def room_on_cpu() -> int:
+    """Return how many jobs a CPU has room for: one a core, as far as the memory goes."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return usable_cores()
+    return max(1, min(usable_cores(), memory // _JOB_BYTES))
 
 
 def parse_duration(option: str, text: str) -> float:
@@ -129,7 +134,7 @@ def _slots(asked: Asked, jobs: int | None) -> tuple[str, ...]:
             raise WrongUseError(f"--jobs-per-gpu does not apply to the device '{first}'.")
         if first.type == "mps" and (jobs or 1) > 1:
             raise WrongUseError(f"--jobs is {jobs}, but an MPS device carries out one job at a time.")
-        return (str(first),) * (jobs or (usable_cores() if asked.jobs == "auto" and first.type == "cpu" else 1))
+        return (str(first),) * (jobs or (room_on_cpu() if asked.jobs == "auto" and first.type == "cpu" else 1))
     named = ":" in asked.device
     gpus = [first.index or 0] if named else list(range(torch.cuda.device_count()))
     each = asked.jobs_per_gpu or 1
