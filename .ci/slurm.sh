@@ -34,9 +34,19 @@ ReturnToService=2
 NodeName=localhost NodeAddr=127.0.0.1 NodeHostname=$(hostname) CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 CONF
-pgrep -x munged >/dev/null || runuser -u munge -- /usr/sbin/munged --force
-pgrep -x slurmctld >/dev/null || slurmctld
-pgrep -x slurmd >/dev/null || slurmd -N localhost
+# Each daemon needs the one before it to answer, and its own predecessor, if just stopped, to have gone.
+start() {
+  for _ in $(seq 20); do
+    if pgrep -x "$1" >/dev/null || "${@:2}"; then return; fi
+    sleep 1
+  done
+  echo "$1 does not start." >&2
+  exit 1
+}
+start munged runuser -u munge -- /usr/sbin/munged --force
+for _ in $(seq 20); do if munge --no-input >/dev/null 2>&1; then break; fi; sleep 0.5; done
+start slurmctld slurmctld
+start slurmd slurmd -N localhost
 for _ in $(seq 30); do
   if sinfo --noheader --format %t 2>/dev/null | grep -qE '^(idle|mix|alloc)$'; then exit 0; fi
   sleep 1
