@@ -14,7 +14,7 @@ if ! command -v slurmctld >/dev/null; then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null
 fi
 install -d -o munge -g munge /run/munge
-install -d /etc/slurm /var/spool/slurmctld /var/spool/slurmd
+install -d /etc/slurm /var/spool/slurm-ci/controller /var/spool/slurm-ci/node
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)
 cat >/etc/slurm/slurm.conf <<CONF
 ClusterName=ci
@@ -22,8 +22,8 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-StateSaveLocation=/var/spool/slurmctld
-SlurmdSpoolDir=/var/spool/slurmd
+StateSaveLocation=/var/spool/slurm-ci/controller
+SlurmdSpoolDir=/var/spool/slurm-ci/node
 SlurmctldPidFile=/run/slurmctld.pid
 SlurmdPidFile=/run/slurmd.pid
 ProctrackType=proctrack/pgid
