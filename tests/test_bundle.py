@@ -54,9 +54,9 @@ def rewritten(bundle: Path, change: Callable[[dict[str, bytes], dict[str, Any]],
     manifest = json.loads(files.pop("bundle.json"))
     change(files, manifest)
     if seal:
-        for run, entries in manifest["runs"].items():
+        for place, entries in [*manifest["runs"].items(), *manifest.get("protocols", {}).items()]:
             for name in entries:
-                data = files.get(f"runs/{run}/{name}", b"")
+                data = files.get(f"runs/{place}/{name}", b"")
                 entries[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     target = bundle.with_name("changed.zip")
     with zipfile.ZipFile(target, "w") as archive:

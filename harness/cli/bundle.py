@@ -105,8 +105,9 @@ def merge(sources: tuple[Path, ...], runs: Path, format_: str) -> int:
     """Take finished runs in from bundles or other runs folders.
 
     Everything is compared with its hash before anything is written. What is here already stays: an identical run is
-    skipped, and one that differs is kept beside it under set-aside, which exits with 1. A damaged or altered bundle
-    leaves everything as it was and exits with 3.
+    skipped, and one that differs is kept beside it under set-aside, which exits with 1. A protocol of your own comes
+    with its runs; where another lies in its folder, they are left out, which exits with 1, too. A damaged or altered
+    bundle leaves everything as it was and exits with 3.
 
     \b
     harness merge results.zip

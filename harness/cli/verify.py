@@ -101,7 +101,7 @@ def _find(path: Path, stack: ExitStack) -> Iterator[tuple[str, JobFolder]]:
     unpacked = RunsFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-verify-"))))
     with open_bundle(path) as runs:
         for run in runs:
-            merge_run(Incoming(run.job, run.result, run.hashes, run.open), unpacked)
+            merge_run(Incoming(run.job, run.result, run.hashes, run.open, run.kept), unpacked)
             folder = unpacked.of(run.job)
             yield f"{path}:{folder.path.relative_to(unpacked.root).as_posix()}", folder
 

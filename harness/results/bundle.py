@@ -1,6 +1,7 @@
 """Finished runs <-> one file: an ordinary zip archive whose manifest holds the hash of every file in it.
 
     bundle.json                                            schema, and by run its files' sizes and SHA-256
+    runs/<protocol>/protocol.toml and protocol.json        of a user's own protocol, as kept beside its results
     runs/<protocol>/<model>/<data set>/seed-<n>/...        the files as they are on disk
 
 The same runs give the same bytes: names are sorted, times are fixed and nothing is compressed, since weights do not
@@ -25,6 +26,7 @@ import msgspec
 from harness.api import Job, RunResult
 from harness.errors import CannotContinueError, StoreError
 from harness.files import write_atomically
+from harness.results.ablations import KEPT, check_kept, kept_beside, same_kept
 from harness.results.store import JobFolder, parse_result
 
 SCHEMA = 1
@@ -52,6 +54,7 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
     schema: int
     kind: str
     runs: dict[str, dict[str, _Entry]]
+    protocols: dict[str, dict[str, _Entry]] = {}
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,13 @@ class BundledRun:
         job: Which one.
         result: Its result.
         hashes: SHA-256 by file name.
+        kept: The files of the user's protocol that it was made under, by name; empty for a protocol of the registry.
     """
 
     job: Job
     result: RunResult
     hashes: Mapping[str, str]
+    kept: Mapping[str, bytes]
     _archive: zipfile.ZipFile
     _prefix: str
 
@@ -86,17 +91,24 @@ def write_bundle(path: Path, folders: Iterable[JobFolder]) -> int:
         The bundle's size in bytes.
 
     Raises:
-        StoreError: it can't be written, there is a file of that name, or a run lacks a file.
+        StoreError: it can't be written, there is a file of that name, a run lacks a file, or a user's protocol is
+            damaged or not the same beside all its runs.
     """
     if path.exists():
         raise StoreError(f"{path} is there already. Choose another name, or remove it first.")
+    folders = sorted(folders, key=lambda one: one.job)
+    kept = _kept(folders)
+    protocols = {name: {file: _entry(content) for file, content in files.items()} for name, files in kept.items()}
     runs: dict[str, dict[str, Any]] = {}
 
     def write(file: IO[bytes]) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for folder in sorted(folders, key=lambda one: one.job):
+            for protocol, files in kept.items():
+                for name, content in files.items():
+                    archive.writestr(_info(f"runs/{protocol}/{name}"), content)
+            for folder in folders:
                 runs[_path_of(folder.job)] = dict(_pack(archive, folder))
-            manifest = {"schema": SCHEMA, "kind": KIND, "runs": runs}
+            manifest = {"schema": SCHEMA, "kind": KIND, "runs": runs, "protocols": protocols}
             archive.writestr(_info(_MANIFEST), json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
     try:
@@ -145,6 +157,24 @@ def open_bundle(path: Path) -> Iterator[tuple[BundledRun, ...]]:
         raise CannotContinueError(f"{path} can't be read: {error.strerror or error}.") from error
 
 
+def _kept(folders: Iterable[JobFolder]) -> dict[str, dict[str, bytes]]:
+    """What is kept of users' protocols beside runs, by full name."""
+    found: dict[str, dict[str, bytes]] = {}
+    for folder in folders:
+        if kept := kept_beside(folder):
+            name = folder.job.protocol
+            if not same_kept(found.setdefault(name, kept), kept):
+                raise StoreError(
+                    f"The runs of {name} come from folders that keep different files of this protocol; the one beside "
+                    f"{folder.path} is not as another. Pack them separately."
+                )
+    return found
+
+
+def _entry(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
 def _pack(archive: zipfile.ZipFile, folder: JobFolder) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in FILES:
         source = folder.path / name
@@ -177,7 +207,8 @@ def _path_of(job: Job) -> str:
 
 def _verified(path: Path, archive: zipfile.ZipFile) -> Iterator[BundledRun]:
     manifest = _manifest(path, archive)
-    expected = {f"runs/{run}/{name}": entry for run, files in manifest.runs.items() for name, entry in files.items()}
+    packed = [*manifest.runs.items(), *manifest.protocols.items()]
+    expected = {f"runs/{place}/{name}": entry for place, files in packed for name, entry in files.items()}
     infos = {info.filename: info for info in archive.infolist() if info.filename != _MANIFEST}
     if len(archive.infolist()) != len(infos) + 1 or set(infos) != set(expected):
         odd = sorted(set(infos) ^ set(expected))
@@ -187,8 +218,9 @@ def _verified(path: Path, archive: zipfile.ZipFile) -> Iterator[BundledRun]:
         if info.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
             raise _damaged(path, f"{name} is not a plain file")
         _compare(path, archive, info, expected[name])
+    kept = {name: _bundled_protocol(path, archive, name) for name in manifest.protocols}
     for run, files in sorted(manifest.runs.items()):
-        yield _bundled(path, archive, run, files)
+        yield _bundled(path, archive, run, files, kept.get(_job(path, run).protocol, {}))
 
 
 def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
@@ -212,6 +244,12 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
             raise _damaged(path, f"{run} has a file {unknown[0]!r}, which is none of a run's")
         if lacking := [name for name in _NEEDED if name not in files]:
             raise _damaged(path, f"{run} lacks {lacking[0]}")
+    used = {_job(path, run).protocol for run in manifest.runs}
+    for name, files in manifest.protocols.items():
+        if name not in used or set(files) != set(KEPT):
+            raise _damaged(
+                path, f"the protocol {name!r} is of none of its runs, or has not exactly {' and '.join(KEPT)}"
+            )
     return manifest
 
 
@@ -237,7 +275,18 @@ def _compare(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, entry:
         raise _damaged(path, f"{info.filename} is not what was packed (its SHA-256 differs)")
 
 
-def _bundled(path: Path, archive: zipfile.ZipFile, run: str, files: Mapping[str, _Entry]) -> BundledRun:
+def _bundled_protocol(path: Path, archive: zipfile.ZipFile, name: str) -> Mapping[str, bytes]:
+    kept = {file: archive.read(f"runs/{name}/{file}") for file in KEPT}
+    try:
+        check_kept(name, kept, f"runs/{name}/")
+    except StoreError as error:
+        raise _damaged(path, str(error).removesuffix(".")) from error
+    return kept
+
+
+def _bundled(
+    path: Path, archive: zipfile.ZipFile, run: str, files: Mapping[str, _Entry], kept: Mapping[str, bytes]
+) -> BundledRun:
     prefix = f"runs/{run}/"
     where = f"{path}:{prefix}result.json"
     try:
@@ -246,7 +295,8 @@ def _bundled(path: Path, archive: zipfile.ZipFile, run: str, files: Mapping[str,
         raise _damaged(path, f"{prefix}result.json: {error}") from error
     if result.job != _job(path, run):
         raise _damaged(path, f"{prefix}result.json is the result of another job, {result.job}")
-    return BundledRun(result.job, result, {name: entry.sha256 for name, entry in files.items()}, archive, prefix)
+    hashes = {name: entry.sha256 for name, entry in files.items()}
+    return BundledRun(result.job, result, hashes, kept, archive, prefix)
 
 
 def _damaged(path: Path, reason: str) -> DamagedBundleError:

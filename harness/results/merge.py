@@ -15,6 +15,7 @@ from typing import IO, Any, Literal, TypeAlias
 from harness.api import Job, RunResult
 from harness.errors import CannotContinueError, JobLockedError, StoreError
 from harness.files import writing_to
+from harness.results.ablations import OtherProtocolError, kept_beside, take_in
 from harness.results.bundle import FILES, hash_files, missing_files, open_bundle
 from harness.results.store import JobFolder, RunsFolder
 
@@ -29,12 +30,14 @@ class Incoming:
         job, result: What it is.
         hashes: SHA-256 by file name.
         open: Opens one of its files for reading.
+        kept: The files of the user's protocol that it was made under, by name; empty for a protocol of the registry.
     """
 
     job: Job
     result: RunResult
     hashes: Mapping[str, str]
     open: Callable[[str], IO[bytes]]
+    kept: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def open_source(path: Path) -> Iterator[tuple[tuple[Incoming, ...], tuple[str, .
     """
     if not path.is_dir():
         with open_bundle(path) as bundled:
-            yield tuple(Incoming(run.job, run.result, run.hashes, run.open) for run in bundled), ()
+            yield tuple(Incoming(run.job, run.result, run.hashes, run.open, run.kept) for run in bundled), ()
         return
     found, left_out = [], []
     for folder in all_folders(RunsFolder(path)):
@@ -86,7 +89,7 @@ def open_source(path: Path) -> Iterator[tuple[tuple[Incoming, ...], tuple[str, .
         else:
             result = folder.read_result()
             assert result is not None
-            found.append(Incoming(folder.job, result, hash_files(folder), _opener(folder)))
+            found.append(Incoming(folder.job, result, hash_files(folder), _opener(folder), kept_beside(folder)))
     if not found:
         raise CannotContinueError(f"There is no finished run in {path}. " + " ".join(left_out))
     yield tuple(found), tuple(left_out)
@@ -111,16 +114,27 @@ def why_not(folder: JobFolder) -> str:
         return f"its result is of another job, {result.job}."
     if lacking := missing_files(folder):
         return f"{', '.join(lacking)} missing."
+    try:
+        kept_beside(folder)
+    except StoreError as error:
+        return str(error)
     return ""
 
 
 def merge_run(incoming: Incoming, runs: RunsFolder) -> Merged:
     """Put a finished run in its place, under the job's lock and in one instant.
 
+    The user's protocol that it was made under comes first; where another lies there, the run is left out.
+
     Raises:
         StoreError: the runs folder can't be written; what is there is as it was.
     """
     folder = runs.of(incoming.job)
+    try:
+        if incoming.kept:
+            take_in(runs, incoming.job.protocol, incoming.kept)
+    except OtherProtocolError as error:
+        return Merged(incoming.job, "left out", None, str(error))
     try:
         lock = folder.acquire()
     except JobLockedError:
