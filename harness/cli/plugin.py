@@ -38,6 +38,7 @@ def plugin() -> None:
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="What the plugin offers.")
 @click.option(
     "--into",
+    metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
     show_default="the current folder",
