@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.catalog import DISTRIBUTION, Catalog, Plugin
 from harness.errors import WrongUseError, unknown_name
 from harness.registry import Benchmark
-from harness.testing import augmentations, datasets, fakes, metrics, models, plugins, trackers
+from harness.testing import augmentations, datasets, fakes, metrics, models, observers, plugins, trackers
 from harness.testing.rules import Check, Rule, checks
 
 RULES: tuple[Rule, ...] = (
@@ -20,6 +20,7 @@ RULES: tuple[Rule, ...] = (
     *augmentations.RULES,
     *metrics.RULES,
     *trackers.RULES,
+    *observers.RULES,
 )
 """All rules, in the order in which they are examined."""
 
@@ -42,7 +43,9 @@ def find_checks(name: str | None, benchmark: Benchmark, catalog: Catalog, data_r
         return tuple(_of_plugins(owners, name, benchmark, catalog, data_root))
     known = {plugin.name for plugin in catalog.plugins} | {plugin.distribution for plugin in catalog.plugins}
     known |= {one for plugin in catalog.plugins for one in _names(plugin)}
-    raise WrongUseError(unknown_name("distribution, plugin, model, data set, augmentation or metric", name, known))
+    raise WrongUseError(
+        unknown_name("distribution, plugin, model, data set, augmentation, metric or tracker", name, known)
+    )
 
 
 def normal(name: str) -> str:
@@ -64,15 +67,15 @@ def _of_plugins(
             seen.add(plugin.distribution)
             yield from checks(f"plugin {plugin.name}", plugins.RULES, plugins.PluginCase(plugin, found))
         yield from _of_specs(plugin, only, benchmark, catalog, data_root)
-        observers = {
+        functions = {
             hook: (implementation.function, tuple(implementation.argnames))
             for hook, implementations in catalog.observers.items()
             for owner, implementation in implementations
             if owner == plugin
         }
-        if observers and only is None:
-            case = trackers.TrackerCase(plugin.name, fakes.Observers(observers))
-            yield from checks(f"tracker {plugin.name}", trackers.RULES, case)
+        if functions and only is None:
+            case = observers.ObserverCase(plugin.name, fakes.Observers(functions))
+            yield from checks(f"observer {plugin.name}", observers.RULES, case)
 
 
 def _distribution(name: str) -> Distribution | None:
@@ -116,3 +119,6 @@ def _of_specs(
     for name, metric in catalog.metrics.items():
         if mine(name, metric.owner):
             yield from checks(f"metric {name}", metrics.RULES, metrics.MetricCase(metric.spec))
+    for name, tracker in catalog.trackers.items():
+        if mine(name, tracker.owner):
+            yield from checks(f"tracker {name}", trackers.RULES, trackers.TrackerCase(tracker.spec))

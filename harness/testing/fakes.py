@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.api import DatasetSpec, EpochRecord, Job, ModelSpec, RunResult, Sample, Split
+from harness.api import (
+    DatasetSpec,
+    EpochRecord,
+    Job,
+    ModelSpec,
+    RunResult,
+    Sample,
+    Split,
+    TrackedRun,
+    Tracker,
+    TrackerSpec,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +27,7 @@ if TYPE_CHECKING:
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 JOB = Job("pocket-1.0", "fake_net", "fake_set", 0)
 EPOCHS = 3
+TRACKER_METHODS = ("epoch_finished", "run_finished", "run_failed", "close")
 
 
 def build_net(num_classes: int) -> nn.Module:
@@ -86,6 +98,61 @@ def run_result(job: Job = JOB) -> RunResult:
         notes=["a note"],
         environment={"device": "cpu", "threads": 1, "torch": "2"},
     )
+
+
+def tracked_run(folder: Path, number: int = 0, *, resumed: bool = False, job: Job = JOB) -> TrackedRun:
+    """Return a run as a tracker is opened for it; the same number means the same id."""
+    result = run_result(job)
+    return TrackedRun(
+        id=f"{result.fingerprint}-{number:08x}",
+        resumed=resumed,
+        job=job,
+        fingerprint=result.fingerprint,
+        protocol_digest=result.protocol_digest,
+        parameters=result.parameters,
+        lr_max=result.lr_max,
+        config={
+            **{"protocol": job.protocol, "model": job.model, "dataset": job.dataset, "seed": job.seed},
+            **{"fingerprint": result.fingerprint, "protocol_digest": result.protocol_digest},
+            **{"title": "Pocket", "epochs": EPOCHS, "label_smoothing": 0.1, "accelerator": False},
+            **{"augmentations.cutmix.at": "input", "augmentations.cutmix.alpha": 1.0},
+            **{"parameters": result.parameters, "lr_max": result.lr_max},
+        },
+        tags={"device": "cpu", "threads": "1", "versions.torch": "2", "host": "a host"},
+        folder=folder,
+    )
+
+
+def follow(
+    spec: TrackerSpec,
+    run: TrackedRun,
+    records: Iterable[EpochRecord] | None = None,
+    *,
+    result: RunResult | None = None,
+    failure: str = "",
+) -> None:
+    """Have a tracker follow a run without training, and close it whatever it raises.
+
+    Args:
+        spec: The tracker.
+        run: What it is opened for.
+        records: The epochs that it is told of; those of ``epoch_records`` for None.
+        result: What the run comes to; without it and without a failure the run was stopped.
+        failure: Why the run failed.
+    """
+    tracker: Tracker = spec.open(run)
+    missing = [name for name in TRACKER_METHODS if not callable(getattr(tracker, name, None))]
+    if missing:
+        raise TypeError(f"open returned a {type(tracker).__name__} without {', '.join(missing)}")
+    try:
+        for record in epoch_records() if records is None else records:
+            tracker.epoch_finished(record)
+        if result is not None:
+            tracker.run_finished(result)
+        if failure:
+            tracker.run_failed(failure)
+    finally:
+        tracker.close()
 
 
 def train(notify: Callable[..., object], folder: Path) -> RunResult:
@@ -190,3 +257,13 @@ def observers_of(plugin: str) -> Observers:
     if not functions:
         raise LookupError(f"no plugin named {plugin!r} with observer hooks was discovered")
     return Observers(functions)
+
+
+def tracker_of(name: str) -> TrackerSpec:
+    """Return an installed tracker. Raises LookupError for none."""
+    from harness.catalog import discover
+
+    offer = discover().trackers.get(name)
+    if offer is None:
+        raise LookupError(f"no tracker named {name!r} was discovered")
+    return offer.spec

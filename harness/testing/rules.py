@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from harness.testing.watch import quiet, restored
 
-Kind: TypeAlias = Literal["plugin", "model", "dataset", "augmentation", "metric", "tracker"]
+Kind: TypeAlias = Literal["plugin", "model", "dataset", "augmentation", "metric", "tracker", "observer"]
 Verdict: TypeAlias = Literal["ok", "failed", "warning", "skipped"]
 
 

@@ -171,6 +171,18 @@ def settings() -> dict[str, object]:
     return found
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Work in an empty folder for a while, where what is examined may leave files."""
+    before = os.getcwd()  # noqa: PTH109
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.chdir(folder)
+        try:
+            yield Path(folder)
+        finally:
+            os.chdir(before)
+
+
 def random_states() -> dict[str, object]:
     """States of the global random generators, by name, in a form that can be compared."""
     found: dict[str, object] = {"Python's random": random.getstate()}

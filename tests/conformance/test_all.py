@@ -6,7 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.testing.collect import RULES
-from tests.conformance import test_augmentations, test_datasets, test_metrics, test_models, test_plugins, test_trackers
+from tests.conformance import (
+    test_augmentations,
+    test_datasets,
+    test_metrics,
+    test_models,
+    test_observers,
+    test_plugins,
+    test_trackers,
+)
 from tests.conftest import Ran
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins" / "conformance.md"
@@ -17,6 +25,7 @@ OFFENDERS = (
     *test_augmentations.OFFENDERS,
     *test_metrics.OFFENDERS,
     *test_trackers.OFFENDERS,
+    *test_observers.OFFENDERS,
 )
 ELSEWHERE = {"plugin-metadata", "dataset-train-blind"}  # their offenders need files, and have tests of their own
 
