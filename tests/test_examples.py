@@ -89,7 +89,6 @@ def harness(environment: Path, place: Path, *arguments: str) -> Any:
     variables = os.environ | {
         "HARNESS_DATA": str(place / "data"),
         "XDG_CACHE_HOME": str(place / "cache"),
-        "XSCORE_PLUGIN_JSONL_FOLDER": str(place / "lines"),
     }
     done = subprocess.run(
         [str(environment / "bin" / "harness"), *arguments, "--format", "json"],
@@ -101,8 +100,7 @@ def harness(environment: Path, place: Path, *arguments: str) -> Any:
 
 def test_all_five_are_listed_and_well(environment: Path, tmp_path: Path) -> None:
     gives = {row["plugin"]: (row["state"], row["gives"]) for row in harness(environment, tmp_path, "plugin", "list")}
-    hooks = ["harness_epoch_finished", "harness_run_finished", "harness_run_started"]
-    offers = (["model mynet"], ["data set shapes"], ["augmentation shift"], ["metric kappa"], hooks)
+    offers = (["model mynet"], ["data set shapes"], ["augmentation shift"], ["metric kappa"], ["tracker jsonl"])
     assert {name: gives[name] for name in NAMES} == {
         name: ("ok", given) for name, given in zip(NAMES, offers, strict=True)
     }
@@ -127,13 +125,13 @@ def run_tests(environment: Path, place: Path, folders: Sequence[Path]) -> int:
 
 def test_a_run_in_which_all_five_take_part(environment: Path, tmp_path: Path) -> None:
     (tmp_path / "five.toml").write_text(REGISTRY)
-    (row,) = harness(environment, tmp_path, "run", "mynet", "--registry", "five.toml")
+    (row,) = harness(environment, tmp_path, "run", "mynet", "--registry", "five.toml", "--track", "jsonl")
     assert (row["state"], row["dataset"]) == ("done", "shapes")
     (file,) = (tmp_path / "runs").rglob("result.json")
     result = json.loads(file.read_text())
     assert -1 <= result["metrics"]["kappa"] <= 1
     assert result["notes"] == []
-    (lines,) = (tmp_path / "lines").rglob("*.jsonl")
+    (lines,) = (tmp_path / "runs" / "tracking" / "jsonl").rglob("*.jsonl")
     events = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [event["event"] for event in events] == ["started", "epoch", "epoch", "finished"]
     assert events[-1]["weights_sha256"] == result["weights_sha256"]
@@ -152,6 +150,10 @@ def test_what_the_wheel_scaffolds_appears_and_its_tests_pass(environment: Path, 
     assert all(row["gives"] for row in found.values())
     (model,) = [row for row in harness(environment, tmp_path, "list") if row["name"] == "new_model"]
     assert (model["distribution"], model["version"]) == ("xscore-plugin-new-model", "0.1.0")
+    (tmp_path / "five.toml").write_text(REGISTRY)
+    harness(environment, tmp_path, "run", "mynet", "--registry", "five.toml", "--track", "new_tracker")
+    (table,) = (tmp_path / "runs" / "tracking" / "new_tracker").rglob("*.csv")
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[:3]] == ["epoch", "0", "1"]
     rows = harness(environment, tmp_path, "plugin", "check", "xscore-plugin-new-metric")
     assert {row["verdict"] for row in rows} == {"ok", "skipped"}
     assert run_tests(environment, tmp_path, folders) > 130

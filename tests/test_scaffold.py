@@ -70,6 +70,7 @@ def test_its_tests_pass_at_once_where_it_is_not_installed(tmp_path: Path) -> Non
         ("pocket_earth", "dataset", "taken by plugin 'pocket' of xscore-harness"),
         ("cutmix", "augmentation", "taken by plugin 'cutmix'"),
         ("macro_f1", "metric", "taken by plugin 'balanced'"),
+        ("mlflow", "tracker", "taken by plugin 'mlflow'"),
         ("pocket", "tracker", "taken by plugin 'pocket'"),
         ("class", "model", "means something else already"),
         ("conformance", "model", "means something else already"),

@@ -44,7 +44,7 @@ _NEXT = {
     "dataset": ("harness prepare {name}", "harness audit {name}"),
     "augmentation": ("harness list augmentations",),
     "metric": ("harness list metrics",),
-    "tracker": ("harness run starnet --suite pocket --dataset pocket_digits",),
+    "tracker": ("harness list trackers", "harness run starnet --suite pocket --dataset pocket_digits --track {name}"),
 }
 
 
@@ -102,6 +102,7 @@ def _require_free(name: str, kind: str, catalog: Catalog) -> None:
         "dataset": catalog.datasets,
         "augmentation": catalog.augmentations,
         "metric": catalog.metrics,
+        "tracker": catalog.trackers,
     }
     offer = tables[kind].get(name) if kind in tables else None
     if offer is not None:
@@ -139,7 +140,6 @@ def _facts(name: str, kind: str, distribution: str) -> dict[str, object]:
         "title": title,
         "description": _DESCRIPTIONS[kind].format(title=title),
         "dependencies": ", ".join(f'"{need}"' for need in needs),
-        "variable": f"{_module(name)}_folder".upper(),
         "year": datetime.now(UTC).year,
     }
 

@@ -1,59 +1,85 @@
 """JSON lines: one file for each run, an event a line, that jq, pandas and log collectors read as it grows.
 
-Every line has ``event`` (``started``, ``epoch`` or ``finished``), the ``time`` in UTC, and the job.
-``epoch`` lines have the epoch's record, ``finished`` lines the metrics and the hash of the weights.
-A run that goes on after a stop adds a second ``started`` line and overwrites nothing.
+Switched on by ``harness run --track jsonl``. The files are ``<protocol>/<model>/<data set>/seed-N-ID.jsonl`` under
+``<runs>/tracking/jsonl``, one for each run, so that runs at the same time never write to one.
 
-The files go to the folder that the environment variable XSCORE_PLUGIN_JSONL_FOLDER names, or else to ``jsonl-log`` in
-the working folder. Each run has a file of its own, so that runs at the same time never write to one.
+Every line has ``event`` (``started``, ``epoch``, ``finished`` or ``failed``), the ``time`` in UTC, and the job.
+``started`` lines have the settings, ``epoch`` lines the epoch's record, ``finished`` lines the metrics and the hash of
+the weights. A run that goes on after a stop adds a second ``started`` line and overwrites nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.api import EpochRecord, Job, RunResult, hookimpl
+from harness.api import EpochRecord, RunResult, TrackedRun, TrackerSpec, hookimpl
 
 
-def file_of(job: Job) -> Path:
+class JsonLines:
+    """One run's file."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._job = run.job
+        path = file_of(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self._epochs = set(_epochs_in(text))
+        self._file = path.open("a", encoding="utf-8", newline="\n")
+        if text and not text.endswith("\n"):  # the process was killed within a line
+            self._file.write("\n")
+        self._write("started", id=run.id, resumed=run.resumed, config=dict(run.config), tags=dict(run.tags))
+
+    def epoch_finished(self, record: EpochRecord) -> None:
+        """Write the epoch's record, unless it is there: after a kill an epoch may be told again."""
+        if record.epoch not in self._epochs:
+            self._epochs.add(record.epoch)
+            self._write("epoch", **asdict(record))
+
+    def run_finished(self, result: RunResult) -> None:
+        """Write what came of the run."""
+        self._write(
+            "finished",
+            metrics=dict(result.metrics),
+            parameters=result.parameters,
+            run_seconds=result.seconds,
+            fingerprint=result.fingerprint,
+            weights_sha256=result.weights_sha256,
+        )
+
+    def run_failed(self, reason: str) -> None:
+        """Write why."""
+        self._write("failed", reason=reason)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, event: str, **facts: object) -> None:
+        line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(self._job), **facts}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def file_of(run: TrackedRun) -> Path:
     """Where a run's lines are."""
-    folder = Path(os.environ.get("XSCORE_PLUGIN_JSONL_FOLDER", "jsonl-log"))
-    return folder / job.protocol / job.model / job.dataset / f"seed-{job.seed}.jsonl"
+    job = run.job
+    return run.folder / job.protocol / job.model / job.dataset / f"seed-{job.seed}-{run.id}.jsonl"
 
 
-def _write(event: str, job: Job, **facts: object) -> None:
-    line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(job), **facts}
-    file = file_of(job)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(line) + "\n")
-
-
-@hookimpl
-def harness_run_started(job: Job) -> None:
-    """Write that the run starts or goes on."""
-    _write("started", job)
+def _epochs_in(text: str) -> Iterator[int]:
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):  # half a line, from a process that was killed
+            event = json.loads(line)
+            if event["event"] == "epoch":
+                yield event["epoch"]
 
 
 @hookimpl
-def harness_epoch_finished(job: Job, record: EpochRecord) -> None:
-    """Write the epoch's record."""
-    _write("epoch", job, **asdict(record))
-
-
-@hookimpl
-def harness_run_finished(job: Job, result: RunResult) -> None:
-    """Write what came of the run."""
-    _write(
-        "finished",
-        job,
-        metrics=dict(result.metrics),
-        parameters=result.parameters,
-        run_seconds=result.seconds,
-        fingerprint=result.fingerprint,
-        weights_sha256=result.weights_sha256,
-    )
+def harness_trackers() -> list[TrackerSpec]:
+    """Register the tracker."""
+    return [TrackerSpec(name="jsonl", title="JSON lines, a file for each run", open=JsonLines)]
