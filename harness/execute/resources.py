@@ -100,10 +100,10 @@ def threads_for_each(jobs: int) -> int | None:
 
 def room_on_cpu() -> int:
     """Return how many jobs a CPU has room for: one a core, as far as the memory goes."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+    sysconf = getattr(os, "sysconf", None)
+    if sysconf is None:  # Windows
         return usable_cores()
+    memory = int(sysconf("SC_PHYS_PAGES")) * int(sysconf("SC_PAGE_SIZE"))
     return max(1, min(usable_cores(), memory // _JOB_BYTES))
 
 
