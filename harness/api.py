@@ -44,6 +44,7 @@ __all__ = [
     "Sample",
     "Source",
     "Split",
+    "StoppedError",
     "TrackedRun",
     "Tracker",
     "TrackerSpec",
@@ -374,6 +375,10 @@ class RunResult:
     executed: Mapping[str, Any] | None = None
     executed_digest: str | None = None
     deviations: Sequence[str] = ()
+
+
+class StoppedError(Exception):
+    """The user asked to stop; what was under way is saved. Executors raise it once they have stopped."""
 
 
 class RunOne(Protocol):

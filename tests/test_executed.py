@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.api import EpochRecord, Job
+from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.data.store import PreparedDataset, SealedTest, SplitArrays
@@ -33,7 +33,7 @@ from harness.train.executed import (
     expected_order,
     facts_digest,
 )
-from harness.train.loop import StoppedError, Training
+from harness.train.loop import Training
 from harness.train.pipeline import InputPipeline
 from harness.train.run import Task, Trained, build_model, deviations_of, run_task
 from harness.train.witness import Witness, applied_moments, applied_smoothing, read_strengths

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.api import EpochRecord, Job
+from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.data.store import SplitArrays
@@ -25,7 +25,7 @@ from harness.errors import DatasetError, TrainingError, WrongUseError
 from harness.registry import Benchmark, load_benchmark
 from harness.train.checkpoint import Found, find_checkpoint, load_checkpoint, spare_of
 from harness.train.environment import frozen_numerics, resolve_device
-from harness.train.loop import StoppedError, Training, TrainingState, build_optimizer
+from harness.train.loop import Training, TrainingState, build_optimizer
 from harness.train.pipeline import InputPipeline, build_pipeline
 from harness.train.run import Task, Trained, build_model, run_task, weights_hash
 from harness.train.schedule import learning_rate

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.api import ExecutorSpec, Job, Resources, Work
+from harness.api import ExecutorSpec, Job, Resources, StoppedError, Work
 from harness.catalog import Catalog
 from harness.cli.execution import Execution, execution_options
 from harness.cli.options import Request, format_option, selection_options, track_option
@@ -178,8 +178,6 @@ def _carry_out(executor: ExecutorSpec, work: Work, stop: StopSignal, reporter: R
     Jobs that others were working on are looked at once more at the end. The process of a command that was just killed
     holds its job for as long as it takes to save the position.
     """
-    from harness.train.loop import StoppedError
-
     try:
         # What an executor's libraries print is no data.
         with stop.installed(), contextlib.redirect_stdout(sys.stderr), reporter.live():

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Job, Work
+from harness.api import Job, StoppedError, Work
 from harness.errors import CannotContinueError, StoreError
 from harness.execute import worker
 
@@ -74,8 +74,6 @@ class Pool:
             StoreError: results can't be written.
             CannotContinueError: worker processes do not start.
         """
-        from harness.train.loop import StoppedError
-
         try:
             while self._pending or any(one.job for one in self._workers):
                 self._heed_stop()

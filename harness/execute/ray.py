@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
-from harness.api import ExecutorSpec, Job, Work, hookimpl
+from harness.api import ExecutorSpec, Job, StoppedError, Work, hookimpl
 from harness.errors import CannotContinueError, StoreError
 
 _OPTIONS = {
@@ -71,8 +71,6 @@ def _knock(address: str) -> None:
 
 
 def _carry_out(ray: Any, work: Work) -> Iterator[Any]:
-    from harness.train.loop import StoppedError
-
     resources = work.resources
     threads = resources.threads or 1
     # A worker that dies is replaced by Ray once; after that the job is recorded as failed.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 from typing import Protocol as Interface
 
-from harness.api import EpochRecord, Job
+from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.errors import HarnessError, JobLockedError, StoreError
@@ -19,7 +19,6 @@ from harness.results.ablations import keep_protocol
 from harness.results.grid import Cell, read_cell
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.checkpoint import find_checkpoint, spare_of
-from harness.train.loop import StoppedError
 from harness.train.run import Built, Task, Trained, build_model, run_task
 
 if TYPE_CHECKING:

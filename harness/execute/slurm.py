@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.api import ExecutorSpec, Job, Resources, RunOne, Work, hookimpl
+from harness.api import ExecutorSpec, Job, Resources, RunOne, StoppedError, Work, hookimpl
 from harness.errors import CannotContinueError, WrongUseError
 from harness.files import write_text_atomically, writing_to
 
@@ -64,7 +64,6 @@ class RequeuedRunOne:
         """Train a job; called on the node."""
         from harness.execute.reporters import LogReporter
         from harness.execute.signals import StopSignal
-        from harness.train.loop import StoppedError
 
         stop = StopSignal()
         warned: list[int] = []
@@ -100,8 +99,6 @@ def execute(work: Work) -> Iterator[Any]:
         CannotContinueError: submitit or Slurm is missing, or a submission was refused.
         StoppedError: the user asked to stop. Tasks that were submitted go on.
     """
-    from harness.train.loop import StoppedError
-
     _require_slurm()
     options = _options(work.resources)
     queued = {task.job: task for task in _queued_tasks(work.folder)}
@@ -133,8 +130,6 @@ def waiting(folder: Path) -> Mapping[Job, str]:
 
 
 def _follow(work: Work, tasks: Sequence[_Task], options: Mapping[str, str]) -> Iterator[Any]:
-    from harness.train.loop import StoppedError
-
     waiting_for = {task.id: task for task in tasks}
     started: set[Job] = set()
     attempts: Counter[Job] = Counter()

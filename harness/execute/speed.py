@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from harness.api import EpochRecord, Job
+from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog, discover
 from harness.data.store import SCHEMA, Manifest, PreparedDataset, SplitArrays
 from harness.execute.timings import Timing
@@ -27,7 +27,7 @@ from harness.identity import learning_rate_peak
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
 from harness.train.environment import frozen_numerics
-from harness.train.loop import StoppedError, Training
+from harness.train.loop import Training
 from harness.train.pipeline import build_pipeline
 from harness.train.run import Task, build_model, run_task
 

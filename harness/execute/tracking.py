@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from harness.api import EpochRecord, RunResult, TrackedRun, Tracker, TrackerSpec
+from harness.api import EpochRecord, RunResult, StoppedError, TrackedRun, Tracker, TrackerSpec
 from harness.catalog import Catalog, Offer
 from harness.errors import CannotContinueError, StoreError
 from harness.files import write_text_atomically
@@ -152,8 +152,6 @@ def _telling_of(record: EpochRecord) -> Callable[[Tracker], object]:
 
 
 def _is_stop(error: Exception) -> bool:
-    from harness.train.loop import StoppedError
-
     return isinstance(error, StoppedError)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from harness.api import Job
+from harness.api import Job, StoppedError
 from harness.execute.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ def _carry_out(job: Job, train: Callable[..., Cell], send: _Send, stop: StopSign
     """Train one job and tell the parent how it ended; return whether this process is fit for another one."""
     from harness.errors import StoreError
     from harness.execute.reporters import PipeReporter
-    from harness.train.loop import StoppedError
 
     try:
         cell = train(job, reporter=PipeReporter(send, stop))

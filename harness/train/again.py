@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import torch
 
+from harness.api import StoppedError
 from harness.data.store import SplitArrays
 from harness.errors import TrainingError
 from harness.train.checkpoint import Checkpoint, Found
 from harness.train.environment import frozen_numerics
-from harness.train.loop import StoppedError, TrainingState, Watcher, seeded, to_layout
+from harness.train.loop import TrainingState, Watcher, seeded, to_layout
 from harness.train.run import Built, JobInProgress, Task, make_training
 from harness.train.witness import Witness
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.api import EpochRecord
+from harness.api import EpochRecord, StoppedError
 from harness.data.store import SplitArrays
 from harness.errors import TrainingError
 from harness.registry import Protocol
@@ -43,10 +43,6 @@ class Watcher(Interface):
 
     def should_stop(self) -> bool:
         """Whether the user wants the run to stop after this step, or this batch of the test split."""
-
-
-class StoppedError(Exception):
-    """The watcher asked to stop; the position was saved."""
 
 
 @dataclass
