@@ -8,13 +8,13 @@ demo: .venv/installed
 	$(BIN)/harness run --all --suite pocket --jobs auto
 	$(BIN)/harness leaderboard --suite pocket
 
-# Everything, the slow end-to-end tests included.
+# Everything, the slow end-to-end tests included: two processes, each file in one of them, with one thread each.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The unit tests alone, for the time between two edits.
 quick: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
