@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,15 @@ from harness.registry import Benchmark, load_benchmark
 TESTS = Path(__file__).parent
 TINY_PLUGIN = TESTS / "plugins" / "tiny"
 TINY_REGISTRY = TESTS / "data" / "tiny.toml"
+
+
+def pytest_configure() -> None:
+    """Heed the signals that tests send, also where they were started by nohup or in a shell's background."""
+    if threading.current_thread() is threading.main_thread():
+        for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

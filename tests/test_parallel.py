@@ -168,8 +168,11 @@ def test_closed_terminal_stops_like_ctrl_c(shell: Shell) -> None:
     assert process.stdout is not None
     process.stderr.close()  # the terminal is gone, so every further line fails
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 130
-    process.stdout.close()
+    try:
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.stdout.close()
     assert (shell.cell("tiny") / "checkpoint.pt").exists()
     assert not (shell.cell("tiny") / "error.txt").exists()
 
