@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ def complete(line: str, *, shell: str = "bash") -> tuple[set[str], str]:
         ("harness leaderboard --separate starnet convn", {"convnext"}),
         ("harness list mod", {"models"}),
         ("harness lead", {"leaderboard"}),
-        (f"harness run --registry {TINY_REGISTRY} --suite t", {"tiny"}),
+        (f"harness run --registry {shlex.quote(str(TINY_REGISTRY))} --suite t", {"tiny"}),
         ("harness run --registry /no/such/file --suite t", set()),
     ],
 )

@@ -107,7 +107,7 @@ class TestSlurm:
         assert "was cancelled. Run again to go on with it." in out
         done = epochs(shell, "tiny")
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "slurm", registry=long)
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=480)
         assert process.returncode == 0, err
         (entry,) = shell.result("tiny")["interruptions"]
         assert entry["epoch"] >= done - 1
@@ -127,7 +127,7 @@ class TestSlurm:
         while subprocess.run(["scontrol", "update", f"jobid={id_}", "StartTime=now"], capture_output=True).returncode:
             assert time.monotonic() < deadline
             time.sleep(0.5)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=480)
         assert process.returncode == 0, err
         assert '"state": "done"' in out
         (entry,) = shell.result("tiny")["interruptions"]
@@ -185,7 +185,7 @@ class TestRay:
         done = epochs(shell, "tiny")
         assert 0 < done < 400
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "ray", registry=long)
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=480)
         assert process.returncode == 0, err
         (entry,) = shell.result("tiny")["interruptions"]
         assert entry["epoch"] == done

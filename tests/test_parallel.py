@@ -53,7 +53,7 @@ class Shell:
 
     def run(self, *arguments: str) -> Ran:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=480)
         return Ran(process.returncode, out, err)
 
     def cell(self, model: str, dataset: str = "dots", runs: str = "runs") -> Path:
