@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ COMMANDS = {name: command for name, command in _walk() if command is not cli}
 
 def complete(line: str, *, shell: str = "bash") -> tuple[set[str], str]:
     """Press Tab at the end of a line: what the shell is offered, and what went to stderr (with the modules loaded)."""
-    words = line.split(" ")
+    words = [*shlex.split(line), *([""] if line.endswith(" ") else [])]
     environment = os.environ | {
         "_HARNESS_COMPLETE": f"{shell}_complete",
         "COMP_WORDS": line,
