@@ -18,12 +18,13 @@ from harness.catalog import Catalog, discover
 from harness.data.prepare import prepare_embedded
 from harness.execute import machine
 from harness.execute.appraise import Appraiser, Setting
-from harness.execute.machine import Device, cpu_name, device_without_torch, find_device, usable_cores
+from harness.execute.machine import Device, device_without_torch, find_device, usable_cores
 from harness.execute.price import JobPrice, Price, longest_first, makespan
 from harness.execute.speed import THOROUGH, Effort, Trial, invented_dataset, time_trial, time_trials
 from harness.execute.survey import Surveyor
 from harness.execute.timings import Timing, Timings, threads_per_job, timing_key
 from harness.plan import Plan, Selection, build_plan
+from harness.processor import cpu_name
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
 from harness.train.provenance import device_name

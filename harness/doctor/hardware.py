@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.doctor.check import Finding, Place
-from harness.execute.machine import bound_cores, core_limit, cpu_name, thread_variables, usable_cores
+from harness.execute.machine import bound_cores, core_limit, thread_variables, usable_cores
+from harness.processor import cpu_name
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+from harness.processor import cpu_name
 
 Kind: TypeAlias = Literal["cpu", "cuda", "mps"]
 
@@ -63,18 +63,6 @@ def find_device(asked: str) -> Device:
     kinds: dict[str, Kind] = {"cuda": "cuda", "mps": "mps"}
     kind = kinds.get(found.type, "cpu")
     return Device(str(found), kind, torch.cuda.get_device_name(found) if kind == "cuda" else cpu_name())
-
-
-def cpu_name() -> str:
-    """The processor's name, as results record it."""
-    if sys.platform == "darwin":
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:
