@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -28,16 +28,31 @@ class Execution:
     checkpoint_every: float
 
 
-def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how jobs are carried out, and hand them to the command as one Execution."""
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where jobs run and how many at a time, and hand them on as one Asked."""
 
     @functools.wraps(command)
-    def with_execution(
+    def with_place(
         *arguments: Any,
         device: str,
         jobs: str | None,
         jobs_per_gpu: int | None,
         threads: int | None,
+        **others: Any,
+    ) -> Any:
+        asked = Asked(device=device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, threads=threads)
+        return command(*arguments, asked=asked, **others)
+
+    return _with_options(with_place, _PLACE)
+
+
+def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add all options that say how jobs are carried out, and hand them to the command as one Execution."""
+
+    @functools.wraps(command)
+    def with_execution(
+        *arguments: Any,
+        asked: Asked,
         timeout: str,
         executor: str,
         executor_options: tuple[str, ...],
@@ -46,26 +61,20 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
         checkpoint_every: str,
         **others: Any,
     ) -> Any:
-        asked = Asked(
-            device=device,
-            jobs=jobs,
-            jobs_per_gpu=jobs_per_gpu,
-            threads=threads,
-            timeout=timeout,
-            in_process=in_process,
-            detach=detach,
-            options=executor_options,
-        )
+        whole = replace(asked, timeout=timeout, in_process=in_process, detach=detach, options=executor_options)
         every = parse_duration("--checkpoint-every", checkpoint_every)
-        return command(*arguments, execution=Execution(asked, executor, every), **others)
+        return command(*arguments, execution=Execution(whole, executor, every), **others)
 
-    decorated: Callable[..., Any] = with_execution
-    for decorate in reversed(_OPTIONS):
-        decorated = decorate(decorated)
-    return decorated
+    return place_options(_with_options(with_execution, _CARE))
 
 
-_OPTIONS = (
+def _with_options(command: Callable[..., Any], options: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
+    for decorate in reversed(options):
+        command = decorate(command)
+    return command
+
+
+_PLACE = (
     click.option(
         "--device",
         metavar="auto|cpu|cuda[:i]|mps",
@@ -92,6 +101,16 @@ _OPTIONS = (
         help="CPU threads for a job. Results are equal bit for bit at equal threads.  [default: cores / jobs]",
     ),
     click.option(
+        "--executor",
+        metavar="NAME",
+        default="local",
+        show_default=True,
+        shell_complete=completion.executors,
+        help="Who carries out the jobs: local, slurm, ray or a plugin's; 'harness list executors' shows them.",
+    ),
+)
+_CARE = (
+    click.option(
         "--timeout",
         metavar="DURATION",
         default="1h",
@@ -104,14 +123,6 @@ _OPTIONS = (
         default="300s",
         show_default=True,
         help="Time between checkpoints within an epoch; each epoch's end is one, too.",
-    ),
-    click.option(
-        "--executor",
-        metavar="NAME",
-        default="local",
-        show_default=True,
-        shell_complete=completion.executors,
-        help="Who carries out the jobs: local, slurm, ray or a plugin's; 'harness list executors' shows them.",
     ),
     click.option(
         "--executor-option",

@@ -14,6 +14,7 @@ import click
 
 from harness.api import Job
 from harness.catalog import Catalog
+from harness.cli.execution import place_options
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
 from harness.cli.progress import duration
@@ -43,26 +44,13 @@ _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 @click.command()
 @selection_options
-@click.option("--device", metavar="auto|cpu|cuda[:i]|mps", default="auto", show_default=True, help="Where to train.")
-@click.option("--jobs", metavar="N|auto", help="Jobs at the same time; auto: one a GPU, or one a core.  [default: 1]")
-@click.option("--jobs-per-gpu", type=click.IntRange(min=1), metavar="N", help="Jobs that share a GPU.  [default: 1]")
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads for a job.  [default: cores / jobs]"
-)
-@click.option(
-    "--executor",
-    metavar="NAME",
-    default="local",
-    show_default=True,
-    help="Who is going to carry out the jobs. Prices are this machine's whoever that is.",
-)
+@place_options
 @click.option("--watts", type=click.FloatRange(min=0), metavar="W", help="What the machine draws while it trains.")
 @click.option("--quick", is_flag=True, help="Time nothing: price from finished runs and what was timed before.")
 @click.option("--fresh", is_flag=True, help="Time everything anew, as after a change of the machine.")
 @format_option
 def plan(
-    request: Request, device: str, jobs: str | None, jobs_per_gpu: int | None, threads: int | None,
-    executor: str, watts: float | None, quick: bool, fresh: bool, format_: str,
+    request: Request, asked: Asked, executor: str, watts: float | None, quick: bool, fresh: bool, format_: str,
 ) -> None:  # fmt: skip
     """Show which jobs 'harness run' would carry out, which are done, and what the others cost.
 
@@ -77,7 +65,6 @@ def plan(
     chosen = build_plan(benchmark, catalog, request.selection)
     if catalog.executor(executor).spec.remote:
         say(f"The prices are of this machine; with the executor '{executor}' the jobs run on others.")
-    asked = Asked(device=device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, threads=threads)
     setting = setting_of(asked, catalog, watts=watts)
     show_plan(benchmark, catalog, chosen, request, format_, setting=setting, timing=not quick, anew=fresh)
 
