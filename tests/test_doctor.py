@@ -220,9 +220,9 @@ def test_device_that_cannot_train(tiny_place: Place, monkeypatch: pytest.MonkeyP
     assert "training on it fails: RuntimeError: no kernel image" in finding.found
 
 
-def test_suite_for_an_accelerator_on_a_machine_without(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
+def test_suite_for_an_accelerator_on_a_machine_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     place = place_of(load_benchmark(), discover(), tmp_path, "xscore4")
     assert verdicts(hardware.check_devices(place)) == {"cpu": "ok", "cuda": "warning"}
 

@@ -343,11 +343,10 @@ def test_unknown_command_gets_a_suggestion(harness: Command) -> None:
     assert "Did you mean 'leaderboard'?" in ran.err
 
 
-def test_protocol_for_an_accelerator_explains_its_cost_on_a_cpu(harness: Command) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device, so nothing is refused")
+def test_protocol_for_an_accelerator_explains_its_cost_on_a_cpu(
+    harness: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ran = harness("run", "shufflenet", "--suite", "xscore7")
     assert ran.code == 3
     assert "No CUDA device was found" in ran.err
