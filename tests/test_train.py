@@ -25,6 +25,7 @@ from harness.errors import DatasetError, TrainingError, WrongUseError
 from harness.registry import Benchmark, load_benchmark
 from harness.train.checkpoint import Found, find_checkpoint, load_checkpoint, spare_of
 from harness.train.environment import frozen_numerics, resolve_device
+from harness.train.feeder import Feeder
 from harness.train.loop import Training, TrainingState, build_optimizer
 from harness.train.pipeline import InputPipeline, build_pipeline
 from harness.train.run import Task, Trained, build_model, run_task, weights_hash
@@ -126,9 +127,10 @@ def test_one_step_is_a_plain_pytorch_step(tiny_benchmark: Benchmark, tiny_catalo
         group["lr"] = 1e-2
     order = torch.randperm(16, generator=generator(3, "shuffle", 0)).numpy()
     module.train()
-    training._step(state, order)
-
     chosen = order[:8]
+    with Feeder(training.train, CPU).batches(order, size=8) as batches:
+        training._step(state, next(batches))
+
     x = torch.from_numpy(training.train.images[chosen]).permute(0, 3, 1, 2).float() / 255
     y = F.one_hot(torch.from_numpy(training.train.labels[chosen]), 4).float()
     for use in protocol.augmentations:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -56,6 +57,7 @@ def frozen_numerics() -> Iterator[None]:
         torch.backends.cudnn.benchmark,
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
+        fill_uninitialized_memory(False),
         os.environ.get(_CUBLAS),
     )
     torch.set_float32_matmul_precision("highest")
@@ -70,8 +72,22 @@ def frozen_numerics() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
         torch.backends.cudnn.benchmark = before[2]
         torch.use_deterministic_algorithms(before[3], warn_only=before[4])
-        if before[5] is None:
+        fill_uninitialized_memory(before[5])
+        if before[6] is None:
             os.environ.pop(_CUBLAS, None)
+
+
+def fill_uninitialized_memory(wanted: bool) -> bool:
+    """Say whether torch fills new tensors with NaN under deterministic algorithms; return what was set before.
+
+    It makes a model that reads memory which nobody wrote fail instead of differing from run to run, and costs a pass
+    over every new tensor. So a run fills in the first and the last step of every epoch alone, like what else is looked
+    at closely there.
+    """
+    settings: Any = torch.utils.deterministic
+    before: bool = settings.fill_uninitialized_memory
+    settings.fill_uninitialized_memory = wanted
+    return before
 
 
 def numeric_flags(device_type: str) -> tuple[bool, tuple[tuple[str, object], ...]]:

@@ -17,6 +17,8 @@ from harness.api import EpochRecord, StoppedError
 from harness.data.store import SplitArrays
 from harness.errors import TrainingError
 from harness.registry import Protocol
+from harness.train.environment import fill_uninitialized_memory
+from harness.train.feeder import Batch, Feeder
 from harness.train.pipeline import InputPipeline
 from harness.train.schedule import learning_rate
 from harness.train.seeds import derive_seed, generator
@@ -97,6 +99,7 @@ class Training:
     def _fit(
         self, state: TrainingState, watcher: Watcher, save: Callable[[TrainingState], None], *, save_every: float
     ) -> None:
+        feeder = Feeder(self.train, self.device)
         saved = time.monotonic()
         while state.epoch < self.protocol.epochs:
             lr = learning_rate(state.epoch, self.protocol, self.lr_max)
@@ -105,17 +108,18 @@ class Training:
             order = torch.randperm(len(self.train), generator=generator(self.seed, "shuffle", state.epoch)).numpy()
             state.module.train()
             clock = time.monotonic()
-            while state.step < self.steps:
-                self._step(state, order)
-                watcher.step_finished(state.epoch, state.step, self.steps, state.losses[state.step])
-                state.step += 1
-                stop = watcher.should_stop()
-                if stop or time.monotonic() - saved >= save_every:
-                    state.epoch_seconds += time.monotonic() - clock
-                    save(state)
-                    saved = clock = time.monotonic()
-                if stop:
-                    raise StoppedError
+            with feeder.batches(order, size=self.protocol.batch_size, first=state.step) as batches:
+                for batch in batches:
+                    self._step(state, batch)
+                    watcher.step_finished(state.epoch, state.step, self.steps, state.losses[state.step])
+                    state.step += 1
+                    stop = watcher.should_stop()
+                    if stop or time.monotonic() - saved >= save_every:
+                        state.epoch_seconds += time.monotonic() - clock
+                        save(state)
+                        saved = clock = time.monotonic()
+                    if stop:
+                        raise StoppedError
             losses = state.losses.cpu()  # waits for the device, so the clock below has seen the whole epoch
             state.epoch_seconds += time.monotonic() - clock
             record = self._close_epoch(state, lr, losses)
@@ -123,14 +127,11 @@ class Training:
             saved = time.monotonic()
             watcher.epoch_finished(record)
 
-    def _step(self, state: TrainingState, order: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-        size = self.protocol.batch_size
-        chosen = order[state.step * size : (state.step + 1) * size]
-        self.witness.step_begins(state.epoch, state.step, self.steps, chosen)
-        images = self._to_device(self.train.images[chosen])
-        labels = self._to_device(self.train.labels[chosen])
+    def _step(self, state: TrainingState, batch: Batch) -> None:
+        self.witness.step_begins(state.epoch, state.step, self.steps, batch.chosen)
+        fill_uninitialized_memory(self.witness.probing)
         inputs, targets = self.pipeline.train_batch(
-            images, labels, seed=self.seed, epoch=state.epoch, step=state.step, witness=self.witness
+            batch.images, batch.labels, seed=self.seed, epoch=state.epoch, step=state.step, witness=self.witness
         )
         # Dropout inside a model draws from torch's global generator: seeded by the position like everything else.
         torch.manual_seed(derive_seed(self.seed, "forward", state.epoch, state.step))
@@ -176,17 +177,21 @@ class Training:
             StoppedError: the watcher asked to stop.
         """
         module.eval()
-        batches = []
+        feeder = Feeder(test, self.device)
+        answers = []
         self.witness.see("evaluation.normalisation", self._test_moments(test.images.shape[1:3]))
-        with torch.inference_mode(), self.witness.watching_evaluation(module):
-            for first in range(0, len(test), _TEST_BATCH):
-                images = self._to_device(test.images[first : first + _TEST_BATCH])
-                batches.append(module(self._laid_out(self.pipeline.test_batch(images))).float())
+        with (
+            torch.inference_mode(),
+            self.witness.watching_evaluation(module),
+            feeder.batches(np.arange(len(test)), size=_TEST_BATCH, partial=True) as batches,
+        ):
+            for batch in batches:
+                answers.append(module(self._laid_out(self.pipeline.test_batch(batch.images))).float())
                 if watcher is not None:
                     watcher.batch_evaluated()
                     if watcher.should_stop():
                         raise StoppedError
-        logits = torch.cat(batches).cpu()
+        logits = torch.cat(answers).cpu()
         bad = (~torch.isfinite(logits)).any(dim=1).nonzero()
         if len(bad):
             raise TrainingError(
@@ -204,12 +209,6 @@ class Training:
 
     def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs.contiguous(memory_format=_MEMORY_FORMATS[self.memory_format])
-
-    def _to_device(self, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
 
 
 def build_optimizer(module: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:

@@ -25,6 +25,7 @@ from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
 from harness.train.environment import frozen_numerics
 from harness.train.executed import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
 from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
+from harness.train.memory import kept_memory
 from harness.train.pipeline import build_pipeline
 from harness.train.provenance import describe_environment
 from harness.train.witness import Witness
@@ -107,7 +108,12 @@ def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Traine
         TrainingError: the run went wrong in a way that repeating it would not mend.
         StoppedError: the watcher asked to stop.
     """
-    with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings(record=True) as caught:
+    with (
+        frozen_numerics(),
+        kept_memory(task.device),
+        seeded(task.job.seed, "run"),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         run = JobInProgress(task, built, found)
         watcher.training_started(tuple(run.state.history))
