@@ -57,7 +57,13 @@ def doctor(
     harness doctor --resume                 proves here that a killed run loses nothing; half a minute
     """
     from harness.doctor.check import Check, Finding, Place, examine
-    from harness.doctor.hardware import check_chosen_device, check_determinism, check_devices, check_threads
+    from harness.doctor.hardware import (
+        check_arithmetic,
+        check_chosen_device,
+        check_determinism,
+        check_devices,
+        check_threads,
+    )
     from harness.doctor.software import check_executors, check_extras, check_plugins, check_torch, check_versions
     from harness.doctor.storage import check_data_folder, check_datasets, check_disk, check_runs_folder
 
@@ -79,6 +85,7 @@ def doctor(
         ("device", check_chosen_device),
         ("threads", check_threads),
         ("determinism", check_determinism),
+        ("arithmetic", check_arithmetic),
         ("disk", check_disk),
         ("runs folder", check_runs_folder),
         ("data folder", check_data_folder),

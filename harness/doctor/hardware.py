@@ -103,6 +103,27 @@ def check_determinism(place: Place) -> Iterator[Finding]:
         )
 
 
+def check_arithmetic(place: Place) -> Iterator[Finding]:
+    """The libraries that are installed here compute what the frozen protocol was certified with."""
+    from harness.train.certificate import PROTOCOL, certified, compute, differences
+
+    if PROTOCOL not in place.benchmark.protocols:
+        yield Finding("arithmetic", "skipped", f"the registry in use has no protocol {PROTOCOL}")
+        return
+    found = compute(place.benchmark.protocol(PROTOCOL), place.catalog)
+    told = differences(found, certified())
+    if not told:
+        yield Finding("arithmetic", "ok", f"all {len(found)} parts of {PROTOCOL} compute what was certified")
+    else:
+        yield Finding(
+            "arithmetic",
+            "problem",
+            "; ".join(told.values()),
+            "A library that is installed here computes something else than when the protocol was frozen, so results "
+            "would not be comparable. Install the versions that the harness was released with.",
+        )
+
+
 def train_probe(device: str) -> str:
     """Train a small network for a few steps on random images; return the hash of its weights.
 

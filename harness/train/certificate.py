@@ -1,0 +1,170 @@
+"""What the frozen protocol computes, as numbers in a file, so that a library that computes something else is noticed.
+
+Tests that compare the harness with torchvision say nothing once a new version changes both in the same way. So the
+certificate holds what each part of the protocol made, when it was frozen, of images and numbers that come from plain
+arithmetic: random draws, order, learning rates, every augmentation, resizing, normalisation, loss, gradient, Adam.
+
+    python -m harness.train.certificate          compare this machine with the certificate
+    python -m harness.train.certificate --write  write a new one: only together with a new protocol
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from harness.catalog import Catalog, discover
+from harness.registry import Protocol, load_benchmark
+from harness.train.environment import frozen_numerics
+from harness.train.loop import build_optimizer
+from harness.train.pipeline import InputPipeline, build_pipeline
+from harness.train.schedule import learning_rate
+from harness.train.seeds import generator
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Numbers: TypeAlias = list[float]
+
+FILE = Path(__file__).with_name("certificate.json")
+PROTOCOL = "xscore-1.0"
+TOLERANCE = 2e-5
+"""Of a value near 1: what the rounding of float32 on different processors explains; a level of a pixel is 200 times as
+much. Draws and orders must be equal."""
+
+_COUNT, _SIDE, _CLASSES, _KEPT = 8, 32, 10, 48
+_MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def compute(protocol: Protocol, catalog: Catalog) -> dict[str, Numbers]:
+    """Return what every part of a protocol makes of the certificate's images, on the CPU: by part, a sample of it."""
+    with frozen_numerics():
+        pipeline = build_pipeline(
+            protocol, catalog, num_classes=_CLASSES, mean=_MEAN, std=_STD, device=torch.device("cpu")
+        )
+        return {
+            **_draws(),
+            "learning_rate": [
+                1e3 * learning_rate(epoch, protocol, protocol.lr_max) for epoch in range(protocol.epochs)
+            ],
+            "stored_resize": _sample(_resized(photograph(300, 200, 1)[0], protocol.input_size)),
+            **_augmented(pipeline),
+            **_trained(protocol),
+        }
+
+
+def differences(found: Mapping[str, Numbers], certified: Mapping[str, Numbers]) -> dict[str, str]:
+    """Return a sentence for each part that is not what the certificate says; an empty dict if all are."""
+    told = {}
+    for name in sorted({*found, *certified}):
+        if name not in found or name not in certified:
+            told[name] = f"{name} is part of {'the certificate' if name in certified else 'the protocol'} alone"
+            continue
+        here, there = np.array(found[name]), np.array(certified[name])
+        if here.shape != there.shape:
+            told[name] = f"{name} has {here.size} values, the certificate {there.size}"
+            continue
+        off = np.abs(here - there) / np.maximum(1.0, np.abs(there))
+        limit = 0.0 if name.startswith("draws.") else TOLERANCE
+        if not np.isfinite(off).all() or off.max() > limit:
+            told[name] = f"{name} differs by up to {off.max():.2g} in {int((off > limit).sum())} of {off.size} values"
+    return told
+
+
+def certified() -> dict[str, Numbers]:
+    """Return the certificate."""
+    content: dict[str, Numbers] = json.loads(FILE.read_text(encoding="utf-8"))["values"]
+    return content
+
+
+def photograph(height: int, width: int, count: int) -> npt.NDArray[np.uint8]:
+    """Images uint8 (count, height, width, 3) with edges, gradients, greys and full colours, by integer arithmetic."""
+    n, y, x, c = np.ogrid[:count, :height, :width, :3]
+    waves = (x * (5 + n) + y * (3 + 2 * c)) % 256
+    blocks = ((x // 5 + y // 7 + n) % 3 == c) * 255
+    greys = (x * y + 17 * n) % 256 + 0 * c
+    pixels = np.where(y % 4 == 0, blocks, np.where((x + y) % 5 == 0, greys, waves))
+    return np.asarray(pixels, dtype=np.uint8)
+
+
+def _draws() -> dict[str, Numbers]:
+    return {
+        "draws.permutation": torch.randperm(1000, generator=generator(0, "shuffle", 0))[:_KEPT].tolist(),
+        "draws.uniform": [
+            float(value) for value in torch.rand(_KEPT, generator=generator(0, "augment", "color_jitter", 0, 0))
+        ],
+        "draws.integers": torch.randint(224, (_KEPT,), generator=generator(1, "augment", "cutmix", 2, 3)).tolist(),
+    }
+
+
+def _augmented(pipeline: InputPipeline) -> dict[str, Numbers]:
+    stored = torch.from_numpy(photograph(_SIDE, _SIDE, _COUNT))
+    labels = torch.arange(_COUNT) % _CLASSES
+    floats = stored.permute(0, 3, 1, 2).float().div(255)
+    targets = F.one_hot(labels, _CLASSES).float()
+    found = {}
+    for name, transform in {**pipeline.at_stored, **pipeline.at_input}.items():
+        for step in range(4):
+            images, mixed = transform(floats, targets, generator(0, "augment", name, 0, step))
+            found[f"augmentation.{name}.{step}"] = _sample(images.numpy()) + _sample(mixed.numpy())
+    inputs, mixed = pipeline.train_batch(stored, labels, seed=0, epoch=3, step=5)
+    found["train_batch"] = _sample(inputs.contiguous().numpy()) + _sample(mixed.numpy())
+    found["test_batch"] = _sample(pipeline.test_batch(stored).contiguous().numpy())
+    return found
+
+
+def _trained(protocol: Protocol) -> dict[str, Numbers]:
+    """The loss and its gradient, and three steps of Adam, in learning rates, with gradients that are far from zero."""
+    logits = torch.linspace(-3, 3, 40).view(4, 10).sin().mul(3).requires_grad_()
+    targets = torch.linspace(0, 4, 40).view(4, 10).cos().softmax(dim=1)
+    loss = F.cross_entropy(logits, targets, label_smoothing=protocol.label_smoothing)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    layer = torch.nn.Linear(6, 4, bias=False)
+    with torch.no_grad():
+        layer.weight.zero_()
+    optimizer = build_optimizer(layer, protocol)
+    for step in range(3):
+        layer.weight.grad = (torch.linspace(1, 9, 24) * (step + 1)).sin().mul(0.5).add(1).view(4, 6)
+        optimizer.step()
+    return {
+        "loss": [loss.item()],
+        "gradient": _sample(gradient.numpy()),
+        "adam": _sample(layer.weight.detach().numpy() / protocol.lr_max),
+    }
+
+
+def _resized(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float64]:
+    from PIL import Image
+
+    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.float64) / 255
+
+
+def _sample(values: npt.NDArray[np.generic]) -> Numbers:
+    """Some of the values, evenly spread, and the mean of all."""
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    places = np.linspace(0, flat.size - 1, min(_KEPT, flat.size)).astype(np.int64)
+    return [round(float(value), 7) for value in (*flat[places], flat.mean())]
+
+
+def main() -> int:
+    """Compare, or write with ``--write``; return the exit code."""
+    found = compute(load_benchmark().protocol(PROTOCOL), discover())
+    if sys.argv[1:] == ["--write"]:
+        lines = ",\n".join(f'  "{name}": {json.dumps(values)}' for name, values in sorted(found.items()))
+        FILE.write_text(f'{{"protocol": "{PROTOCOL}", "values": {{\n{lines}\n}}}}\n', encoding="utf-8")
+        return 0
+    told = differences(found, certified())
+    print("\n".join(told.values()) or f"all {len(found)} parts of {PROTOCOL} compute what was certified")
+    return 1 if told else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
