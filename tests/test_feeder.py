@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,11 @@ import torch
 from harness.data.store import SplitArrays
 from harness.train.feeder import Batch, Feeder
 from harness.train.memory import kept_memory
+from harness.train.run import Task
+from tests.test_train import Watch as Counting
+from tests.test_train import run, task_of
+
+__all__ = ["task_of"]
 
 CPU = torch.device("cpu")
 
@@ -78,6 +85,35 @@ def test_what_fails_while_gathering_ahead_is_told_where_the_batch_is_taken(split
     broken = SplitArrays(split.images, split.labels[:10].reshape(10)[:0])
     with Feeder(broken, CPU, ahead=True).batches(np.arange(8), size=4) as batches, pytest.raises(IndexError):
         next(batches)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_reach_a_gpu_whole_however_late_they_are_read(split: SplitArrays) -> None:
+    """The copies run on a stream of their own and their memory is used again: neither may be seen in a batch."""
+    device = torch.device("cuda:0")
+    order = np.arange(21)
+    with Feeder(split, device).batches(order, size=3) as batches:
+        for batch in batches:
+            torch.cuda._sleep(10_000_000)  # the training stream is busy while the next batch arrives
+            total = batch.images.float().mean(dim=(1, 2, 3))
+            assert total.cpu().tolist() == batch.chosen.tolist()
+            assert batch.labels.cpu().tolist() == (10 * batch.chosen).tolist()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_no_step_but_the_probed_ones_waits_for_the_gpu(task_of: Callable[..., Task]) -> None:
+    """From the second step of an epoch to the last but one, anything that synchronises raises."""
+
+    class Watch(Counting):
+        def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+            torch.cuda.set_sync_debug_mode("error" if step + 2 < steps else "default")
+
+    try:
+        run(replace(task_of(), device=torch.device("cuda:0")), Watch())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def anonymous_bytes() -> int:

@@ -15,6 +15,7 @@ from harness.errors import TrainingError
 from harness.train.checkpoint import Checkpoint, Found
 from harness.train.environment import frozen_numerics
 from harness.train.loop import TrainingState, Watcher, seeded, to_layout
+from harness.train.memory import kept_memory
 from harness.train.run import Built, JobInProgress, Task, make_training
 from harness.train.witness import Witness
 
@@ -53,7 +54,7 @@ def repeat(task: Task, built: Built, start: Checkpoint | None, watcher: Watcher)
     Returns:
         The state at the end. After a stop, its losses (steps,) are those of the epoch that was stopped in.
     """
-    with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings():
+    with frozen_numerics(), kept_memory(task.device), seeded(task.job.seed, "run"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = JobInProgress(task, built, Found(start))
         with contextlib.suppress(StoppedError):

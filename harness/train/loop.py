@@ -17,6 +17,7 @@ from harness.api import EpochRecord, StoppedError
 from harness.data.store import SplitArrays
 from harness.errors import TrainingError
 from harness.registry import Protocol
+from harness.train.compiled import compiled
 from harness.train.environment import fill_uninitialized_memory
 from harness.train.feeder import Batch, Feeder
 from harness.train.pipeline import InputPipeline
@@ -72,6 +73,7 @@ class Training:
     device: torch.device
     memory_format: str
     witness: Witness = field(default_factory=Witness, compare=False)
+    compile_mode: str | None = None
 
     @property
     def steps(self) -> int:
@@ -93,8 +95,17 @@ class Training:
             TrainingError: a loss is not finite, naming epoch and step, or the logits have the wrong shape.
             StoppedError: the watcher asked to stop, after the position was saved.
         """
-        with self.witness.watching(state.module, state.optimizer):
+        self._tell_compilation(went_on=bool(state.epoch or state.step))
+        with self.witness.watching(state.module, state.optimizer), compiled(state.module, self.compile_mode):
             self._fit(state, watcher, save, save_every=save_every)
+
+    def _tell_compilation(self, *, went_on: bool) -> None:
+        """Have the witness know of torch.compile, of runs that were compiled at times only, too."""
+        if self.compile_mode is None and not self.witness.saw("compiled"):
+            return
+        if went_on and not self.witness.saw("compiled"):
+            self.witness.see("compiled", "no")
+        self.witness.see("compiled", self.compile_mode or "no")
 
     def _fit(
         self, state: TrainingState, watcher: Watcher, save: Callable[[TrainingState], None], *, save_every: float

@@ -44,6 +44,7 @@ class Task:
     checkpoint: Path
     over_budget: bool = False
     save_every: float = 300.0
+    compile_mode: str | None = None
 
     @property
     def num_classes(self) -> int:
@@ -122,7 +123,7 @@ def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Traine
         facts = run.facts()
         environment = describe_environment(
             task.device, task.catalog, model=task.model, job=task.job, protocol=task.protocol
-        )
+        ) | {"compile": task.compile_mode}
     odd = sorted({str(w.message).splitlines()[0] for w in caught if "deterministic" in str(w.message)})
     lr_max, exception = learning_rate_peak(task.protocol, task.model.spec)
     metrics, uncomputed = _metrics(task, logits, labels)
@@ -189,6 +190,7 @@ def make_training(task: Task, witness: Witness) -> Training:
         device=task.device,
         memory_format=task.model.spec.memory_format,
         witness=witness,
+        compile_mode=task.compile_mode,
     )
 
 

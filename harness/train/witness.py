@@ -88,6 +88,10 @@ class Witness:
         if value not in seen:
             seen.append(value)
 
+    def saw(self, knob: str) -> bool:
+        """Whether a value of this knob has been written down, in this process or an earlier one."""
+        return knob in self._seen
+
     # ------------------------------------------------------------------------------------------- told by the loop
 
     def step_begins(self, epoch: int, step: int, steps: int, chosen: npt.NDArray[np.int64]) -> None:

@@ -144,11 +144,13 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """The job with everything looked up."""
+        from harness.train.compiled import MODES
         from harness.train.run import Task
 
         with _impossible():
             for use in self.protocol.augmentations:
                 self.means.catalog.augmentation(use.name)
+        mode = (self.result.executed or {}).get("compiled")
         return Task(
             job=self.job,
             protocol=self.protocol,
@@ -158,6 +160,7 @@ class Run:
             device=self.device,
             checkpoint=self.folder.checkpoint,
             over_budget=self.result.over_budget,
+            compile_mode=mode if mode in MODES else None,
         )
 
     def build(self) -> Built:
