@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import torch
 
-# From glibc's malloc.h, with the values that hold where nobody has set any.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_USUAL_TRIM, _USUAL_MMAPS = 128 << 10, 65536
+# From glibc's malloc.h. Where nobody has set any, the thresholds grow with what is freed, up to the values below; once
+# set they stay, so those are what a program that works on large tensors would have found.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_USUAL = ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 20))
 _NEVER = -1
 
 
@@ -33,8 +34,8 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        library.mallopt(_MMAP_MAX, _USUAL_MMAPS)
-        library.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
+        for parameter, value in _USUAL:
+            library.mallopt(parameter, value)
         library.malloc_trim(0)
 
 
