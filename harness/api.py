@@ -440,7 +440,8 @@ class Work:
             returns how it stands then.
         resources: What the jobs may use.
         reporter: Tells the user how it goes: ``job_started(job)``, ``epoch_finished(job, record)``,
-            ``job_finished(outcome)``, ``notice(text)``, and ``should_stop()``, which an executor asks now and then.
+            ``profiled(job, shares)``, ``job_finished(outcome)``, ``notice(text)``, and ``should_stop()``, which an
+            executor asks now and then.
         folder: Where the executor may keep its own files; beside the results, made by the executor.
     """
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from harness.api import EpochRecord, Job
     from harness.registry import Protocol
     from harness.results.grid import Cell
+    from harness.train.profile import Shares
 
 _LOSS_SECONDS = 0.5  # reading a loss waits for the device
 _LINE_SECONDS = 30.0  # between two lines about one job's epochs
+_WIDE = 140  # columns from which on a job with a profile fits into one line
 
 
 def stop_signal() -> StopSignal:
@@ -55,6 +57,7 @@ class RunReporter:
         self._read: dict[Job, float] = {}
         self._written: dict[Job, float] = {}
         self._rate: dict[Job, float] = {}
+        self._shares: dict[Job, str] = {}
         self._bars: dict[Job, TaskID] = {}
         self._progress = _make_bars() if sys.stderr.isatty() else None
         if self._progress:
@@ -82,7 +85,7 @@ class RunReporter:
                 self._bars[job],
                 completed=epoch * steps + step + 1,
                 total=self._epochs * steps,
-                detail=f"epoch {epoch + 1} of {self._epochs}, loss {float(loss):.3f}{speed}",
+                detail=f"epoch {epoch + 1} of {self._epochs}, loss {float(loss):.3f}{speed}{self._shares.get(job, '')}",
             )
 
     def batch_evaluated(self, job: Job) -> None:
@@ -98,8 +101,13 @@ class RunReporter:
             self._written[job] = now
             self._write(
                 f"        {job}: epoch {record.epoch + 1} of {self._epochs}, loss {record.loss:.3f}, "
-                f"{record.images_per_second:.0f} images/s"
+                f"{record.images_per_second:.0f} images/s{self._shares.get(job, '')}"
             )
+
+    def profiled(self, job: Job, shares: Shares) -> None:
+        """An epoch's time is spent like this; the next line about the job says so, too."""
+        narrow = self._progress is not None and self._progress.console.width < _WIDE
+        self._shares[job] = f"\n{shares}" if narrow else f", {shares}"
 
     def should_stop(self) -> bool:
         """Whether Ctrl-C was pressed."""

@@ -28,6 +28,7 @@ from harness.cli.plan import (
     training_images,
     with_other_seeds,
 )
+from harness.cli.profile import say_profiles
 from harness.cli.progress import RunReporter, duration, stop_signal
 from harness.errors import BudgetError, CannotContinueError
 from harness.execute.signals import StopSignal
@@ -50,10 +51,17 @@ _LET_GO_SECONDS = 5.0
 @execution_options
 @click.option("--dry-run", is_flag=True, help="Show what would run and what is done, and stop.")
 @click.option("--allow-over-budget", is_flag=True, help="Train models over the budget too; their results stay marked.")
+@click.option("--profile", is_flag=True, help="Write where each job's time goes: profile.json, and a table at the end.")
 @track_option
 @format_option
 def run(
-    request: Request, execution: Execution, dry_run: bool, allow_over_budget: bool, track: tuple[str, ...], format_: str
+    request: Request,
+    execution: Execution,
+    dry_run: bool,
+    allow_over_budget: bool,
+    profile: bool,
+    track: tuple[str, ...],
+    format_: str,
 ) -> int:
     """Train models on data sets under the frozen protocol.
 
@@ -68,6 +76,7 @@ def run(
     harness run --all --jobs auto --jobs-per-gpu 4
     harness run --all --executor slurm --executor-option partition=gpu
     harness run mynet --track mlflow        follow it in MLflow too
+    harness run mynet --profile             see where its time goes
     """
     benchmark, catalog = request.load()
     chosen = build_plan(benchmark, catalog, request.selection)
@@ -105,6 +114,7 @@ def run(
         execution.checkpoint_every,
         insisted,
         tracking,
+        profile,
     )
     work = Work(
         jobs=tuple(todo),
@@ -118,7 +128,10 @@ def run(
     stopped = bool(todo) and _carry_out(executor, work, stop, reporter)
     final = _final_cells(survey, refused, reporter.finished)
     print_rows([cell.as_row(chosen.protocol.metric) for cell in final], format_, columns=COLUMNS, digits=DIGITS)
-    return _summarise(final, sum(cell.state != "running" for cell in reporter.finished), stopped=stopped)
+    trained = sum(cell.state != "running" for cell in reporter.finished)
+    if profile:
+        say_profiles(run_one.runs, final, trained=trained)
+    return _summarise(final, trained, stopped=stopped)
 
 
 @click.command()

@@ -61,6 +61,9 @@ class _Announcer:
     def epoch_finished(self, *_: object) -> None:
         """Nothing to say."""
 
+    def profiled(self, *_: object) -> None:
+        """Nothing to say."""
+
     def batch_evaluated(self, *_: object) -> None:
         """Nothing to say."""
 

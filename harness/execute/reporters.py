@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.api import EpochRecord, Job
     from harness.execute.runner import Reporter
     from harness.results.grid import Cell
+    from harness.train.profile import Shares
 
 _LINE_SECONDS = 30.0  # between two lines about one job's epochs
 _STEP_SECONDS = 0.5  # between two messages about steps: each makes a float of a loss, which waits for the device
@@ -25,9 +26,11 @@ class LogReporter:
     def __init__(self, stop: StopSignal) -> None:
         self._stop = stop
         self._written = 0.0
+        self._shares = ""
 
     def job_started(self, job: Job) -> None:
         """A job is about to start or go on."""
+        self._shares = ""
         _write(f"{job}: started")
 
     def step_finished(self, job: Job, epoch: int, step: int, steps: int, loss: SupportsFloat) -> None:
@@ -41,7 +44,12 @@ class LogReporter:
         now = time.monotonic()
         if now - self._written >= _LINE_SECONDS:
             self._written = now
-            _write(f"{job}: epoch {record.epoch + 1}, loss {record.loss:.3f}, {record.images_per_second:.0f} images/s")
+            speed = f"{record.images_per_second:.0f} images/s{self._shares}"
+            _write(f"{job}: epoch {record.epoch + 1}, loss {record.loss:.3f}, {speed}")
+
+    def profiled(self, job: Job, shares: Shares) -> None:
+        """An epoch's time is spent like this; the line about the epoch says so, too."""
+        self._shares = f", {shares}"
 
     def should_stop(self) -> bool:
         """Whether a signal asked to stop."""
@@ -81,6 +89,10 @@ class PipeReporter:
     def epoch_finished(self, job: Job, record: EpochRecord) -> None:
         """An epoch has ended."""
         self._send(("epoch_finished", (job, record)))
+
+    def profiled(self, job: Job, shares: Shares) -> None:
+        """An epoch's time is spent like this; told about once a second."""
+        self._send(("profiled", (job, shares)))
 
     def should_stop(self) -> bool:
         """Whether the parent or a signal asked to stop."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat
 from typing import Protocol as Interface
@@ -13,12 +13,14 @@ from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.errors import HarnessError, JobLockedError, StoreError
+from harness.execute.profiling import run_clock
 from harness.execute.tracking import RunTrackers, Tracking
 from harness.registry import Benchmark
 from harness.results.ablations import keep_protocol
 from harness.results.grid import Cell, read_cell
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.checkpoint import find_checkpoint, spare_of
+from harness.train.profile import OFF, Shares
 from harness.train.run import Built, Task, Trained, build_model, run_task
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ class Reporter(Interface):
 
     def epoch_finished(self, job: Job, record: EpochRecord) -> None:
         """An epoch has ended."""
+
+    def profiled(self, job: Job, shares: Shares) -> None:
+        """How the present epoch of a run with a profile goes: now and then, and once it is complete."""
 
     def should_stop(self) -> bool:
         """Whether the user wants to stop."""
@@ -63,6 +68,7 @@ class JobRunner:
         reporter: Told how it goes.
         save_every: Seconds between checkpoints within an epoch.
         tracking: The trackers that follow each run.
+        profile: Whether to write down where each run's time goes.
     """
 
     benchmark: Benchmark
@@ -74,6 +80,7 @@ class JobRunner:
     reporter: Reporter
     save_every: float = 300.0
     tracking: Tracking = field(default_factory=Tracking)
+    profile: bool = False
 
     def __call__(self, job: Job) -> Cell:
         """Train a job, unless it is done or another process works on it, and return how it stands then.
@@ -150,7 +157,11 @@ class JobRunner:
             folder.set_aside(path)
         if found.reason:
             self._tell([f"{task.job}: {found.reason}"])
-        return run_task(task, built, found, _JobWatcher(self, folder, trackers))
+        clock = run_clock(task, built, folder, found, self.reporter) if self.profile else OFF
+        try:
+            return run_task(replace(task, clock=clock), built, found, _JobWatcher(self, folder, trackers))
+        finally:
+            clock.close()
 
     def _tell(self, texts: list[str]) -> None:
         for text in texts:

@@ -34,6 +34,7 @@ class LocalRunOne:
         save_every: Seconds between checkpoints within an epoch.
         insisted: Whether the user named the device, so that a CPU is accepted for a protocol made for an accelerator.
         tracking: The trackers that follow each run.
+        profile: Whether to write down where each run's time goes.
     """
 
     benchmark: Benchmark
@@ -43,6 +44,7 @@ class LocalRunOne:
     save_every: float
     insisted: bool = True
     tracking: Tracking = field(default_factory=Tracking)
+    profile: bool = False
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -78,6 +80,7 @@ class LocalRunOne:
                 told,
                 self.save_every,
                 self.tracking,
+                self.profile,
             )(job)
 
     def look(self, job: Job) -> Cell:

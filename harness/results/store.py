@@ -9,6 +9,7 @@
     result.json       written last and atomically: its presence means that the job is done
     error.txt         the traceback of the last attempt, where that failed
     trackers.json     where trackers follow the run: its id in their stores, and the epochs that they were told of
+    profile.json      with --profile: where the run's time went; of this machine, so bundles leave it out
 <runs>/<protocol>/<model>/<data set>/set-aside/      what was stale or damaged; never deleted
 """
 
@@ -88,6 +89,11 @@ class JobFolder:
     def trackers(self) -> Path:
         """What trackers know of this job; there only if any was switched on."""
         return self.path / "trackers.json"
+
+    @property
+    def profile(self) -> Path:
+        """Where the run's time went; there only if it was profiled."""
+        return self.path / "profile.json"
 
     def lock(self) -> FileLock:
         """The job's lock, outside the folder so that the folder can be set aside under it."""

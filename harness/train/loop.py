@@ -21,6 +21,7 @@ from harness.train.compiled import compiled
 from harness.train.environment import fill_uninitialized_memory
 from harness.train.feeder import Batch, Feeder
 from harness.train.pipeline import InputPipeline
+from harness.train.profile import OFF, Clock, Phase
 from harness.train.schedule import learning_rate
 from harness.train.seeds import derive_seed, generator
 from harness.train.witness import Witness, applied_moments
@@ -74,6 +75,7 @@ class Training:
     memory_format: str
     witness: Witness = field(default_factory=Witness, compare=False)
     compile_mode: str | None = None
+    clock: Clock = OFF
 
     @property
     def steps(self) -> int:
@@ -118,12 +120,14 @@ class Training:
                 group["lr"] = lr
             order = torch.randperm(len(self.train), generator=generator(self.seed, "shuffle", state.epoch)).numpy()
             state.module.train()
+            self.clock.epoch_started(state.epoch, state.step, self.steps)
             clock = time.monotonic()
             with feeder.batches(order, size=self.protocol.batch_size, first=state.step) as batches:
-                for batch in batches:
+                for batch in self.clock.waiting_for(batches):
                     self._step(state, batch)
                     watcher.step_finished(state.epoch, state.step, self.steps, state.losses[state.step])
                     state.step += 1
+                    self.clock.step_finished()
                     stop = watcher.should_stop()
                     if stop or time.monotonic() - saved >= save_every:
                         state.epoch_seconds += time.monotonic() - clock
@@ -136,16 +140,19 @@ class Training:
             record = self._close_epoch(state, lr, losses)
             save(state)
             saved = time.monotonic()
+            self.clock.epoch_finished()
             watcher.epoch_finished(record)
 
     def _step(self, state: TrainingState, batch: Batch) -> None:
         self.witness.step_begins(state.epoch, state.step, self.steps, batch.chosen)
         fill_uninitialized_memory(self.witness.probing)
+        self.clock.enter(Phase.AUGMENTATION)
         inputs, targets = self.pipeline.train_batch(
             batch.images, batch.labels, seed=self.seed, epoch=state.epoch, step=state.step, witness=self.witness
         )
         # Dropout inside a model draws from torch's global generator: seeded by the position like everything else.
         torch.manual_seed(derive_seed(self.seed, "forward", state.epoch, state.step))
+        self.clock.enter(Phase.FORWARD)
         logits = state.module(self._laid_out(inputs))
         if logits.shape != targets.shape:
             raise TrainingError(
@@ -154,10 +161,14 @@ class Training:
         # Linear in the targets, so that the mixed targets give the lambda-weighted loss of CutMix.
         smoothing = self.protocol.label_smoothing
         loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        self.clock.enter(Phase.OTHER)
         state.optimizer.zero_grad(set_to_none=True)
         self.witness.loss_computed(logits, targets, loss, smoothing, state.module)
+        self.clock.enter(Phase.BACKWARD)
         loss.backward()
+        self.clock.enter(Phase.OPTIMIZER)
         state.optimizer.step()
+        self.clock.enter(Phase.OTHER)
         state.losses[state.step] = loss.detach()
 
     def _close_epoch(self, state: TrainingState, lr: float, losses: torch.Tensor) -> EpochRecord:

@@ -27,6 +27,7 @@ from harness.train.executed import Deviation, accounted_reads, compare_facts, ex
 from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
 from harness.train.memory import kept_memory
 from harness.train.pipeline import build_pipeline
+from harness.train.profile import OFF, Clock, Phase
 from harness.train.provenance import describe_environment
 from harness.train.witness import Witness
 
@@ -45,6 +46,7 @@ class Task:
     over_budget: bool = False
     save_every: float = 300.0
     compile_mode: str | None = None
+    clock: Clock = OFF
 
     @property
     def num_classes(self) -> int:
@@ -191,6 +193,7 @@ def make_training(task: Task, witness: Witness) -> Training:
         memory_format=task.model.spec.memory_format,
         witness=witness,
         compile_mode=task.compile_mode,
+        clock=task.clock,
     )
 
 
@@ -253,6 +256,7 @@ class JobInProgress:
         epochs = self.task.protocol.epochs
         # Counted on disk before it is opened, so that a stop in between can't hide a read.
         self._save(self.state, test_reads=self.test_reads + 1, roll=False)
+        self.task.clock.enter(Phase.EVALUATION)
         test = self.sealed.open(epochs_done=len(self.state.history), epochs=epochs)
         self.content = content_fingerprint(
             self.task.dataset.manifest.classes,
@@ -262,6 +266,7 @@ class JobInProgress:
             },
         )
         logits = self.training.predict(self.state.module, test, watcher)
+        self.task.clock.enter(Phase.OTHER)
         return logits, torch.from_numpy(test.labels.copy())
 
     def facts(self) -> dict[str, Any]:
@@ -280,6 +285,7 @@ class JobInProgress:
 
     def _save(self, state: TrainingState, *, test_reads: int | None = None, roll: bool = True) -> None:
         done = state.epoch >= self.task.protocol.epochs
+        self.task.clock.enter(Phase.CHECKPOINT)
         save_checkpoint(
             self.task.checkpoint,
             Checkpoint(
@@ -299,6 +305,7 @@ class JobInProgress:
             ),
             roll=roll,
         )
+        self.task.clock.enter(Phase.OTHER)
 
     def _go_on(self, found: Checkpoint) -> None:
         state = self.state

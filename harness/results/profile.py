@@ -1,0 +1,169 @@
+"""``profile.json`` of a job: where its time went, in total and by epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.files import write_text_atomically
+from harness.results.store import JobFolder
+from harness.train.profile import Phase, Piece
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where the time of a job went, over all processes that worked on it with a profile.
+
+    Attributes:
+        fingerprint: Of the attempt that was profiled.
+        device, device_name: Where it was trained.
+        threads: CPU threads of the last process.
+        batch_size, epochs, steps_per_epoch: What the whole training consists of.
+        pieces: What was measured of the epochs, in order.
+        outside: Seconds by phase outside of epochs.
+    """
+
+    fingerprint: str
+    device: str
+    device_name: str
+    threads: int
+    batch_size: int
+    epochs: int
+    steps_per_epoch: int
+    pieces: Sequence[Piece]
+    outside: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase; they sum up to the wall-clock time."""
+        parts = [self.outside, *(piece.seconds for piece in self.pieces)]
+        return {phase.value: sum(part.get(phase, 0.0) for part in parts) for phase in Phase}
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time that was measured."""
+        return sum(self.phases.values())
+
+    @property
+    def steps(self) -> int:
+        """Training steps that were measured."""
+        return sum(piece.steps for piece in self.pieces)
+
+    @property
+    def training_seconds(self) -> float:
+        """Wall-clock time of these steps."""
+        return sum(piece.training_seconds for piece in self.pieces)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Training images through the step; None if no step was measured."""
+        return _rate(self.steps * self.batch_size, self.training_seconds)
+
+    @property
+    def idle(self) -> float | None:
+        """The device's idle share, over the epochs in which it was measured."""
+        known = [(piece.idle, piece.training_seconds) for piece in self.pieces if piece.idle is not None]
+        whole = sum(seconds for _, seconds in known)
+        return sum(idle * seconds for idle, seconds in known) / whole if whole else None
+
+    @property
+    def host_waiting(self) -> float | None:
+        """Seconds that the host waited for data, where the phases are the device's."""
+        known = [piece.host_waiting for piece in self.pieces if piece.host_waiting is not None]
+        return sum(known) if known else None
+
+
+def write_profile(folder: JobFolder, profile: Profile) -> None:
+    """Write a job's profile atomically; the columns by epoch take a line each. Raises StoreError."""
+    phases, whole = profile.phases, profile.seconds or 1.0
+    job = folder.job
+    head = {
+        "schema": SCHEMA,
+        **{"protocol": job.protocol, "model": job.model, "dataset": job.dataset, "seed": job.seed},
+        "fingerprint": profile.fingerprint,
+        "device": profile.device,
+        "device_name": profile.device_name,
+        "threads": profile.threads,
+        "batch_size": profile.batch_size,
+        "epochs": profile.epochs,
+        "steps_per_epoch": profile.steps_per_epoch,
+        "steps_profiled": profile.steps,
+        "seconds": round(profile.seconds, 4),
+        "images_per_second": _rounded(profile.images_per_second, 1),
+        "device_idle": _rounded(profile.idle),
+        **({"host_waiting": _rounded(profile.host_waiting)} if profile.host_waiting else {}),
+        "phases": {
+            name: {"seconds": round(seconds, 4), "share": round(seconds / whole, 4)} for name, seconds in phases.items()
+        },
+    }
+    columns = ",\n".join(f"    {json.dumps(name)}: {json.dumps(values)}" for name, values in _columns(profile).items())
+    text = json.dumps(head, indent=2).removesuffix("\n}")
+    write_text_atomically(folder.profile, f'{text},\n  "by_epoch": {{\n{columns}\n  }}\n}}\n')
+
+
+def read_profile(folder: JobFolder) -> Profile | None:
+    """Return a job's profile, or None if there is none or it can't be read: it is a by-product, and no result."""
+    try:
+        content = json.loads(folder.profile.read_bytes())
+        if content["schema"] != SCHEMA:
+            return None
+        pieces = _pieces(content["by_epoch"])
+        within = {phase.value: sum(piece.seconds.get(phase, 0.0) for piece in pieces) for phase in Phase}
+        return Profile(
+            fingerprint=str(content["fingerprint"]),
+            device=str(content["device"]),
+            device_name=str(content["device_name"]),
+            threads=int(content["threads"]),
+            batch_size=int(content["batch_size"]),
+            epochs=int(content["epochs"]),
+            steps_per_epoch=int(content["steps_per_epoch"]),
+            pieces=pieces,
+            outside={
+                phase.value: max(0.0, float(content["phases"][phase]["seconds"]) - within[phase]) for phase in Phase
+            },
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _columns(profile: Profile) -> dict[str, list[Any]]:
+    pieces = profile.pieces
+    return {
+        "epoch": [piece.epoch for piece in pieces],
+        "steps": [piece.steps for piece in pieces],
+        "images_per_second": [
+            _rounded(_rate(piece.steps * profile.batch_size, piece.training_seconds), 1) for piece in pieces
+        ],
+        "device_idle": [_rounded(piece.idle) for piece in pieces],
+        **({"host_waiting": [_rounded(piece.host_waiting) for piece in pieces]} if profile.host_waiting else {}),
+        **{
+            phase.value: column
+            for phase in Phase
+            if any(column := [round(piece.seconds.get(phase, 0.0), 4) for piece in pieces])
+        },
+    }
+
+
+def _pieces(columns: Mapping[str, list[Any]]) -> list[Piece]:
+    return [
+        Piece(
+            epoch=int(epoch),
+            steps=int(columns["steps"][row]),
+            seconds={phase.value: float(columns[phase][row]) for phase in Phase if phase in columns},
+            idle=columns["device_idle"][row],
+            host_waiting=columns["host_waiting"][row] if "host_waiting" in columns else None,
+        )
+        for row, epoch in enumerate(columns["epoch"])
+    ]
+
+
+def _rate(images: int, seconds: float) -> float | None:
+    return images / seconds if images and seconds else None
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,299 @@
+"""Where a run's time goes: a clock that the training tells what it does next, and one that does nothing.
+
+A clock only looks at the time. It draws no random number and touches no tensor, so a run ends in the same bits with
+either of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar, cast
+from typing import Protocol as Interface
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+class Phase(StrEnum):
+    """What a run does at a moment; always exactly one of these."""
+
+    START = "start"  # open and hash the training images, move the model to the device, read a checkpoint
+    WAITING = "waiting"  # for a batch of stored images and labels to be on the device
+    AUGMENTATION = "augmentation"  # and the rest of the input pipeline: to float, upsampling, normalisation
+    FORWARD = "forward"  # layout of the inputs, the model, the loss
+    BACKWARD = "backward"
+    OPTIMIZER = "optimizer"
+    EVALUATION = "evaluation"  # open and hash the test images, the test pass
+    CHECKPOINT = "checkpoint"
+    PROFILING = "profiling"  # what measuring the idle share itself costs; on CUDA alone
+    OTHER = "other"  # bookkeeping: records, observers, trackers, progress, hash of the weights, provenance
+
+
+TRAINING = (Phase.WAITING, Phase.AUGMENTATION, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER)
+"""The phases that make up an epoch's training steps."""
+_TELL_SECONDS = 1.0  # between two messages about the present epoch
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How an epoch's time is spent so far, for a line of a live display: shares in 0..1 of its training steps.
+
+    Attributes:
+        epoch: Counted from 0.
+        waiting, augmentation: Shares of these phases.
+        idle: The device's idle share; None where it has not been measured.
+    """
+
+    epoch: int
+    waiting: float
+    augmentation: float
+    idle: float | None
+
+    def __str__(self) -> str:
+        idle = "" if self.idle is None else f", device idle {percent(self.idle)}"
+        return f"data {percent(self.waiting)}, augment {percent(self.augmentation)}{idle}"
+
+
+@dataclass
+class Piece:
+    """An epoch, or the part of one that one process trained; with ``epoch`` None, all that is outside of epochs.
+
+    Attributes:
+        epoch: Counted from 0.
+        steps: Training steps that were measured.
+        seconds: By phase. They sum up to the wall-clock time.
+        idle: The device's idle share in the training steps; None where it was not measured.
+        host_waiting: Seconds that the host waited for data, where ``seconds`` are the device's.
+    """
+
+    epoch: int | None
+    steps: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    idle: float | None = None
+    host_waiting: float | None = None
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Add to a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    @property
+    def training_seconds(self) -> float:
+        """Time of the training steps: everything but checkpoints and the cost of measuring."""
+        return sum(self.seconds.get(phase, 0.0) for phase in TRAINING)
+
+
+def shares_of(piece: Piece) -> Shares:
+    """Return what a line of a live display says of an epoch."""
+    whole = piece.training_seconds or 1.0
+    waiting, augmentation = (piece.seconds.get(phase, 0.0) for phase in (Phase.WAITING, Phase.AUGMENTATION))
+    return Shares(piece.epoch or 0, waiting / whole, augmentation / whole, piece.idle)
+
+
+def percent(share: float) -> str:
+    """Say a share in 0..1 in whole percent.
+
+    >>> percent(0.061)
+    '6 %'
+    """
+    return f"{100 * share:.0f} %"
+
+
+class Clock:
+    """The clock of a run that is not profiled: told the same, it does nothing."""
+
+    def enter(self, phase: Phase) -> None:
+        """The run leaves what it did and does this from now on."""
+
+    def waiting_for(self, batches: Iterator[T]) -> Iterator[T]:
+        """Give the same batches; what the run does for each to come is ``Phase.WAITING``."""
+        return batches
+
+    def epoch_started(self, epoch: int, step: int, steps: int) -> None:
+        """An epoch of so many steps begins, or goes on at ``step``."""
+
+    def step_finished(self) -> None:
+        """A training step has ended."""
+
+    def epoch_finished(self) -> None:
+        """An epoch and its checkpoint are done. A clock of a device that works on its own waits for it here."""
+
+    def close(self) -> None:
+        """The run has ended, however that happened."""
+
+
+OFF = Clock()
+"""The clock of every run without ``--profile``; it holds nothing."""
+
+
+class Watch(Interface):
+    """Takes the time of phases on one kind of device."""
+
+    def lap(self, phase: Phase, piece: Piece) -> None:
+        """A phase ends at this moment: add it to the piece, now or once the device has got so far."""
+
+    def settle(self) -> None:
+        """Wait until all laps have been added."""
+
+    def window_due(self, piece: Piece, left: int) -> bool:
+        """Whether ``turn_window`` is to be called after this step, with so many steps left in the epoch."""
+
+    def turn_window(self, piece: Piece) -> None:
+        """Begin, or end, the window in which the device's work is recorded."""
+
+    def close(self) -> None:
+        """Let go of what is held, wherever the run has stopped."""
+
+
+class HostWatch:
+    """Takes the time on the host, which is the device's time on a CPU.
+
+    The idle share of the training steps is 1 - CPU seconds of the process / (seconds x threads). A thread that spins
+    while it waits for another counts as busy.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        """Begin. ``threads`` is the number of those that compute; None where CPU time says nothing of the device."""
+        self._threads = threads
+        self._then = time.perf_counter()
+        self._cpu_then = time.process_time()
+        self._busy = 0.0
+        self._piece: Piece | None = None
+
+    def lap(self, phase: Phase, piece: Piece) -> None:
+        """Add the time since the last lap."""
+        now, cpu = time.perf_counter(), time.process_time()
+        piece.add(phase, now - self._then)
+        if phase in TRAINING and self._threads and piece.epoch is not None:
+            if piece is not self._piece:
+                self._piece, self._busy = piece, 0.0
+            self._busy += cpu - self._cpu_then
+            capacity = self._threads * piece.training_seconds
+            piece.idle = min(1.0, max(0.0, 1 - self._busy / capacity)) if capacity else None
+        self._then, self._cpu_then = now, cpu
+
+    def settle(self) -> None:
+        """All laps have been added."""
+
+    def window_due(self, piece: Piece, left: int) -> bool:
+        """Never: the idle share comes from the CPU time."""
+        return False
+
+    def turn_window(self, piece: Piece) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def watch_for(device: torch.device, threads: int) -> Watch:
+    """Return the watch for a device. On Apple's MPS phases are the host's, and idleness is not measured."""
+    if device.type == "cuda":
+        from harness.train.profile_cuda import CudaWatch
+
+        return CudaWatch(device)
+    return HostWatch(threads if device.type == "cpu" else None)
+
+
+class RunClock(Clock):
+    """The clock of a profiled run; goes on from what earlier processes measured.
+
+    Attributes:
+        outside: What is no part of an epoch.
+        pieces: The epochs, in order; an epoch that was stopped in has a piece for each process.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        *,
+        tell: Callable[[Shares], object],
+        save: Callable[[RunClock], object],
+        pieces: Sequence[Piece] = (),
+        outside: Mapping[str, float] | None = None,
+    ) -> None:
+        """Begin with ``Phase.START``.
+
+        Args:
+            watch: Takes the time.
+            tell: Told how the present epoch goes, about once a second and at its end.
+            save: Called when there is something new to be kept.
+            pieces, outside: What earlier processes that worked on the run measured.
+        """
+        self.pieces = list(pieces)
+        self.outside = Piece(None, seconds=dict(outside or {}))
+        self._watch = watch
+        self._tell = tell
+        self._save = save
+        self._present = self.outside
+        self._phase = Phase.START
+        self._left = 0
+        self._told = time.monotonic()
+
+    def enter(self, phase: Phase) -> None:
+        """End the present phase and begin another."""
+        self._watch.lap(self._phase, self._present)
+        self._phase = phase
+
+    def waiting_for(self, batches: Iterator[T]) -> Iterator[T]:
+        """Give the same batches, and take the time until each is there."""
+        nothing = object()
+        while True:
+            self.enter(Phase.WAITING)
+            batch = next(batches, nothing)
+            self.enter(Phase.OTHER)
+            if batch is nothing:
+                return
+            yield cast(T, batch)
+
+    def epoch_started(self, epoch: int, step: int, steps: int) -> None:
+        """Begin an epoch's account. What was measured beyond this position is trained again, and forgotten."""
+        self.enter(Phase.OTHER)
+        self._watch.settle()
+        half = [piece for piece in self.pieces if piece.epoch == epoch]
+        self.pieces = [piece for piece in self.pieces if piece.epoch is not None and piece.epoch < epoch]
+        if sum(piece.steps for piece in half) <= step:
+            self.pieces += half
+        self._present = Piece(epoch)
+        self.pieces.append(self._present)
+        self._left = steps - step
+
+    def step_finished(self) -> None:
+        """Count a step, and now and then tell how the epoch goes."""
+        self._present.steps += 1
+        self._left -= 1
+        if self._watch.window_due(self._present, self._left):
+            self.enter(Phase.PROFILING)
+            self._watch.turn_window(self._present)
+            self.enter(Phase.OTHER)
+        now = time.monotonic()
+        if now - self._told >= _TELL_SECONDS:
+            self._told = now
+            self._tell(shares_of(self._present))
+
+    def epoch_finished(self) -> None:
+        """End the epoch's account, tell of it and have it saved."""
+        self.enter(Phase.OTHER)
+        self._watch.settle()
+        self._told = time.monotonic()
+        self._tell(shares_of(self._present))
+        self._present = self.outside
+        self._save(self)
+
+    def close(self) -> None:
+        """End the account and have it saved; an epoch that was stopped in stays as far as it got."""
+        with contextlib.suppress(RuntimeError):  # of a device that has failed: that error is on its way already
+            self.enter(Phase.OTHER)
+        self._watch.settle()
+        self._watch.close()
+        for piece in self.pieces:
+            if not piece.steps:  # it failed in its first step
+                for phase, seconds in piece.seconds.items():
+                    self.outside.add(phase, seconds)
+        self.pieces = [piece for piece in self.pieces if piece.steps]
+        self._save(self)
