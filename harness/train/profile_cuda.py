@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,29 @@ from harness.train.profile import Phase, Piece
 _WARM_UP_STEPS = 10
 _WINDOW_STEPS = 20
 _WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})  # categories of a Kineto trace; others are annotations
+_REFUSALS = (RuntimeError, AssertionError, OSError, ValueError)  # of a profiler; none of them may end a run
 _PENDING = 256  # events after which those that the device has passed are read, which waits for nothing
+
+
+@dataclass
+class StepWindow:
+    """When the one window of a process begins and ends: after the first steps, and within an epoch."""
+
+    seen: int = 0
+    rest: int = 0
+    begun: bool = False
+
+    def due(self, done: int, left: int) -> bool:
+        """Whether it begins or ends after this step, the ``done``-th of its epoch with so many ``left``."""
+        self.seen += 1
+        if self.rest:
+            self.rest -= 1
+            return self.rest == 0
+        length = min(_WINDOW_STEPS, (done + left) // 2)
+        if self.begun or self.seen < _WARM_UP_STEPS or not 0 < length <= left:
+            return False
+        self.rest, self.begun = length, True
+        return True
 
 
 class CudaWatch:
@@ -31,7 +54,7 @@ class CudaWatch:
     def __init__(self, device: torch.device) -> None:
         """Begin. Kineto starts once for nothing here: its first start takes long, and would fall into an epoch."""
         self._device = device
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(*_REFUSALS):
             profiler = _kineto()
             profiler.start()
             profiler.stop()
@@ -39,9 +62,7 @@ class CudaWatch:
         self._pending: deque[tuple[torch.cuda.Event, Phase, Piece]] = deque()
         self._then = time.perf_counter()
         self._profiler: Any = None
-        self._seen = 0
-        self._rest = 0
-        self._recorded = False
+        self._window = StepWindow()
 
     def lap(self, phase: Phase, piece: Piece) -> None:
         """Mark the boundary in the stream."""
@@ -61,23 +82,14 @@ class CudaWatch:
             self._read()
 
     def window_due(self, piece: Piece, left: int) -> bool:
-        """Whether a window of steps begins or ends after this step; there is one in a process, within an epoch."""
-        self._seen += 1
-        if self._rest:
-            self._rest -= 1
-            return self._rest == 0
-        length = min(_WINDOW_STEPS, (piece.steps + left) // 2)
-        if self._recorded or self._seen < _WARM_UP_STEPS or not 0 < length <= left:
-            return False
-        self._rest = length
-        return True
+        """Whether the window begins or ends after this step."""
+        return self._window.due(piece.steps, left)
 
     def turn_window(self, piece: Piece) -> None:
         """Begin or end the window. The run never fails for it: without CUPTI's permission nothing is measured."""
-        self._recorded = True
-        with contextlib.suppress(RuntimeError, OSError, ValueError):
+        with contextlib.suppress(*_REFUSALS):
             torch.cuda.synchronize(self._device)
-            if self._rest:
+            if self._window.rest:
                 self._profiler = _kineto()
                 self._profiler.start()
             elif self._profiler is not None:
@@ -88,7 +100,7 @@ class CudaWatch:
     def close(self) -> None:
         """End a window that a stop fell into: the next run of this process could not begin its own."""
         if self._profiler is not None:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(*_REFUSALS):
                 self._profiler.stop()
 
     def _mark(self) -> torch.cuda.Event:
