@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections import deque
@@ -54,13 +55,14 @@ class CudaWatch:
     def __init__(self, device: torch.device) -> None:
         """Begin. Kineto starts once for nothing here: its first start takes long, and would fall into an epoch."""
         self._device = device
+        self._last = self._mark()
+        self._then = time.perf_counter()
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write its own lines into the live display
         with contextlib.suppress(*_REFUSALS):
             profiler = _kineto()
             profiler.start()
             profiler.stop()
-        self._last = self._mark()
         self._pending: deque[tuple[torch.cuda.Event, Phase, Piece]] = deque()
-        self._then = time.perf_counter()
         self._profiler: Any = None
         self._window = StepWindow()
 
