@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from harness.api import StoppedError
+from harness.cli.run import COMPILE_MODES
 from harness.errors import TrainingError
-from harness.train import compiled as module_under_test
 from harness.train.compiled import MODES, compiled
 from harness.train.run import Task, deviations_of
 from tests.test_train import Watch, run, task_of
@@ -114,4 +114,5 @@ def test_every_mode_trains_on_cuda(task_of: Callable[..., Task], mode: str) -> N
 
 
 def test_modes_are_those_of_torch() -> None:
-    assert set(module_under_test.MODES) <= set(torch._inductor.list_mode_options())
+    assert set(MODES) <= set(torch._inductor.list_mode_options())
+    assert COMPILE_MODES == MODES

@@ -42,6 +42,8 @@ from harness.results.store import RunsFolder, executor_folder
 if TYPE_CHECKING:
     from harness.execute.survey import Survey
 
+COMPILE_MODES = ("default", "reduce-overhead")  # those of harness.train.compiled, which imports torch
+
 _INTERRUPTED = 130
 _LET_GO_SECONDS = 5.0
 
@@ -52,6 +54,12 @@ _LET_GO_SECONDS = 5.0
 @click.option("--dry-run", is_flag=True, help="Show what would run and what is done, and stop.")
 @click.option("--allow-over-budget", is_flag=True, help="Train models over the budget too; their results stay marked.")
 @click.option("--profile", is_flag=True, help="Write where each job's time goes: profile.json, and a table at the end.")
+@click.option(
+    "--compile",
+    "compile_mode",
+    type=click.Choice(COMPILE_MODES),
+    help="Train by torch.compile. Results say so: they agree with the others, but not bit for bit.  [default: off]",
+)
 @track_option
 @format_option
 def run(
@@ -60,6 +68,7 @@ def run(
     dry_run: bool,
     allow_over_budget: bool,
     profile: bool,
+    compile_mode: str | None,
     track: tuple[str, ...],
     format_: str,
 ) -> int:
@@ -115,6 +124,7 @@ def run(
         insisted,
         tracking,
         profile,
+        compile_mode,
     )
     work = Work(
         jobs=tuple(todo),

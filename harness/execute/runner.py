@@ -69,6 +69,7 @@ class JobRunner:
         save_every: Seconds between checkpoints within an epoch.
         tracking: The trackers that follow each run.
         profile: Whether to write down where each run's time goes.
+        compile_mode: How to compile models (``harness.train.compiled``); None for not at all.
     """
 
     benchmark: Benchmark
@@ -81,6 +82,7 @@ class JobRunner:
     save_every: float = 300.0
     tracking: Tracking = field(default_factory=Tracking)
     profile: bool = False
+    compile_mode: str | None = None
 
     def __call__(self, job: Job) -> Cell:
         """Train a job, unless it is done or another process works on it, and return how it stands then.
@@ -125,6 +127,7 @@ class JobRunner:
             checkpoint=folder.checkpoint,
             over_budget=job.model in self.over_budget,
             save_every=self.save_every,
+            compile_mode=self.compile_mode,
         )
         built = build_model(task)
         cell = read_cell(folder, built.fingerprint)

@@ -35,6 +35,7 @@ class LocalRunOne:
         insisted: Whether the user named the device, so that a CPU is accepted for a protocol made for an accelerator.
         tracking: The trackers that follow each run.
         profile: Whether to write down where each run's time goes.
+        compile_mode: How to compile models (``harness.train.compiled``); None for not at all.
     """
 
     benchmark: Benchmark
@@ -45,6 +46,7 @@ class LocalRunOne:
     insisted: bool = True
     tracking: Tracking = field(default_factory=Tracking)
     profile: bool = False
+    compile_mode: str | None = None
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -81,6 +83,7 @@ class LocalRunOne:
                 self.save_every,
                 self.tracking,
                 self.profile,
+                self.compile_mode,
             )(job)
 
     def look(self, job: Job) -> Cell:

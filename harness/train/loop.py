@@ -122,7 +122,8 @@ class Training:
             state.module.train()
             self.clock.epoch_started(state.epoch, state.step, self.steps)
             clock = time.monotonic()
-            with feeder.batches(order, size=self.protocol.batch_size, first=state.step) as batches:
+            size = self.protocol.batch_size
+            with feeder.batches(order[: self.steps * size], size=size, first=state.step) as batches:
                 for batch in self.clock.waiting_for(batches):
                     self._step(state, batch)
                     watcher.step_finished(state.epoch, state.step, self.steps, state.losses[state.step])
