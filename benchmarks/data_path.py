@@ -27,6 +27,7 @@ from typing import Any
 
 import measure
 import torch
+from apart import Apart
 from real_run import SHORTEST_EPOCH, RealRun, Stub
 from rivals import (
     CLASSES,
@@ -46,7 +47,7 @@ from rivals import (
     wait_for,
 )
 
-from harness.catalog import Catalog, discover
+from harness.catalog import discover
 from harness.data.store import PreparedDataset
 from harness.registry import Protocol
 from harness.train.environment import resolve_device
@@ -142,7 +143,8 @@ def timed_pipeline(pipeline: InputPipeline, clock: Seconds, steps: int) -> Input
 class HarnessPath:
     """Readings of the harness: the time from the start of each step until its batch reaches the model."""
 
-    def __init__(self, bench: Bench, catalog: Catalog) -> None:
+    def __init__(self, bench: Bench) -> None:
+        catalog = discover()
         # Of the model offered beside the stub, nothing but its layout is used: channels_last.
         model = next(offer for offer in catalog.models.values() if offer.spec.memory_format == "channels_last")
         self._bench = bench
@@ -159,6 +161,10 @@ class HarnessPath:
         self._steps = max(4, min(self._run.steps - 2, int(self._bench.seconds / ordinary)))
         step = ordinary + 2 * (data[1] - ordinary) / self._bench.epoch
         return self._bench.protocol.batch_size / step
+
+    def witness(self) -> list[float]:
+        """Microseconds per image that the witness takes for its two closer looks an epoch, by reading."""
+        return self.witnessed
 
     def parts(self) -> dict[str, float]:
         """Microseconds per image of each part in an ordinary step."""
@@ -241,15 +247,16 @@ def spread(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def take(bench: Bench, catalog: Catalog, *, kornia: bool, cores: set[int], rounds: int) -> dict[str, Any]:
+def take(bench: Bench, *, kornia: bool, cores: set[int], rounds: int) -> dict[str, Any]:
     """All readings of a shape: images per second by candidate, and microseconds per image by part."""
-    own = HarnessPath(bench, catalog)
-    calls = {"harness": own.read, **dict(candidates(bench, kornia=kornia, every_core=cores))}
+    own = Apart(HarnessPath, bench)
+    calls = {"harness": lambda: own.call("read"), **dict(candidates(bench, kornia=kornia, every_core=cores))}
     found: dict[str, Any] = {"images_per_second": measure.take_turns(calls, rounds=rounds)}
     if bench.device.type == "cpu":  # elsewhere the parts overlap
-        several = [own.parts() for _ in range(rounds)]
+        several = [own.call("parts") for _ in range(rounds)]
         found["microseconds_per_image"] = {name: [one[name] for one in several] for name in several[0]}
-        found["microseconds_per_image"]["the witness, twice an epoch"] = own.witnessed[1:]
+        found["microseconds_per_image"]["the witness, twice an epoch"] = own.call("witness")[1:]
+    own.close()
     return found
 
 
@@ -317,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
                     epoch=epoch,
                 )
                 print(f"{shape} ...", file=sys.stderr)
-                readings[shape] = take(bench, discover(), kornia=not given.without_kornia, cores=cores, rounds=rounds)
+                readings[shape] = take(bench, kornia=not given.without_kornia, cores=cores, rounds=rounds)
     finally:
         torch.set_num_threads(threads)
     text, missed = page(readings)

@@ -22,6 +22,7 @@ from harness.data.store import PreparedDataset
 from harness.registry import Protocol
 from harness.train.checkpoint import Found
 from harness.train.environment import frozen_numerics
+from harness.train.memory import kept_memory
 from harness.train.pipeline import InputPipeline
 from harness.train.run import Built, JobInProgress, Task
 
@@ -83,7 +84,10 @@ class Clock:
 
 
 class RealRun:
-    """A job in progress, ready to train a few steps again and again. No checkpoint is written."""
+    """A job in progress, ready to train a few steps again and again. No checkpoint is written.
+
+    What ``run_task`` sets for the time of a run is set for good, so it belongs in a process of its own (``Apart``).
+    """
 
     def __init__(
         self,
@@ -101,8 +105,10 @@ class RealRun:
             protocol=protocol, model=model, dataset=dataset, catalog=catalog, device=device,
             checkpoint=Path(dataset.folder) / "never-written.pt",
         )  # fmt: skip
-        with frozen_numerics():
-            self._run = JobInProgress(task, Built(module, "", 0), Found(None))
+        self._settings = contextlib.ExitStack()
+        self._settings.enter_context(frozen_numerics())
+        self._settings.enter_context(kept_memory(device))
+        self._run = JobInProgress(task, Built(module, "", 0), Found(None))
         self.steps = self._run.training.steps
         self.clock = Clock(self._run.state.module, device, every=every)
 
@@ -120,7 +126,7 @@ class RealRun:
         state = self._run.state
         state.epoch, state.step, state.epoch_seconds = SOME_EPOCH, self.steps - 1, 0.0
         state.history.clear()
-        with frozen_numerics(), contextlib.suppress(StoppedError):
+        with contextlib.suppress(StoppedError):
             self.clock.begin(steps)
             self._run.training.fit(state, self.clock, lambda _: None, save_every=float("inf"))
         return self.clock

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apart
 import msgspec
 import numpy as np
 import torch
@@ -216,9 +217,11 @@ def settle() -> None:
 
 
 def children_seconds() -> float | None:
-    """Processor seconds that this process's children have used so far; None where there is no /proc."""
+    """Processor seconds that loaders' workers of this process have used so far; None where there is no /proc."""
     total = 0
     for child in multiprocessing.active_children():
+        if child.name == apart.NAME:
+            continue
         try:
             fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         except OSError:

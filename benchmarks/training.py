@@ -26,6 +26,7 @@ from typing import Any
 
 import measure
 import torch
+from apart import Apart
 from real_run import SHORTEST_EPOCH, RealRun
 from rivals import (
     CLASSES,
@@ -126,6 +127,9 @@ class Loop:
 
     def first_step(self, seconds: float) -> None:
         """A step takes about so long."""
+
+    def close(self) -> None:
+        """End what must be ended."""
 
     def _time(self, steps: int) -> float:
         wait_for(self.setting.device)
@@ -302,26 +306,53 @@ class Ceiling(Expert):
 
 
 class Harness(Loop):
-    """The real loop. A reading also tells what share of an ordinary step passes until the batch reaches the model."""
+    """The real loop, in a process of its own. A reading also tells the data path's share of an ordinary step."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._run = RealRun(
-            setting.build(), setting.model, setting.dataset, setting.protocol, setting.catalog, setting.device
+        self._apart = Apart(
+            RealLoop, setting.model.spec.name, setting.dataset, setting.protocol, setting.device, setting.seconds
         )
         self.shares: list[float] = []
 
     def read(self) -> float:
-        """Images per second over an epoch: its first and last step, which the witness looks at, and ordinary ones."""
-        if not self.steps:
+        """Images per second."""
+        first = not self.steps
+        speed, share, self.steps = self._apart.call("read")
+        if not first:
+            self.shares.append(share)
+        return speed
+
+    def close(self) -> None:
+        """End the process."""
+        self._apart.close()
+
+
+class RealLoop:
+    """What ``Harness`` has in its process."""
+
+    def __init__(
+        self, name: str, dataset: PreparedDataset, protocol: Protocol, device: torch.device, seconds: float
+    ) -> None:
+        catalog = discover()
+        setting = Setting(catalog.model(name), dataset, protocol, catalog, device, seconds)
+        self._setting = setting
+        self._run = RealRun(setting.build(), setting.model, dataset, protocol, catalog, device)
+        self._steps = 0
+
+    def read(self) -> tuple[float, float, int]:
+        """Images per second over an epoch, whose first and last step the witness looks at, and the data path's share.
+
+        The third value is the number of ordinary steps that were timed.
+        """
+        if not self._steps:
             ends = self._run.train(3).ends
-            self.steps = min(steps_in(self.setting.seconds, ends[2] - ends[1]), self._run.steps - 3)
-            return self.setting.protocol.batch_size / (ends[2] - ends[1])
-        clock = self._run.train(2 + self.steps)  # the last step of an epoch is the one that does not count
-        ordinary = (clock.ends[-1] - clock.ends[1]) / self.steps
-        watched = clock.ends[1] - clock.ends[0]
-        self.shares.append(sum(clock.data[2:]) / (clock.ends[-1] - clock.ends[1]))
-        return self.setting.protocol.batch_size / (ordinary + 2 * (watched - ordinary) / SHORTEST_EPOCH)
+            self._steps = min(steps_in(self._setting.seconds, ends[2] - ends[1]), self._run.steps - 3)
+        clock = self._run.train(2 + self._steps)  # the last step of an epoch is the one that does not count
+        whole = clock.ends[-1] - clock.ends[1]
+        ordinary, watched = whole / self._steps, clock.ends[1] - clock.ends[0]
+        speed = self._setting.protocol.batch_size / (ordinary + 2 * (watched - ordinary) / SHORTEST_EPOCH)
+        return speed, sum(clock.data[2:]) / whole, self._steps
 
 
 LOOPS: Mapping[str, type[Loop]] = {
@@ -349,6 +380,8 @@ def compare(setting: Setting, rounds: int, names: Sequence[str]) -> dict[str, An
         "steps_of_a_reading": {name: loop.steps for name, loop in loops.items()},
         "seconds_of_workers_beside_others": beside,
     }
+    for loop in loops.values():
+        loop.close()
     own = loops.get("harness")
     if isinstance(own, Harness) and setting.device.type == "cpu":  # elsewhere data and model overlap
         found["data_share"] = own.shares
