@@ -84,7 +84,7 @@ def test_results_do_not_depend_on_the_number_of_jobs(shell: Shell) -> None:
 def test_process_that_dies_costs_its_own_job_alone(shell: Shell) -> None:
     options = ("--dataset", "dots", "--threads", "1", "--format", "json")
     models = ("killed_once", "crashing", "hanging", "exhausting", "tiny", "chatty")
-    ran = shell.run("run", *models, *options, "--jobs", "2", "--timeout", "20s")
+    ran = shell.run("run", *models, *options, "--jobs", "2", "--timeout", "20s", "--checkpoint-every", "0")
     assert ran.code == 1
     rows = {row["model"]: row for row in ran.rows}
     assert {name: row["state"] for name, row in rows.items()} == {

@@ -23,7 +23,9 @@ from harness.data.prepare import prepare_embedded
 from harness.data.store import SplitArrays
 from harness.errors import DatasetError, TrainingError, WrongUseError
 from harness.registry import Benchmark, load_benchmark
-from harness.train.checkpoint import Found, find_checkpoint, load_checkpoint, spare_of
+from harness.train import loop
+from harness.train import run as run_module
+from harness.train.checkpoint import Checkpoint, Found, find_checkpoint, load_checkpoint, spare_of
 from harness.train.environment import frozen_numerics, resolve_device
 from harness.train.feeder import Feeder
 from harness.train.loop import Training, TrainingState, build_optimizer
@@ -334,12 +336,36 @@ def test_final_checkpoint_holds_the_weights_and_no_optimiser(task_of: Callable[.
     assert weights_hash(fresh) == result.weights_sha256
 
 
+@pytest.mark.parametrize(("pause", "epochs"), [(0.0, [1, 2, 3, 3]), (1e9, [2, 3, 3])])
+def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_two_are(
+    task_of: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, pause: float, epochs: list[int]
+) -> None:
+    """The last one comes twice: before the test split is opened, that is written down."""
+    saved = []
+    write = run_module.save_checkpoint
+
+    def noted(path: Path, checkpoint: Checkpoint, **how: bool) -> None:
+        saved.append(checkpoint.epoch)
+        write(path, checkpoint, **how)
+
+    monkeypatch.setattr(run_module, "save_checkpoint", noted)
+    monkeypatch.setattr(loop, "_EPOCH_SECONDS", pause)
+    task = task_of()
+    run(task)
+    assert saved == epochs
+    spare = load_checkpoint(spare_of(task.checkpoint), fingerprint=build_model(task).fingerprint)
+    assert spare is not None
+    assert (spare.epoch, spare.optimizer is None) == (2, False), "the end of the run can be repeated from it"
+
+
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "pickle", "one_bit", "other_job"])
 def test_damaged_checkpoint_falls_back_to_the_spare(damage: str, task_of: Callable[..., Task]) -> None:
     whole = run(task_of(name="whole"))
     task = task_of()
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=13))  # checkpoints after 8 and 13 steps
+        run(task, Watch(stop_after=6))
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=7))  # so there are checkpoints after 6 and 13 steps
     content = task.checkpoint.read_bytes()
     match damage:
         case "truncated":
@@ -359,19 +385,19 @@ def test_damaged_checkpoint_falls_back_to_the_spare(damage: str, task_of: Callab
             task.checkpoint.write_bytes(other.checkpoint.read_bytes())
     found = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint)
     assert found.checkpoint is not None
-    assert (found.checkpoint.epoch, found.checkpoint.step) == (1, 0)
+    assert (found.checkpoint.epoch, found.checkpoint.step) == (0, 6)
     ((path, sentence),) = found.damaged
     assert path == task.checkpoint
     assert "x.pt" in sentence
     path.unlink()
     watch = Watch()
     went_on = run_task(task, build_model(task), found, watch)
-    assert watch.steps == 16
+    assert watch.steps == 18
     assert went_on.result.weights_sha256 == whole.result.weights_sha256
     assert [r.loss for r in went_on.history] == [r.loss for r in whole.history]
     (entry,) = went_on.result.interruptions
     assert entry["reason"].startswith(
-        "A checkpoint was damaged and set aside; training went on from the spare at epoch 2, step 1."
+        "A checkpoint was damaged and set aside; training went on from the spare at epoch 1, step 7."
     )
     assert entry["reason"] in went_on.result.notes
 

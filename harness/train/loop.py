@@ -27,6 +27,7 @@ from harness.train.seeds import derive_seed, generator
 from harness.train.witness import Witness, applied_moments
 
 _TEST_BATCH = 128
+_EPOCH_SECONDS = 10.0  # an epoch that ends sooner after a checkpoint is not worth one: it is as quickly done again
 _MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -90,7 +91,8 @@ class Training:
         Args:
             state: Changed in place.
             watcher: Told of every step and epoch.
-            save: Called at the end of every epoch and every ``save_every`` seconds.
+            save: Called every ``save_every`` seconds, at the end of an epoch unless the last call was moments ago, and
+                at the end of the last two epochs.
             save_every: Seconds between checkpoints within an epoch.
 
         Raises:
@@ -139,8 +141,11 @@ class Training:
             losses = state.losses.cpu()  # waits for the device, so the clock below has seen the whole epoch
             state.epoch_seconds += time.monotonic() - clock
             record = self._close_epoch(state, lr, losses)
-            save(state)
-            saved = time.monotonic()
+            left = self.protocol.epochs - state.epoch
+            # The last but one is the spare of a finished run, from which its end can be repeated.
+            if left <= 1 or time.monotonic() - saved >= min(_EPOCH_SECONDS, save_every):
+                save(state)
+                saved = time.monotonic()
             self.clock.epoch_finished()
             watcher.epoch_finished(record)
 
