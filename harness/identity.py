@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,15 +56,34 @@ def job_fingerprint(
         lr_max: The learning-rate peak that is used.
         data: The data set's content fingerprint.
     """
-    owner = model.owner
-    return hash_of(
-        {
-            "protocol": protocol.digest,
-            "model": [job.model, owner.distribution, owner.version, architecture, lr_max],
-            "dataset": [job.dataset, data],
-            "seed": job.seed,
-        }
+    one = fingerprints(
+        job.model, job.dataset, protocol=protocol, model=model, architecture=architecture, lr_max=lr_max, data=data
     )
+    return one(job.seed)
+
+
+def fingerprints(
+    name: str, dataset: str, *, protocol: Protocol, model: Offer[ModelSpec], architecture: str, lr_max: float, data: str
+) -> Callable[[int], str]:
+    """Return the fingerprint as a function of the seed alone, for the seeds of one model on one data set.
+
+    What is hashed is JSON with its keys in order, and the seed comes last; what stands before it is hashed once.
+    """
+    owner = model.owner
+    content = {
+        "protocol": protocol.digest,
+        "model": [name, owner.distribution, owner.version, architecture, lr_max],
+        "dataset": [dataset, data],
+        "seed": 0,
+    }
+    before = hashlib.sha256(_canonical(content).removesuffix("0}").encode())
+
+    def fingerprint(seed: int) -> str:
+        digest = before.copy()
+        digest.update(b"%d}" % seed)
+        return digest.hexdigest()[:16]
+
+    return fingerprint
 
 
 def learning_rate_peak(protocol: Protocol, spec: ModelSpec) -> tuple[float, str | None]:
@@ -97,6 +117,7 @@ class Architectures:
     def __init__(self, *, remember: bool) -> None:
         self._path = Path(platformdirs.user_cache_dir("xscore-harness")) / "architectures.json" if remember else None
         self._known: dict[str, Architecture] = self._read()
+        self._stamps: dict[str, list[object]] = {}
         self._new = False
 
     def get(self, model: Offer[ModelSpec], num_classes: int) -> Architecture:
@@ -105,8 +126,7 @@ class Architectures:
         Raises:
             PluginError: it does not build, or something else than a module.
         """
-        stamp = source_stamp(model.spec) if self._path else []
-        key = hash_of([model.spec.name, num_classes, stamp])
+        key = hash_of([model.spec.name, num_classes, self._stamp(model.spec) if self._path else []])
         if key not in self._known:
             module = build_module(model, num_classes)
             self._known[key] = Architecture(
@@ -114,6 +134,13 @@ class Architectures:
             )
             self._new = True
         return self._known[key]
+
+    def _stamp(self, spec: ModelSpec) -> list[object]:
+        """The stamp as of this command's start; looking at the files again for every job would take minutes."""
+        module = spec.build.__module__
+        if module not in self._stamps:
+            self._stamps[module] = source_stamp(spec)
+        return self._stamps[module]
 
     def save(self) -> None:
         """Remember what was new. A cache folder that can't be written costs time at the next command, nothing else."""
@@ -170,5 +197,8 @@ def source_stamp(spec: ModelSpec) -> list[object]:
 
 def hash_of(value: object) -> str:
     """Sixteen hex digits over anything that JSON can hold."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:16]
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -105,8 +105,9 @@ def leaderboard(
         notes: Iterable[str] = board.notes
     else:
         collected, board = measured_board(
-            benchmark, catalog, runs, data_root(data), suite=suite, lam=lam, metric=metric, anchors_name=anchors_name
-        )
+            benchmark, catalog, runs, data_root(data), suite=suite, lam=lam, metric=metric,
+            anchors_name=anchors_name, brief=True,
+        )  # fmt: skip
         notes = (*collected.notes, *board.notes)
     if separate:
         _print_seeds(board, *separate, format_)
@@ -157,15 +158,15 @@ def _print_seeds(board: Leaderboard, one: str, other: str, format_: str) -> None
 
 def measured_board(
     benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, *, suite: str | None, lam: float,
-    metric: str | None = None, anchors_name: str | None = None,
+    metric: str | None = None, anchors_name: str | None = None, brief: bool = False,
 ) -> tuple[Collected, Leaderboard]:  # fmt: skip
-    """Read a suite's finished results and rank them, the majority-class baseline included."""
+    """Read a suite's finished results, ``brief`` as in ``collect``, and rank them and the majority-class baseline."""
     from harness.execute.collect import collect
     from harness.report.baseline import baseline_values
     from harness.report.leaderboard import build_leaderboard
     from harness.report.scale import OWN, find_anchors
 
-    collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=metric)
+    collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=metric, brief=brief)
     collected.require_results()
     anchors = None
     if anchors_name and anchors_name != OWN:
@@ -182,7 +183,7 @@ def measured_board(
         import msgspec
 
         chosen = msgspec.structs.replace(chosen, anchors=None)
-    folders = [collected.runs.of(result.job) for result in collected.results]
+    jobs = [result.job for result in collected.results]
     try:
         board = build_leaderboard(
             benchmark,
@@ -193,7 +194,7 @@ def measured_board(
             values=collected.values,
             anchors=anchors,
             test_sizes={name: dataset_facts(benchmark, catalog, name).test for name in chosen.datasets},
-            baseline=baseline_values(folders, catalog.metric(collected.metric.name)),
+            baseline=baseline_values(collected.runs, jobs, catalog.metric(collected.metric.name)),
         )
     except CannotContinueError as error:
         # What is not counted is often the reason why there is too little to rank.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import sys
@@ -11,6 +13,7 @@ from typing import Any
 
 import click
 
+_INDENTED = 1000  # rows of JSON
 _STYLES = {"table": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 
 
@@ -40,13 +43,11 @@ def print_rows(
         digits: For people: decimals by key.
     """
     if format_ == "json":
-        click.echo(json.dumps([dict(row) for row in rows], indent=2, default=_plain, allow_nan=False))
+        click.echo(_json(rows))
         return
     flat = [_flatten(row) for row in rows]
     if format_ == "csv":
-        import pandas as pd
-
-        click.echo(pd.DataFrame(flat).to_csv(index=False), nl=False)
+        click.echo(_csv(flat), nl=False)
         return
     from tabulate import tabulate
 
@@ -62,6 +63,31 @@ def print_rows(
                 colalign=_alignment(flat, list(shown)) if table else None,
             )
         )
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """An array of objects: indented where somebody may read it, and one object a line where there are many."""
+    if len(rows) <= _INDENTED:
+        return json.dumps([dict(row) for row in rows], indent=2, default=_plain, allow_nan=False)
+    # Indenting is done by the encoder in Python, which takes ten times as long as the one in C.
+    encode = json.JSONEncoder(default=_plain, allow_nan=False).encode
+    return "[\n  " + ",\n  ".join([encode(dict(row)) for row in rows]) + "\n]"
+
+
+def _csv(flat: Sequence[Mapping[str, Any]]) -> str:
+    """Comma-separated rows under the keys of all of them; what is missing is empty."""
+    names = list(dict.fromkeys(key for row in flat for key in row))
+    if not names:
+        return "\n"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([[_cell_of_csv(row.get(name)) for name in names] for row in flat])
+    return text.getvalue()
+
+
+def _cell_of_csv(value: object) -> object:
+    return "" if value is None or value != value else value
 
 
 def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -156,10 +156,11 @@ def in_order(
 
 def with_other_seeds(plan: Plan, request: Request) -> Plan:
     """Add the jobs of a plan's models and data sets that have a folder, behind those of the plan."""
+    planned = set(plan.jobs)
     on_disk = [
         job
         for job in request.runs.jobs(plan.protocol.name)
-        if job.model in plan.models and job.dataset in plan.datasets and job not in plan.jobs
+        if job.model in plan.models and job.dataset in plan.datasets and job not in planned
     ]
     return replace(plan, jobs=(*plan.jobs, *on_disk))
 
@@ -195,11 +196,11 @@ def price_sentences(price: Price, setting: Setting, request: Request) -> list[st
     return sentences
 
 
-def read_survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request) -> Survey:
-    """Tell how a plan stands, from what earlier commands remember of the models."""
+def read_survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, *, brief: bool = False) -> Survey:
+    """Tell how a plan stands, from what earlier commands remember of the models; ``brief`` as in ``read_grid``."""
     from harness.execute.survey import Surveyor
 
-    return Surveyor(benchmark, catalog, request.runs, request.data_root, remember=True).survey(plan)
+    return Surveyor(benchmark, catalog, request.runs, request.data_root, remember=True).survey(plan, brief=brief)
 
 
 def training_images(benchmark: Benchmark, catalog: Catalog, plan: Plan, jobs: Sequence[Job]) -> int:

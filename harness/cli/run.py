@@ -17,6 +17,7 @@ from harness.catalog import Catalog
 from harness.cli.execution import Execution, execution_options
 from harness.cli.options import Request, format_option, selection_options, track_option
 from harness.cli.output import print_rows, say
+from harness.cli.overview import MANY, print_overview
 from harness.cli.plan import (
     COLUMNS,
     DIGITS,
@@ -150,7 +151,9 @@ def run(
 def status(request: Request, format_: str) -> None:
     """Show how every job of a suite stands: done, running, failed, stale or missing.
 
-    Looks at every installed model unless some are named, and at more seeds where results of more are there.
+    Looks at every installed model unless some are named, and at more seeds where results of more are there. Of more
+    than 1,000 jobs, the formats for people count the states by model and data set, and list what is neither done nor
+    missing.
 
     \b
     harness status --suite pocket
@@ -159,9 +162,13 @@ def status(request: Request, format_: str) -> None:
     benchmark, catalog = request.load()
     selection = replace(request.selection, all_models=request.selection.all_models or not request.selection.models)
     chosen = build_plan(benchmark, catalog, selection)
-    cells = read_survey(benchmark, catalog, with_other_seeds(chosen, request), request).cells
+    cells = read_survey(benchmark, catalog, with_other_seeds(chosen, request), request, brief=True).cells
     cells = _with_queues(catalog, request.runs, cells)
-    print_rows([cell.as_row(chosen.protocol.metric) for cell in cells], format_, columns=COLUMNS, digits=DIGITS)
+    metric = chosen.protocol.metric
+    if len(cells) > MANY and format_ not in ("json", "csv"):
+        print_overview(cells, metric, format_)
+    else:
+        print_rows([cell.as_row(metric) for cell in cells], format_, columns=COLUMNS, digits=DIGITS)
     counts = Counter(cell.state for cell in cells)
     say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + time_left(cells))
 
@@ -177,6 +184,8 @@ def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> t
             queued |= offer.spec.waiting(folder)
         except CannotContinueError as error:
             say(f"Note: what waits with the executor '{name}' is not known. {error}")
+    if not queued:
+        return tuple(cells)
     return tuple(
         replace(cell, detail=", ".join(filter(None, (cell.detail, queued[cell.job]))))
         if cell.job in queued and cell.state != "done"

@@ -52,8 +52,9 @@ class Collected:
 
 
 def collect(
-    benchmark: Benchmark, catalog: Catalog, runs: RunsFolder, data_root: Path, *, suite: str | None, metric: str | None
-) -> Collected:
+    benchmark: Benchmark, catalog: Catalog, runs: RunsFolder, data_root: Path, *, suite: str | None,
+    metric: str | None, brief: bool = False,
+) -> Collected:  # fmt: skip
     """Read the finished results of a suite, and any metric from them.
 
     A metric that a result does not hold is computed from its stored predictions.
@@ -64,6 +65,7 @@ def collect(
         data_root: Where prepared data sets are.
         suite: The suite's name; None for the registry's default.
         metric: The metric's name; None for the protocol's own.
+        brief: Whether the results may be without most of their environment and what was executed, which is quicker.
 
     Raises:
         WrongUseError: an unknown suite or metric.
@@ -80,7 +82,7 @@ def collect(
         models = tuple(dict.fromkeys(job.model for job in jobs))
         base = build_plan(benchmark, catalog, Selection(models, suite=chosen.name))
         plan = Plan(base.suite, base.protocol, base.models, base.datasets, tuple(jobs))
-        cells = Surveyor(benchmark, catalog, runs, data_root, remember=True).survey(plan).cells
+        cells = Surveyor(benchmark, catalog, runs, data_root, remember=True).survey(plan, brief=brief).cells
     done = [(cell, cell.result) for cell in cells if cell.state == "done" and cell.result]
     notes = []
     ablation = benchmark.ablations.get(protocol.name)
@@ -96,7 +98,12 @@ def collect(
         cells=cells,
         results=tuple(result for _, result in done),
         metric=offer.spec,
-        values=tuple(metric_value(runs.of(cell.job), result, offer) for cell, result in done),
+        values=tuple(
+            result.metrics[offer.spec.name]
+            if offer.spec.name in result.metrics
+            else metric_value(runs.of(cell.job), result, offer)
+            for cell, result in done
+        ),
         notes=tuple(notes),
         option=f" --protocol {ablation.file}" if ablation else "",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, HarnessError, PluginError
-from harness.identity import Architectures, job_fingerprint, learning_rate_peak
+from harness.identity import Architectures, fingerprints, learning_rate_peak
 from harness.plan import Plan, dataset_facts
 from harness.registry import Benchmark
 from harness.results.grid import Cell, read_grid
@@ -46,9 +46,10 @@ class Surveyor:
         self._data_root = data_root
         self._architectures = Architectures(remember=remember)
         self._prepared: dict[tuple[str, int], PreparedDataset] = {}
+        self._fingerprints: dict[tuple[str, str, str], Callable[[int], str] | HarnessError] = {}
 
-    def survey(self, plan: Plan) -> Survey:
-        """Tell how a plan stands. Raises what looking up names and data sets' sizes raises."""
+    def survey(self, plan: Plan, *, brief: bool = False) -> Survey:
+        """Tell how a plan stands; ``brief`` as in ``read_grid``. Raises what looking up names and sizes raises."""
         for name in plan.datasets:
             dataset_facts(self._benchmark, self._catalog, name)
         class_counts = self._class_counts(plan)
@@ -62,16 +63,29 @@ class Surveyor:
             else:
                 if sentence:
                     over[name] = sentence
-        cells = read_grid(self._runs, plan.jobs, lambda job: self.fingerprint(plan, job))
+        cells = read_grid(self._runs, plan.jobs, lambda job: self.fingerprint(plan, job), brief=brief)
         self._architectures.save()
         return Survey(cells, over, broken)
 
     def fingerprint(self, plan: Plan, job: Job) -> str:
         """Return what a job's result must carry. Raises HarnessError where the model or the data set is not usable."""
+        key = plan.protocol.name, job.model, job.dataset
+        if key not in self._fingerprints:
+            try:
+                self._fingerprints[key] = self._of_seeds(plan, job)
+            except HarnessError as error:
+                self._fingerprints[key] = error
+        known = self._fingerprints[key]
+        if isinstance(known, HarnessError):
+            raise known.with_traceback(None)
+        return known(job.seed)
+
+    def _of_seeds(self, plan: Plan, job: Job) -> Callable[[int], str]:
         model = self._catalog.model(job.model)
         data = self.prepared(plan, job.dataset)
-        return job_fingerprint(
-            job,
+        return fingerprints(
+            job.model,
+            job.dataset,
             protocol=plan.protocol,
             model=model,
             architecture=self._architectures.get(model, len(data.manifest.classes)).digest,

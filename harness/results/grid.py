@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import gc
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from harness.api import Job, RunResult
 from harness.errors import HarnessError, StoreError
+from harness.results.quick import quick_reader
 from harness.results.store import JobFolder, RunsFolder
 
+_MANY = 10_000
 State: TypeAlias = Literal["done", "running", "failed", "stale", "missing"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One job and how it stands.
 
@@ -74,7 +78,9 @@ def read_cell(folder: JobFolder, fingerprint: str | None) -> Cell:
     return Cell(job, "missing", detail=_position(folder), fingerprint=fingerprint)
 
 
-def read_grid(runs: RunsFolder, jobs: Iterable[Job], fingerprint_of: Callable[[Job], str]) -> tuple[Cell, ...]:
+def read_grid(
+    runs: RunsFolder, jobs: Iterable[Job], fingerprint_of: Callable[[Job], str], *, brief: bool = False
+) -> tuple[Cell, ...]:
     """Tell the state of every job.
 
     Args:
@@ -82,16 +88,53 @@ def read_grid(runs: RunsFolder, jobs: Iterable[Job], fingerprint_of: Callable[[J
         jobs: The cells to look at.
         fingerprint_of: What a job's result must carry; a HarnessError from it makes a finished cell stale, with its
             message as the reason.
+        brief: Whether the results may be without most of their environment and what was executed.
     """
-    cells = []
-    for job in jobs:
-        folder = runs.of(job)
-        try:
-            cells.append(read_cell(folder, fingerprint_of(job) if folder.path.is_dir() else None))
-        except HarnessError as error:
-            cell = read_cell(folder, None)
-            cells.append(Cell(job, cell.state, cell.result, str(error), None))
-    return tuple(cells)
+    read = quick_reader(runs, brief=brief)
+    with _without_collection():
+        cells = tuple(
+            _finished(job, read(job), fingerprint_of) or _look_closely(runs, job, fingerprint_of) for job in jobs
+        )
+        if len(cells) > _MANY:
+            gc.freeze()
+    return cells
+
+
+def _finished(job: Job, result: RunResult | None, fingerprint_of: Callable[[Job], str]) -> Cell | None:
+    """Return the cell of a good and current result; None for anything else."""
+    if result is None:
+        return None
+    try:
+        fingerprint = fingerprint_of(job)
+    except HarnessError:
+        return None
+    if result.fingerprint != fingerprint:
+        return None
+    return Cell(job, "done", result, _marks(result), fingerprint)
+
+
+def _look_closely(runs: RunsFolder, job: Job, fingerprint_of: Callable[[Job], str]) -> Cell:
+    folder = runs.of(job)
+    try:
+        return read_cell(folder, fingerprint_of(job) if folder.path.is_dir() else None)
+    except HarnessError as error:
+        cell = read_cell(folder, None)
+        return Cell(job, cell.state, cell.result, str(error), None)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Hold the garbage collector back while much is made that stays: it would look through all of it again and again.
+
+    ``gc.freeze`` then spares a great many cells the looks that it would take at them afterwards.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _marks(result: RunResult) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 JOB_SCHEMA = 1
+_SEED = re.compile(r"seed-(\d+)")
 _LOCK_SECONDS = 1.0  # 'harness status' may hold a lock for an instant to see whether somebody else does
 
 
@@ -100,7 +101,7 @@ class JobFolder:
         return FileLock(self.path.parent / f".{self.path.name}.lock")
 
     def read_result(self) -> RunResult | None:
-        """Return the result, or None if there is none yet.
+        """Return the result, or None if there is none yet. Many at a time are read by ``harness.results.quick``.
 
         Raises:
             DamagedResultError: the file can't be read; the message says why.
@@ -233,15 +234,16 @@ class RunsFolder:
 
     def of(self, job: Job) -> JobFolder:
         """Return the folder of a job, which need not exist."""
-        return JobFolder(job, self.root / job.protocol / job.model / job.dataset / f"seed-{job.seed}")
+        return JobFolder(job, Path(self.root, job.protocol, job.model, job.dataset, f"seed-{job.seed}"))
 
     def jobs(self, protocol: str) -> Iterator[Job]:
         """Every job that has a folder under a protocol, in order."""
-        base = self.root / protocol
-        for path in sorted(base.glob("*/*/seed-*")):
-            match = re.fullmatch(r"seed-(\d+)", path.name)
-            if match and path.is_dir():
-                yield Job(protocol, path.parts[-3], path.parts[-2], int(match.group(1)))
+        base = os.fspath(self.root / protocol)  # of 100,000 folders, Path alone would take seconds
+        for model in _folders(base):
+            for dataset in _folders(f"{base}{os.sep}{model}"):
+                for name in _folders(f"{base}{os.sep}{model}{os.sep}{dataset}"):
+                    if match := _SEED.fullmatch(name):
+                        yield Job(protocol, model, dataset, int(match.group(1)))
 
     def check_writable(self) -> None:
         """Raise StoreError with a sentence if results could not be written here."""
@@ -251,6 +253,15 @@ class RunsFolder:
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"")
             probe.unlink(missing_ok=True)
+
+
+def _folders(path: str) -> list[str]:
+    """Names of the folders in a folder, in order; none where it can't be looked into."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
 
 
 def executor_folder(runs: RunsFolder, name: str) -> Path:
