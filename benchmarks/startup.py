@@ -2,19 +2,22 @@
 
     python benchmarks/startup.py
 
-Prints medians of whole processes, in milliseconds, as a Markdown table.
+Medians of whole processes that take turns, in milliseconds; everything is in the page cache.
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-REPEATS = 11
+import measure
+
+ROUNDS = 11
+BARE, DISCOVERY = "python -c pass", "discovery alone, with 200 plugins more"
 PLUGIN = """
 from harness.api import ModelSpec, hookimpl
 
@@ -32,13 +35,11 @@ DISCOVER = (
 )
 
 
-def median_ms(*command: str) -> float:
-    seconds = []
-    for _ in range(REPEATS + 1):
-        began = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - began)
-    return 1000 * statistics.median(seconds[1:])
+def process_ms(*command: str) -> float:
+    """Milliseconds of a whole process."""
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return 1000 * (time.perf_counter() - began)
 
 
 def install_plugins(folder: Path, count: int) -> None:
@@ -53,25 +54,37 @@ def install_plugins(folder: Path, count: int) -> None:
 
 
 def discovery_ms(folder: Path) -> float:
+    """Milliseconds that discovery takes within a process."""
     code = DISCOVER.format(folder=str(folder))
-    seconds = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-        for _ in range(REPEATS + 1)
-    ]
-    return 1000 * statistics.median(seconds[1:])
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return 1000 * float(ran.stdout)
+
+
+def command(*arguments: str) -> Callable[[], float]:
+    return lambda: process_ms(sys.executable, *arguments)
 
 
 def main() -> None:
-    bare = median_ms(sys.executable, "-c", "pass")
-    rows = [("python -c pass", bare)]
-    for arguments in (["--help"], ["--version"], ["run", "--help"], ["list", "models"], ["list", "plugins"]):
-        rows.append((f"harness {' '.join(arguments)}", median_ms(sys.executable, "-m", "harness", *arguments)))
+    commands = ("--help", "--version", "run --help", "list models", "list plugins")
+    candidates = {BARE: command("-c", "pass")}
+    candidates |= {f"harness {text}": command("-m", "harness", *text.split()) for text in commands}
     with tempfile.TemporaryDirectory() as folder:
         install_plugins(Path(folder), 200)
-        rows.append(("discovery alone, 200 plugins more", discovery_ms(Path(folder))))
-    print("| command | median, ms | beyond a bare interpreter, ms |\n|---|---:|---:|")
-    for name, value in rows:
-        print(f"| {name} | {value:.0f} | {value - bare if 'discovery' not in name else value:.0f} |")
+        candidates[DISCOVERY] = lambda: discovery_ms(Path(folder))
+        readings = measure.take_turns(candidates, rounds=ROUNDS)
+    bare = measure.median(readings[BARE])
+    rows = []
+    for name, values in readings.items():
+        middle = measure.median(values)
+        rows.append([f"{middle:.0f}", f"{middle - bare if name != DISCOVERY else middle:.0f}", name])
+    columns = ("median, ms", "beyond a bare interpreter, ms", "command")
+    measure.write(
+        "startup",
+        title="How quickly the command line answers",
+        command="python benchmarks/startup.py",
+        text=f"Medians of {ROUNDS} processes each, in turns.\n\n{measure.table(columns, rows)}",
+        readings={"milliseconds": readings},
+    )
 
 
 if __name__ == "__main__":
