@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from harness.cli import cli
@@ -43,6 +44,26 @@ def test_every_command_explains_itself_with_an_example(name: str, harness: Calla
     ran = harness(name, "--help")
     assert ran.code == 0
     assert f"harness {name}" in ran.out.split("Usage:")[1].split("\n", 1)[1]
+
+
+def test_help_of_all_commands_says_what_each_says_of_itself() -> None:
+    ctx = click.Context(cli, terminal_width=110)
+    from_commands = click.HelpFormatter(width=110)
+    click.Group.format_commands(cli, ctx, from_commands)
+    at_once = click.HelpFormatter(width=110)
+    cli.format_commands(ctx, at_once)
+    assert at_once.getvalue() == from_commands.getvalue()
+    assert at_once.getvalue().count("\n") > 15
+
+
+def test_help_imports_no_command() -> None:
+    script = (
+        "import sys; from harness.cli import _run; _run(['--help']); "
+        "print([name for name in sys.modules if name.startswith('harness.') or name == 'msgspec'], file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    light = {"harness.cli", "harness.cli.version", "harness.errors"}
+    assert set(json.loads(ran.stderr.splitlines()[-1].replace("'", '"'))) <= light
 
 
 def test_every_option_has_a_help_text() -> None:

@@ -2,36 +2,130 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
 from typing import Any
 
 import click
 
-from harness.cli.audit import audit
-from harness.cli.budget import check_budget
-from harness.cli.bundle import bundle, merge
-from harness.cli.catalog import list_command
-from harness.cli.doctor import doctor
-from harness.cli.leaderboard import leaderboard
-from harness.cli.patterns import patterns
-from harness.cli.plan import plan
-from harness.cli.plugin import plugin
-from harness.cli.prepare import prepare
-from harness.cli.report import report
-from harness.cli.run import run, status
-from harness.cli.score import score
-from harness.cli.select import select
-from harness.cli.verify import verify
-from harness.cli.version import show_version
 from harness.errors import HarnessError
 
 INTERRUPTED = 130
+_COMMANDS = {
+    "list": ("catalog", "list_command", "Show what is installed: models by default."),
+    "check-budget": (
+        "budget",
+        "check_budget",
+        "Count a model's trainable parameters and multiply-adds with fvcore, and judge them.",
+    ),
+    "prepare": ("prepare", "prepare", "Download, verify and store data sets, once."),
+    "audit": (
+        "audit",
+        "audit",
+        "Look for test images that training has seen: by group, identical, or nearly so.",
+    ),
+    "plan": (
+        "plan",
+        "plan",
+        "Show which jobs 'harness run' would carry out, which are done, and what the others cost.",
+    ),
+    "run": ("run", "run", "Train models on data sets under the frozen protocol."),
+    "status": (
+        "run",
+        "status",
+        "Show how every job of a suite stands: done, running, failed, stale or missing.",
+    ),
+    "leaderboard": (
+        "leaderboard",
+        "leaderboard",
+        "Rank the installed models by xScore: the mean of normalised accuracies minus lambda times their variance.",
+    ),
+    "score": (
+        "score",
+        "score",
+        "Compute xScores from finished runs, or from a CSV file of accuracies in percent.",
+    ),
+    "select": (
+        "select",
+        "select",
+        "Try every subset of data sets: how well does it predict the score on all of them?",
+    ),
+    "patterns": (
+        "patterns",
+        "patterns",
+        "Show the architectural elements of the paper's Table 6, found in what a model computes and never in its name.",
+    ),
+    "report": (
+        "report",
+        "report",
+        "Write one self-contained page about a suite: leaderboard, figures, patterns and methods.",
+    ),
+    "verify": ("verify", "verify", "Check every claim of finished runs."),
+    "bundle": (
+        "bundle",
+        "bundle",
+        "Pack finished runs into one file that carries the hash of everything in it.",
+    ),
+    "merge": ("bundle", "merge", "Take finished runs in from bundles or other runs folders."),
+    "doctor": (
+        "doctor",
+        "doctor",
+        "Look at this machine: devices, versions, threads, disk, data sets, determinism, executors, plugins.",
+    ),
+    "plugin": ("plugin", "plugin", "Write a plugin, check it, and see how the installed ones are."),
+}
+"""By name: the module of the command, what it is called there, and the first paragraph of its help."""
+
+
+class _OnDemand(MutableMapping[str, click.Command]):
+    """The commands by name, in the order of a user's work; the module of each is imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._added: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._added:
+            module, attribute, _ = _COMMANDS[name]
+            self._added[name] = getattr(import_module(f"harness.cli.{module}"), attribute)
+        return self._added[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._added[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("commands are not taken away")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS | self._added)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS | self._added)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _COMMANDS or name in self._added
 
 
 class _Commands(click.Group):
-    """A group that lists commands in the order of a user's work and answers a typing slip with a suggestion."""
+    """A group that lists commands in the order of a user's work and answers a typing slip with a suggestion.
+
+    Its help imports none of them, so it is there at once.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.commands = _OnDemand()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        limit = formatter.width - 6 - max(map(len, _COMMANDS))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, click.Command(name, help=text).get_short_help_str(limit))
+                    for name, (*_, text) in _COMMANDS.items()
+                ]
+            )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -40,11 +134,19 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
+        if name not in self.commands and not name.startswith("-"):
+            import difflib
+
             close = difflib.get_close_matches(name, self.commands, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             ctx.fail(f"There is no command '{name}'.{hint}")
         return super().resolve_command(ctx, args)
+
+
+def _show_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    from harness.cli.version import show_version
+
+    show_version(ctx, parameter, asked)
 
 
 @click.group(
@@ -68,7 +170,7 @@ Every command explains itself: harness COMMAND --help.""",
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=show_version,
+    callback=_show_version,
     help="Show the version, those of the libraries that matter, and exit.",
 )
 def cli() -> None:
@@ -76,15 +178,6 @@ def cli() -> None:
 
     Models, data sets, augmentations and metrics are plugins. Results are never redone and never overwritten.
     """
-
-
-for command in (
-    *(list_command, check_budget, prepare, audit, plan, run, status),
-    *(leaderboard, score, select, patterns, report),
-    *(verify, bundle, merge, doctor),
-    plugin,
-):
-    cli.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> None:
