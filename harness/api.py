@@ -331,7 +331,7 @@ class EpochRecord:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
     """All that is known about a finished job; the content of its ``result.json``.
 

@@ -37,7 +37,7 @@ from harness.execute.task import LocalRunOne
 from harness.execute.tracking import choose_trackers
 from harness.plan import Plan, build_plan
 from harness.registry import Benchmark
-from harness.results.grid import Cell
+from harness.results.grid import Cell, without_collection
 from harness.results.store import RunsFolder, executor_folder
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def status(request: Request, format_: str) -> None:
     benchmark, catalog = request.load()
     selection = replace(request.selection, all_models=request.selection.all_models or not request.selection.models)
     chosen = build_plan(benchmark, catalog, selection)
-    cells = read_survey(benchmark, catalog, with_other_seeds(chosen, request), request, brief=True).cells
+    with without_collection():
+        cells = read_survey(benchmark, catalog, with_other_seeds(chosen, request), request, brief=True).cells
     cells = _with_queues(catalog, request.runs, cells)
     metric = chosen.protocol.metric
     if len(cells) > MANY and format_ not in ("json", "csv"):

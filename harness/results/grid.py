@@ -91,7 +91,7 @@ def read_grid(
         brief: Whether the results may be without most of their environment and what was executed.
     """
     read = quick_reader(runs, brief=brief)
-    with _without_collection():
+    with without_collection():
         cells = tuple(
             _finished(job, read(job), fingerprint_of) or _look_closely(runs, job, fingerprint_of) for job in jobs
         )
@@ -123,7 +123,7 @@ def _look_closely(runs: RunsFolder, job: Job, fingerprint_of: Callable[[Job], st
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Hold the garbage collector back while much is made that stays: it would look through all of it again and again.
 
     ``gc.freeze`` then spares a great many cells the looks that it would take at them afterwards.

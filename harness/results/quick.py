@@ -34,7 +34,7 @@ class _Anything(TypedDict, total=False):
     """An object whose content is checked to be JSON and not kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BriefResult(RunResult):
     """A result as far as tables of many need it: ``comparable`` is all of its ``environment``, ``executed`` is empty.
 

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import torch
 
 JOB_SCHEMA = 1
-_SEED = re.compile(r"seed-(\d+)")
 _LOCK_SECONDS = 1.0  # 'harness status' may hold a lock for an instant to see whether somebody else does
 
 
@@ -238,12 +237,13 @@ class RunsFolder:
 
     def jobs(self, protocol: str) -> Iterator[Job]:
         """Every job that has a folder under a protocol, in order."""
+        fits = re.compile(r"seed-(\d+)").fullmatch
         base = os.fspath(self.root / protocol)  # of 100,000 folders, Path alone would take seconds
         for model in _folders(base):
             for dataset in _folders(f"{base}{os.sep}{model}"):
                 for name in _folders(f"{base}{os.sep}{model}{os.sep}{dataset}"):
-                    if match := _SEED.fullmatch(name):
-                        yield Job(protocol, model, dataset, int(match.group(1)))
+                    if match := fits(name):
+                        yield Job(protocol, model, dataset, int(match[1]))
 
     def check_writable(self) -> None:
         """Raise StoreError with a sentence if results could not be written here."""
