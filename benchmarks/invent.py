@@ -1,8 +1,8 @@
 """A folder of a great many finished results, as ``harness run`` would have left them, for what reads them.
 
 One job is really trained; every other result is that one with another model, data set, seed, fingerprint, accuracy and
-time, written by the code that writes results. What is large and not read by the commands (checkpoints) is a small file,
-one a model and data set, under as many names as there are seeds; so are the predictions, which are real.
+time, written by the code that writes results. What does not differ or is hardly read is one file a model and
+data set, under as many names as there are seeds: history, predictions, and a few bytes that stand for a checkpoint.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _write_seeds(
     The store flushes every file to the disk, which for 100,000 results would take the better part of an hour.
     """
     first = _write_marked(runs, replace(jobs[0], seed=_SEED), template, result)
-    texts = {path.name: path.read_text(encoding="utf-8") for path in (first.job_file, first.result, first.history)}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (first.job_file, first.result)}
     links = [path for path in first.path.iterdir() if path.name not in texts]
     for job, fingerprint in zip(jobs, fingerprints, strict=True):
         values = {
@@ -80,7 +80,6 @@ def _write_seeds(
             (folder.path / name).write_text(text, encoding="utf-8")
         for path in links:
             os.link(path, folder.path / path.name)
-        (folder.path.parent / f".{folder.path.name}.lock").touch()
     for path in first.path.iterdir():
         path.unlink()
     first.path.rmdir()
@@ -93,8 +92,7 @@ def _write_marked(runs: RunsFolder, job: Job, template: JobFolder, result: RunRe
     folder = runs.of(job)
     folder.begin(_FINGERPRINT, protocol_digest=result.protocol_digest)
     folder.write_history(template.read_history())
-    for path in (folder.checkpoint, folder.path / "checkpoint.spare.pt"):
-        path.write_bytes(b"stands for a checkpoint")
+    folder.checkpoint.write_bytes(b"stands for a checkpoint")
     logits, labels = read_predictions(template)
     marked = replace(
         result,
