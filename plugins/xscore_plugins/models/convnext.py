@@ -37,6 +37,5 @@ def harness_models() -> list[ModelSpec]:
             title="ConvNeXt",
             build=build,
             paper="Liu et al., A ConvNet for the 2020s, CVPR 2022, arXiv:2201.03545",
-            memory_format="contiguous",
         )
     ]
