@@ -6,6 +6,7 @@ Looked at once a run, after training. Whatever cannot be found out is None: no r
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import platform
@@ -44,7 +45,7 @@ def describe_environment(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "harness": {"version": __version__, **Sources().of(Path(__file__).parents[1])},
+        "harness": {"version": __version__, **_sources().of(Path(__file__).parents[1])},
         "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
         "model_plugin": str(model.owner),
         "plugins": describe_plugins(_involved(catalog, model, job, protocol)),
@@ -76,7 +77,7 @@ def describe_plugins(plugins: Mapping[str, Plugin]) -> list[dict[str, Any]]:
         Entries with ``distribution``, ``version``, ``commit`` and ``dirty`` of the source where that lies in a git
         checkout, and ``gave``, the list of what came from there.
     """
-    sources = Sources()
+    sources = _sources()
     found: dict[str, dict[str, Any]] = {}
     for role, plugin in plugins.items():
         origin = {"distribution": plugin.distribution, "version": plugin.version, **sources.of(_source(plugin.module))}
@@ -113,6 +114,12 @@ class Sources:
                     "dirty": None if changes is None else bool(changes),
                 }
         return self._known[key]
+
+
+@functools.cache
+def _sources() -> Sources:
+    """The answers of git for a process: it goes on with the code that it has imported, whatever is committed later."""
+    return Sources()
 
 
 def _involved(catalog: Catalog, model: Offer[ModelSpec], job: Job, protocol: Protocol) -> dict[str, Plugin]:
