@@ -22,12 +22,13 @@ from harness.execute.machine import Device, device_without_torch, find_device, u
 from harness.execute.price import JobPrice, Price, longest_first, makespan
 from harness.execute.speed import THOROUGH, Effort, Trial, invented_dataset, time_trial, time_trials
 from harness.execute.survey import Surveyor
-from harness.execute.timings import Timing, Timings, threads_per_job, timing_key
+from harness.execute.timings import Timing, Timings, epoch_ends_saved, threads_per_job, timing_key
 from harness.plan import Plan, Selection, build_plan
 from harness.processor import cpu_name
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
 from harness.train.provenance import device_name
+from harness.train.schedule import CHECKPOINT_PAUSE
 from tests.conftest import TINY_PLUGIN, TINY_REGISTRY, Ran
 
 Command = Callable[..., Ran]
@@ -44,10 +45,23 @@ def jobs(*names: str) -> list[Job]:
 
 
 def test_job_seconds_count_steps_checkpoints_and_evaluation() -> None:
-    # 1 + 3 x 8 steps of 0.1 s + 4 checkpoints of 0.2 s + 40 images of 0.01 s
-    assert TIMING.seconds(steps=8, epochs=3, test=40) == pytest.approx(1 + 2.4 + 0.8 + 0.4)
+    # 1 + 3 x 8 steps of 0.1 s + 3 checkpoints of 0.2 s + 40 images of 0.01 s: the first epoch is not worth one.
+    assert TIMING.seconds(steps=8, epochs=3, test=40) == pytest.approx(1 + 2.4 + 0.6 + 0.4)
     # An epoch of 1,000 s has three checkpoints within it, besides the one at its end and the one before the test.
     assert TIMING.seconds(steps=10_000, epochs=1, test=0) == pytest.approx(1 + 1000 + 0.2 * 5)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "saved"), [(100, 60, 100), (100, 10, 100), (100, 6, 51), (5, 1, 2), (2, 1, 2), (1, 1, 1)]
+)
+def test_short_epochs_share_a_checkpoint(epochs: int, seconds: float, saved: int) -> None:
+    assert epoch_ends_saved(epochs, seconds) == saved
+    # As the loop decides it, by a clock that moves by an epoch at a time.
+    found, last = 0, 0.0
+    for epoch in range(1, epochs + 1):
+        if epochs - epoch <= 1 or epoch * seconds - last >= CHECKPOINT_PAUSE:
+            found, last = found + 1, epoch * seconds
+    assert found == saved
 
 
 def test_makespan_is_that_of_longest_first() -> None:

@@ -349,7 +349,7 @@ def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_two_are(
         write(path, checkpoint, **how)
 
     monkeypatch.setattr(run_module, "save_checkpoint", noted)
-    monkeypatch.setattr(loop, "_EPOCH_SECONDS", pause)
+    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", pause)
     task = task_of()
     run(task)
     assert saved == epochs

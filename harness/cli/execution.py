@@ -122,7 +122,7 @@ _CARE = (
         metavar="DURATION",
         default="300s",
         show_default=True,
-        help="Time between checkpoints within an epoch; each epoch's end is one, too.",
+        help="Time between checkpoints within an epoch. Its end is one, too, unless the last was moments ago.",
     ),
     click.option(
         "--executor-option",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from harness.execute.machine import Device, bound_cores, thread_variables
 from harness.files import write_text_atomically
 from harness.identity import hash_of
 from harness.registry import RULES, Protocol
+from harness.train.schedule import CHECKPOINT_PAUSE
 
 SCHEMA = 1
 _SAVE_EVERY = 300.0  # seconds between two checkpoints within an epoch
@@ -46,9 +48,19 @@ class Timing:
     def seconds(self, *, steps: int, epochs: int, test: int) -> float:
         """What a job's result will say: training of ``epochs`` x ``steps``, checkpoints, ``test`` images once."""
         training = epochs * steps * self.step
-        # One at the end of every epoch, one before the test split is opened, and those of long epochs.
-        checkpoints = epochs + 1 + training // _SAVE_EVERY
+        # Those within long epochs, those at the ends of epochs, and one before the test split is opened.
+        checkpoints = training // _SAVE_EVERY + epoch_ends_saved(epochs, steps * self.step) + 1
         return self.setup + training + checkpoints * self.checkpoint + test * self.image
+
+
+def epoch_ends_saved(epochs: int, seconds: float) -> int:
+    """At the ends of how many epochs, each of so many seconds, a run is saved: at the last two in any case.
+
+    >>> [epoch_ends_saved(100, seconds) for seconds in (60, 6, 0.01)]
+    [100, 51, 2]
+    """
+    apart = math.ceil(CHECKPOINT_PAUSE / max(seconds, 1e-9))
+    return min(epochs, (epochs - 2) // apart + 2) if apart > 1 else epochs
 
 
 def mean_timing(timings: Iterable[Timing]) -> Timing:

@@ -22,12 +22,11 @@ from harness.train.environment import fill_uninitialized_memory
 from harness.train.feeder import Batch, Feeder
 from harness.train.pipeline import InputPipeline
 from harness.train.profile import OFF, Clock, Phase
-from harness.train.schedule import learning_rate
+from harness.train.schedule import CHECKPOINT_PAUSE, learning_rate
 from harness.train.seeds import derive_seed, generator
 from harness.train.witness import Witness, applied_moments
 
 _TEST_BATCH = 128
-_EPOCH_SECONDS = 10.0  # an epoch that ends sooner after a checkpoint is not worth one: it is as quickly done again
 _MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -143,7 +142,7 @@ class Training:
             record = self._close_epoch(state, lr, losses)
             left = self.protocol.epochs - state.epoch
             # The last but one is the spare of a finished run, from which its end can be repeated.
-            if left <= 1 or time.monotonic() - saved >= min(_EPOCH_SECONDS, save_every):
+            if left <= 1 or time.monotonic() - saved >= min(CHECKPOINT_PAUSE, save_every):
                 save(state)
                 saved = time.monotonic()
             self.clock.epoch_finished()

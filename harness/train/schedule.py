@@ -1,10 +1,13 @@
-"""The learning rate as a pure function of the epoch."""
+"""The learning rate as a pure function of the epoch, and how often a run is saved."""
 
 from __future__ import annotations
 
 import math
 
 from harness.registry import Protocol
+
+CHECKPOINT_PAUSE = 10.0
+"""Seconds. An epoch that ends sooner after a checkpoint is not worth one: it is as quickly done again."""
 
 
 def learning_rate(epoch: int, protocol: Protocol, lr_max: float) -> float:
