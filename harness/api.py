@@ -527,8 +527,8 @@ class Tracker(Protocol):
     def epoch_finished(self, record: EpochRecord) -> None:
         """Log an epoch.
 
-        Every epoch comes once and in order, those told in earlier processes left out. After a process was killed, one
-        epoch may come again with the same content.
+        Every epoch comes once and in order, those told in earlier processes left out, as soon as a checkpoint holds it:
+        short epochs come several at a time. After a process was killed, one epoch may come again with the same content.
         """
         ...
 

@@ -162,7 +162,8 @@ class TestRay:
     pytestmark = pytest.mark.slow
 
     def test_same_bits_as_here_even_if_a_worker_is_killed(self, shell: Shell) -> None:
-        ran = shell.run("run", "killed_once", "crashing", "tiny", "--dataset", "dots", *ROWS, "--executor", "ray")
+        options = ("--dataset", "dots", *ROWS, "--checkpoint-every", "0", "--executor", "ray")
+        ran = shell.run("run", "killed_once", "crashing", "tiny", *options)
         assert ran.code == 1
         rows = {row["model"]: row for row in ran.rows}
         assert {name: row["state"] for name, row in rows.items()} == {

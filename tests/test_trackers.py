@@ -321,7 +321,7 @@ def test_mlflow_with_a_real_server_through_a_stop(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     registry = tmp_path / "long.toml"
     registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 20"))
-    options = [*RUN, "--in-process", "--track", "mlflow", "--registry", str(registry)]
+    options = [*RUN, "--in-process", "--track", "mlflow", "--registry", str(registry), "--checkpoint-every", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *options],
         env=os.environ | {"PYTHONPATH": str(TINY_PLUGIN)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

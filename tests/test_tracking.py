@@ -44,7 +44,7 @@ DIARY = """
                 time.sleep(60)
             time.sleep(float(os.environ.get("DIARY_SECONDS", "0")))
         def epoch_finished(self, record):
-            self.write("epoch", epoch=record.epoch, loss=record.loss)
+            self.write("epoch", epoch=record.epoch, loss=record.loss, seconds=record.seconds)
         def run_finished(self, result):
             self.write("finished", top1=result.metrics["top1"])
         def run_failed(self, reason):
@@ -217,6 +217,7 @@ def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
     registry = tmp_path / "long.toml"
     registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 40"))
     arguments = ["run", "tiny", "--dataset", "dots", "--in-process", "--track", "diary", "--registry", str(registry)]
+    arguments += ["--checkpoint-every", "0"]  # the tracker is told of saved epochs
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(TINY_PLUGIN), str(tmp_path / "site")))}
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *arguments], env=environment | {"DIARY_SECONDS": "0.02"},
@@ -240,6 +241,33 @@ def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
     assert sorted(set(epochs)) == list(range(40))
     assert happened(run)[-2:] == ["finished", "close"]
     assert [entry["resumed"] for entry in run if entry["what"] == "open"] == [False, True]
+
+
+def test_epochs_that_a_kill_undoes_were_not_told(diary: Command, tmp_path: Path) -> None:
+    """Epochs that no checkpoint holds are trained again, in other seconds: told early, the curve would be another."""
+    registry = tmp_path / "long.toml"
+    registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 150"))
+    arguments = ["run", "tiny", "--dataset", "dots", "--in-process", "--track", "diary", "--registry", str(registry)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(TINY_PLUGIN), str(tmp_path / "site")))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    history = CELL / "history.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (history.exists() and history.read_text().count("\n") >= 3):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    assert history.read_text().count("\n") >= 3
+    assert [happened(run) for run in entries()] == [["open"]]
+    from harness.cli import _run
+
+    assert _run(arguments) == 0
+    (run,) = entries()
+    told = [(entry["epoch"], entry["seconds"]) for entry in run if entry["what"] == "epoch"]
+    kept = [json.loads(line) for line in history.read_text().splitlines()]
+    assert told == [(record["epoch"], record["seconds"]) for record in kept]
+    assert len(told) == 150
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ class Watch:
     def batch_evaluated(self) -> None:
         pass
 
-    def epoch_finished(self, record: EpochRecord) -> None:
+    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
         self.records.append(record)
 
     def should_stop(self) -> bool:

@@ -207,12 +207,13 @@ class _JobWatcher:
     def batch_evaluated(self) -> None:
         self.runner.reporter.batch_evaluated(self.folder.job)
 
-    def epoch_finished(self, record: EpochRecord) -> None:
+    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
         self.folder.append_history(record)
         failures = self.runner.catalog.notify("harness_epoch_finished", job=self.folder.job, record=record)
         for text in failures:
             self.runner.reporter.notice(text)
-        self.trackers.epoch_finished(record)
+        if saved:
+            self.trackers.epochs_saved()
         self.runner.reporter.epoch_finished(self.folder.job, record)
 
     def should_stop(self) -> bool:

@@ -159,7 +159,7 @@ class _StopWatch:
             _wait_for(self._device)
         self.marks.append(time.monotonic())
 
-    def epoch_finished(self, record: EpochRecord) -> None:
+    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
         self._breaks.add(len(self.marks))
 
     def should_stop(self) -> bool:

@@ -105,18 +105,22 @@ class RunTrackers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Say why the run failed, unless it was only stopped, and close them."""
+        """Pass on what is still untold, say why the run failed, unless it was only stopped, and close them."""
+        self.epochs_saved()
         if isinstance(error, Exception) and not _is_stop(error):
             reason = f"{type(error).__name__}: {error}"
             self._ask("run_failed", lambda tracker: tracker.run_failed(reason))
         for one in self._all:
             self._report(one, one.stop())
 
-    def epoch_finished(self, record: EpochRecord) -> None:
-        """Pass an epoch on, after those never told: of a process that was killed, or before tracking began."""
+    def epochs_saved(self) -> None:
+        """Pass on the epochs of the history that were never told: of a process that was killed, too.
+
+        Only those that a checkpoint holds: others would be repeated after a kill, with the same loss in other seconds,
+        and the tracker's curve would not be the one on disk.
+        """
         if any(one.usable for one in self._all):
-            known = {one.epoch: one for one in (*self._memory.folder.read_history(), record)}
-            self._bring_up_to_date([known[epoch] for epoch in sorted(known)])
+            self._bring_up_to_date(self._memory.folder.read_history())
 
     def run_finished(self, result: RunResult, history: Iterable[EpochRecord]) -> None:
         """Pass the result on, after any epoch of the history that was never told."""
@@ -131,7 +135,7 @@ class RunTrackers:
                     self._report(one, one.ask("epoch_finished", _telling_of(record)))
                     if one.usable:
                         told.append(record.epoch)
-        self._remember()
+                    self._remember()
 
     def _ask(self, what: str, call: Callable[[Tracker], object]) -> None:
         for one in self._all:

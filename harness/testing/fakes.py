@@ -214,7 +214,7 @@ class _Watcher:
     def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
         """Do nothing."""
 
-    def epoch_finished(self, record: EpochRecord) -> None:
+    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
         """Tell the observers."""
         self.notify("harness_epoch_finished", job=JOB, record=record)
 

@@ -39,8 +39,8 @@ class Watcher(Interface):
     def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
         """A training step has ended; reading ``loss`` waits for the device, so do it rarely."""
 
-    def epoch_finished(self, record: EpochRecord) -> None:
-        """An epoch has ended and its record is final."""
+    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
+        """An epoch has ended. Unless it was saved, a run that is killed repeats it, in another number of seconds."""
 
     def batch_evaluated(self) -> None:
         """A batch of the test split has been evaluated."""
@@ -142,11 +142,12 @@ class Training:
             record = self._close_epoch(state, lr, losses)
             left = self.protocol.epochs - state.epoch
             # The last but one is the spare of a finished run, from which its end can be repeated.
-            if left <= 1 or time.monotonic() - saved >= min(CHECKPOINT_PAUSE, save_every):
+            worth_saving = left <= 1 or time.monotonic() - saved >= min(CHECKPOINT_PAUSE, save_every)
+            if worth_saving:
                 save(state)
                 saved = time.monotonic()
             self.clock.epoch_finished()
-            watcher.epoch_finished(record)
+            watcher.epoch_finished(record, saved=worth_saving)
 
     def _step(self, state: TrainingState, batch: Batch) -> None:
         self.witness.step_begins(state.epoch, state.step, self.steps, batch.chosen)

@@ -152,7 +152,7 @@ class _Watch:
         if self._left is not None:
             self._left -= 1
 
-    def epoch_finished(self, record: EpochRecord) -> None:
+    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
         pass
 
     def batch_evaluated(self) -> None:
