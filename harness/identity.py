@@ -111,12 +111,13 @@ class Architectures:
     """Architectures by model and class count, remembered between commands.
 
     Building eleven models takes seconds, and commands that only look (``status``, ``plan``) should answer at once. What
-    is remembered is used while the plugin's source files and the libraries are the same; ``run`` builds anew.
+    is remembered is used while the plugin's source files and the libraries are the same; ``run`` builds anew, and
+    leaves what it built to the other commands.
     """
 
     def __init__(self, *, remember: bool) -> None:
-        self._path = Path(platformdirs.user_cache_dir("xscore-harness")) / "architectures.json" if remember else None
-        self._known: dict[str, Architecture] = self._read()
+        self._path = Path(platformdirs.user_cache_dir("xscore-harness")) / "architectures.json"
+        self._known: dict[str, Architecture] = self._read() if remember else {}
         self._stamps: dict[str, list[object]] = {}
         self._new = False
 
@@ -126,7 +127,7 @@ class Architectures:
         Raises:
             PluginError: it does not build, or something else than a module.
         """
-        key = hash_of([model.spec.name, num_classes, self._stamp(model.spec) if self._path else []])
+        key = hash_of([model.spec.name, num_classes, self._stamp(model.spec)])
         if key not in self._known:
             module = build_module(model, num_classes)
             self._known[key] = Architecture(
@@ -144,15 +145,14 @@ class Architectures:
 
     def save(self) -> None:
         """Remember what was new. A cache folder that can't be written costs time at the next command, nothing else."""
-        if not self._new or self._path is None:
+        if not self._new:
             return
         with contextlib.suppress(OSError, StoreError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(self._path, json.dumps({key: asdict(one) for key, one in self._known.items()}))
+            every = self._read() | self._known
+            write_text_atomically(self._path, json.dumps({key: asdict(one) for key, one in every.items()}))
 
     def _read(self) -> dict[str, Architecture]:
-        if self._path is None:
-            return {}
         try:
             return {key: Architecture(**one) for key, one in json.loads(self._path.read_bytes()).items()}
         except (OSError, ValueError, TypeError, AttributeError):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from filelock import FileLock, Timeout
 
 from harness.api import ExecutorSpec
 from harness.errors import CannotContinueError, WrongUseError
+from harness.execute.nursery import process_context
 from harness.execute.resources import Asked, resolve_resources
+from harness.execute.worker import Surroundings, _set_up_process
 from tests.conftest import TESTS, TINY_PLUGIN, TINY_REGISTRY, Ran
 
 UNRULY_PLUGIN = TESTS / "plugins" / "unruly"
@@ -180,9 +183,12 @@ def test_closed_terminal_stops_like_ctrl_c(shell: Shell) -> None:
 def test_worker_that_cannot_start_is_a_sentence(shell: Shell) -> None:
     (shell.folder / "broken").mkdir()
     (shell.folder / "broken" / "torch.py").write_text("raise SystemExit('this torch is broken')\n")
-    # The command itself imports torch before its folder is searched; the worker finds the broken one first.
+    # The command itself imports torch before its folder is searched; the worker, a fresh interpreter as with a GPU,
+    # finds the broken one first.
     script = (
-        "import torch, sys; sys.path.insert(0, 'broken'); sys.argv = ['harness']; from harness.cli import main; "
+        "import torch, sys, multiprocessing; import harness.execute.pool as pool; "
+        "pool.process_context = lambda devices: multiprocessing.get_context('spawn'); "
+        "sys.path.insert(0, 'broken'); sys.argv = ['harness']; from harness.cli import main; "
         f"main(['run', 'tiny', '--dataset', 'dots', '--registry', {str(TINY_REGISTRY)!r}])"
     )
     ran = subprocess.run(
@@ -191,6 +197,33 @@ def test_worker_that_cannot_start_is_a_sentence(shell: Shell) -> None:
     assert ran.returncode == 3
     assert "before it could start, 2 times in a row" in ran.stderr
     assert "this torch is broken" in ran.stderr
+
+
+def test_workers_are_forked_for_a_cpu_alone() -> None:
+    forked = "forkserver" if sys.platform == "linux" else "spawn"
+    assert process_context(("cpu", "cpu")).get_start_method() == forked
+    assert process_context(("cuda:0",)).get_start_method() == "spawn"
+    assert process_context(("mps",)).get_start_method() == "spawn"
+
+
+def tell_surroundings(connection: Connection, surroundings: Surroundings) -> None:
+    """What a worker does first of all, in its process."""
+    _set_up_process(2, surroundings)
+    connection.send((os.environ.get("MOOD"), os.environ["OMP_NUM_THREADS"], str(Path.cwd())))
+
+
+def test_a_worker_has_the_surroundings_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that it is forked from may have been started long before, in another folder."""
+    context = process_context(("cpu",))
+    for mood in ("good", "better"):
+        monkeypatch.setenv("MOOD", mood)
+        here, there = context.Pipe()
+        process = context.Process(target=tell_surroundings, args=(there, Surroundings(dict(os.environ), str(tmp_path))))
+        process.start()
+        assert here.poll(timeout=60)
+        assert here.recv() == (mood, "2", str(tmp_path))
+        process.join(timeout=60)
+        assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,12 @@ def run(
     executor = catalog.executor(execution.executor).spec
     request.runs.check_writable()
 
+    from harness.execute.nursery import begin_imports
     from harness.execute.resources import resolve_resources
     from harness.execute.survey import Surveyor
 
+    if not (executor.remote or execution.asked.in_process or all(_has_result(request, job) for job in chosen.jobs)):
+        begin_imports(execution.asked.device)
     resources = resolve_resources(execution.asked, executor, accelerator=chosen.protocol.accelerator)
     insisted = execution.asked.device != "auto"
     if not executor.remote:
@@ -172,6 +175,10 @@ def status(request: Request, format_: str) -> None:
         print_rows([cell.as_row(metric) for cell in cells], format_, columns=COLUMNS, digits=DIGITS)
     counts = Counter(cell.state for cell in cells)
     say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + time_left(cells))
+
+
+def _has_result(request: Request, job: Job) -> bool:
+    return request.runs.of(job).result.exists()
 
 
 def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> tuple[Cell, ...]:

@@ -80,6 +80,7 @@ class Appraiser:
         self._architectures = Architectures(remember=True)
         self._timings = Timings()
         self._known: dict[str, Timing] = {}
+        self._macs_by_model: dict[str, float] = {}
         self._anew = anew
         self._notes: list[str] = []
 
@@ -293,7 +294,15 @@ class Appraiser:
     # ------------------------------------------------------------------------------------------------------ scaling
 
     def _macs(self, plan: Plan, case: Case) -> float | None:
-        """Multiply-adds of an image; None where the model cannot be traced."""
+        """Multiply-adds of an image; None where the model cannot be traced.
+
+        Counting takes a third of a second, so it is done at one of the class counts: the head hardly matters.
+        """
+        if case.model not in self._macs_by_model:
+            self._macs_by_model[case.model] = self._count_macs(plan, case)
+        return self._macs_by_model[case.model] or None
+
+    def _count_macs(self, plan: Plan, case: Case) -> float:
         name = "macs", case.architecture.digest, plan.protocol.input_size
         found = self._timings.number(*name)
         if found is None:
@@ -306,7 +315,7 @@ class Appraiser:
             except Exception:  # whatever tracing a model raises; it then keeps its place in the order
                 found = 0.0
             self._timings.put_number(found, *name)
-        return found or None
+        return found
 
     def _job_price(
         self, plan: Plan, cell: Cell, case: Case | None, finished: float | None, timing: Timing | None,

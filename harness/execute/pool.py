@@ -7,7 +7,7 @@ queue's lock stops all others for ever.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import os
 import pickle
 import signal
 import time
@@ -15,14 +15,16 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Job, StoppedError, Work
 from harness.errors import CannotContinueError, StoreError
 from harness.execute import worker
+from harness.execute.nursery import process_context
 
 if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.process import BaseProcess
 
     from harness.results.grid import Cell
 
@@ -36,7 +38,7 @@ _START_SECONDS = 600.0  # for a worker to import its libraries, on a busy machin
 class _Worker:
     """One process, its pipe and what it is doing."""
 
-    process: SpawnProcess
+    process: BaseProcess
     connection: Any  # Connection, and PipeConnection on Windows
     device: str
     ready: bool = False
@@ -56,8 +58,8 @@ class Pool:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._run_one = pickle.dumps(work.run_one)
-        # Not fork: a forked copy of torch's threads and of a CUDA context does not work.
-        self._context = multiprocessing.get_context("spawn")
+        # Never forked from this process: a copy of torch's threads and of a CUDA context does not work.
+        self._context = process_context(work.resources.devices)
         self._pending = deque(work.jobs)
         self._attempts: Counter[Job] = Counter()
         self._workers: list[_Worker] = []
@@ -98,7 +100,8 @@ class Pool:
         while self._free_devices and len(self._workers) < len(self._pending) + self._busy() and not self._stop_sent:
             device = self._free_devices.pop(0)
             here, there = self._context.Pipe()
-            arguments = (there, self._run_one, device, self._work.resources.threads)
+            surroundings = worker.Surroundings(dict(os.environ), str(Path.cwd()))
+            arguments = (there, self._run_one, device, self._work.resources.threads, surroundings)
             process = self._context.Process(target=worker.main, args=arguments, name="harness worker", daemon=False)
             process.start()
             there.close()  # so that the end of the process is the end of the pipe

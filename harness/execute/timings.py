@@ -49,7 +49,7 @@ class Timing:
         """What a job's result will say: training of ``epochs`` x ``steps``, checkpoints, ``test`` images once."""
         training = epochs * steps * self.step
         # Those within long epochs, those at the ends of epochs, and one before the test split is opened.
-        checkpoints = training // _SAVE_EVERY + epoch_ends_saved(epochs, steps * self.step) + 1
+        checkpoints = training // _SAVE_EVERY + epoch_ends_saved(epochs, steps * self.step)
         return self.setup + training + checkpoints * self.checkpoint + test * self.image
 
 

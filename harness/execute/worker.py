@@ -5,12 +5,15 @@ This module is imported before the number of threads is known, so it imports not
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,7 +28,15 @@ _Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def main(connection: Connection, run_one: bytes, device: str, threads: int | None) -> None:
+@dataclass(frozen=True)
+class Surroundings:
+    """The parent's environment and folder, which a forked process has of another one's start."""
+
+    environment: Mapping[str, str]
+    folder: str
+
+
+def main(connection: Connection, run_one: bytes, device: str, threads: int | None, surroundings: Surroundings) -> None:
     """Train what the parent asks for until it closes the connection.
 
     The parent sends a Job, or "stop". This process answers with (method of the reporter, arguments), and at the end
@@ -36,8 +47,9 @@ def main(connection: Connection, run_one: bytes, device: str, threads: int | Non
         run_one: A pickled ``harness.api.RunOne``; unpickled only once the threads are limited.
         device: Where to train.
         threads: CPU threads; None leaves torch's own number.
+        surroundings: The parent's.
     """
-    _set_up_process(threads)
+    _set_up_process(threads, surroundings)
     stop = StopSignal()
     jobs = _Inbox(connection, stop)
 
@@ -53,7 +65,9 @@ def main(connection: Connection, run_one: bytes, device: str, threads: int | Non
         send(("ready", ()))
         while (job := jobs.next()) is not None:
             if not _carry_out(job, partial(train, device=device, threads=threads), send, stop, on_gpu=device != "cpu"):
-                return
+                break
+    atexit._run_exitfuncs()  # a forked process ends without them, and a library may have something to flush
+    gc.freeze()  # else the interpreter looks at every object of torch on its way out, which takes a second
 
 
 def _carry_out(job: Job, train: Callable[..., Cell], send: _Send, stop: StopSignal, *, on_gpu: bool) -> bool:
@@ -110,8 +124,14 @@ class _Inbox:
                 return
 
 
-def _set_up_process(threads: int | None) -> None:
-    """Limit threads before the libraries that start them are imported, and keep stdout for the parent's data."""
+def _set_up_process(threads: int | None, surroundings: Surroundings) -> None:
+    """Limit threads before the libraries that start them are imported, and keep stdout for the parent's data.
+
+    Where torch is there already, in a forked process, the job sets the number of threads.
+    """
+    os.environ.clear()
+    os.environ.update(surroundings.environment)
+    os.chdir(surroundings.folder)
     if threads is not None:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     with contextlib.suppress(OSError, ValueError):

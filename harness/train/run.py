@@ -227,6 +227,7 @@ class JobInProgress:
         self.earlier_reads = 0
         self.content = ""
         self.interruptions: tuple[dict[str, Any], ...] = ()
+        self.came_trained = checkpoint is not None and checkpoint.epoch >= task.protocol.epochs
         if checkpoint is not None:
             self._go_on(checkpoint)
         if checkpoint is not None or found.reason:
@@ -243,7 +244,7 @@ class JobInProgress:
         return self.earlier_seconds + time.monotonic() - self.began
 
     def train(self, watcher: Watcher) -> None:
-        """Train from the position to the end, saving on the way."""
+        """Train from the position to the end, saving on the way; ``test`` saves the end itself."""
         self.training.fit(self.state, watcher, self._save, save_every=self.task.save_every)
 
     @property
@@ -255,7 +256,7 @@ class JobInProgress:
         """Seal the weights, then read the test split: the only place where that happens."""
         epochs = self.task.protocol.epochs
         # Counted on disk before it is opened, so that a stop in between can't hide a read.
-        self._save(self.state, test_reads=self.test_reads + 1, roll=False)
+        self._save(self.state, test_reads=self.test_reads + 1, roll=not self.came_trained)
         self.task.clock.enter(Phase.EVALUATION)
         test = self.sealed.open(epochs_done=len(self.state.history), epochs=epochs)
         self.content = content_fingerprint(

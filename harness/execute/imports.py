@@ -1,0 +1,15 @@
+"""What takes a worker long to import, for the process that workers are forked from; see ``harness.execute.nursery``."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import warnings
+
+with warnings.catch_warnings(), contextlib.suppress(Exception):  # the worker meets the same error and can report it
+    warnings.simplefilter("ignore")
+    import timm  # noqa: F401  (the reference's models and many others are built by it)
+
+    import harness.execute.runner  # noqa: F401
+
+gc.freeze()  # a collection in a worker would write to, and so copy, all pages that it shares with the others

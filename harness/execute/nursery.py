@@ -1,0 +1,40 @@
+"""Where worker processes come from: on a CPU under Linux they are forked from one that has imported what they need.
+
+Importing torch and timm takes two to three seconds a process. The process that workers are forked from does it once,
+while the command itself still looks at models and results. It does nothing but import, so that what forking cannot
+copy, threads of OpenMP and contexts of CUDA, is not there yet. With an accelerator every worker is a fresh interpreter
+all the same: a driver that some library touched at import would be broken in each of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING
+
+from harness.execute.machine import device_without_torch, usable_cores
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
+_IMPORTS = "harness.execute.imports"
+
+
+def process_context(devices: Sequence[str]) -> ForkServerContext | SpawnContext:
+    """Return how processes that train on these devices are started."""
+    if sys.platform == "linux" and set(devices) == {"cpu"}:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([_IMPORTS])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
+def begin_imports(device: str) -> None:
+    """Have the imports begin, if workers for what ``--device`` names will be forked and there is a core to spare."""
+    known = device_without_torch(device)
+    if known is None or usable_cores() < 2:
+        return
+    if process_context((known.address,)).get_start_method() == "forkserver":
+        forkserver.ensure_running()
