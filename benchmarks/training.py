@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import math
 import re
 import statistics
@@ -462,6 +463,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="of a reading, about")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="one round of short readings: proves that it works")
+    parser.add_argument(
+        "--keep", action="store_true",
+        help="keep what results/training.json holds of other models, if it is of this machine and these options",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     rounds, seconds = (1, 0.0) if given.quick else (given.rounds, given.seconds)
     catalog, device = discover(), resolve_device(given.device)
@@ -470,7 +475,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = " ".join(["python benchmarks/training.py", *(sys.argv[1:] if arguments is None else arguments)])
     before = torch.get_num_threads()
     torch.set_num_threads(given.threads)
-    readings: dict[str, dict[str, Any]] = {}
+    options = {"rounds": rounds, "threads": given.threads, "device": given.device}
+    readings, kept = earlier(options) if given.keep else ({}, "")
     missed: list[str] = []
     began = time.monotonic()
     try:
@@ -482,7 +488,9 @@ def main(arguments: list[str] | None = None) -> int:
                         catalog.model(name), dataset, frozen_protocol(size), catalog, device, seconds
                     )  # fmt: skip
                     readings.setdefault(str(size), {})[name] = compare(setting, rounds, loops)
+                    readings[str(size)] = dict(sorted(readings[str(size)].items()))
                     text, missed = page(readings)
+                    how = HOW.format(rounds=rounds, seconds=seconds, threads=given.threads) + kept
                     with contextlib.redirect_stdout(
                         io.StringIO()
                     ) as written:  # rewritten, so that a stop loses nothing
@@ -490,14 +498,34 @@ def main(arguments: list[str] | None = None) -> int:
                             "training-quick" if given.quick else "training",
                             title="Training",
                             command=command,
-                            text=HOW.format(rounds=rounds, seconds=seconds, threads=given.threads) + "\n\n" + text,
-                            readings={"rounds": rounds, "threads": given.threads, "device": given.device} | readings,
+                            text=HOW.format(rounds=rounds, seconds=seconds, threads=given.threads)
+                            + kept
+                            + "\n\n"
+                            + text,
+                            readings=options | readings,
                         )
                     print(f"{size} pixels, {name}: {time.monotonic() - began:.0f} s so far", file=sys.stderr)
     finally:
         torch.set_num_threads(before)
     print(written.getvalue())
     return 1 if missed else 0
+
+
+def earlier(options: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:
+    """The readings that are there, by size and model, and a sentence about them. Exits where they can't be compared."""
+    path = measure.RESULTS / "training.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, ""
+    then, now = found["machine"], measure.machine()
+    differ = [name for name in ("processor", "cores", "python", "libraries") if then[name] != now[name]]
+    differ += [name for name, value in options.items() if found["readings"][name] != value]
+    if differ:
+        sys.exit(f"{path} was measured with another {', '.join(differ)}; leave out --keep to measure everything anew.")
+    readings = {size: rows for size, rows in found["readings"].items() if size not in options}
+    models = ", ".join(f"{' '.join(rows)} at {size}" for size, rows in readings.items())
+    return readings, f" Before this command there were readings, of commit {then['commit']}, of {models} pixels."
 
 
 HOW = (

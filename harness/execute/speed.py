@@ -34,7 +34,7 @@ from harness.train.run import Task, build_model, run_task
 if TYPE_CHECKING:
     from torch import nn
 
-_TEST_BATCH = 128  # of the training loop's evaluation
+_TEST_BATCH = 128  # the largest of the training loop's evaluation
 _IMPORTS = (
     "import time; began = time.perf_counter(); import harness.cli, harness.execute.runner, timm, torchvision; "
     "print(time.perf_counter() - began)"

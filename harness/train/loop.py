@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from harness.train.schedule import CHECKPOINT_PAUSE, learning_rate
 from harness.train.seeds import derive_seed, generator
 from harness.train.witness import Witness, applied_moments
 
-_TEST_BATCH = 128
+_LARGEST_TEST_BATCH = 128
 _MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -201,18 +202,22 @@ class Training:
     def predict(self, module: nn.Module, test: SplitArrays, watcher: Watcher | None = None) -> torch.Tensor:
         """Return the logits, float32 (N, C) on the CPU, of a split in its order, in eval mode.
 
+        Batches are as equal as can be: for another shape every convolution is prepared anew, which takes longer than
+        the few images of a remainder.
+
         Raises:
             TrainingError: a logit is not finite.
             StoppedError: the watcher asked to stop.
         """
         module.eval()
         feeder = Feeder(test, self.device)
+        size = math.ceil(len(test) / math.ceil(len(test) / _LARGEST_TEST_BATCH))
         answers = []
         self.witness.see("evaluation.normalisation", self._test_moments(test.images.shape[1:3]))
         with (
             torch.inference_mode(),
             self.witness.watching_evaluation(module),
-            feeder.batches(np.arange(len(test)), size=_TEST_BATCH, partial=True) as batches,
+            feeder.batches(np.arange(len(test)), size=size, partial=True) as batches,
         ):
             for batch in batches:
                 answers.append(module(self._laid_out(self.pipeline.test_batch(batch.images))).float())
