@@ -104,7 +104,7 @@ def probe(folder: Path, images: int, side: int) -> dict[str, Any]:
         def should_stop(self) -> bool:
             return self.steps == STEPS
 
-        def epoch_finished(self, record: EpochRecord) -> None:
+        def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
             """Nothing to note."""
 
         def batch_evaluated(self) -> None:

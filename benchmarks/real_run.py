@@ -68,7 +68,7 @@ class Clock:
     def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
         """The end is marked below, where the step's bookkeeping is over."""
 
-    def epoch_finished(self, record: EpochRecord) -> None:
+    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
         """Nothing to mark."""
 
     def batch_evaluated(self) -> None:

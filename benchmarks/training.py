@@ -498,10 +498,7 @@ def main(arguments: list[str] | None = None) -> int:
                             "training-quick" if given.quick else "training",
                             title="Training",
                             command=command,
-                            text=HOW.format(rounds=rounds, seconds=seconds, threads=given.threads)
-                            + kept
-                            + "\n\n"
-                            + text,
+                            text=f"{how}\n\n{text}",
                             readings=options | readings,
                         )
                     print(f"{size} pixels, {name}: {time.monotonic() - began:.0f} s so far", file=sys.stderr)
