@@ -18,6 +18,7 @@ import platformdirs
 
 from harness.api import Job, ModelSpec
 from harness.catalog import Offer
+from harness.collection import without_collection
 from harness.errors import PluginError, StoreError
 from harness.files import write_text_atomically
 from harness.registry import Protocol
@@ -165,10 +166,12 @@ def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:
     Raises:
         PluginError: it failed, or returned something else than a module.
     """
-    from torch import nn
+    with without_collection():
+        from torch import nn
 
     try:
-        module = model.spec.build(num_classes)
+        with without_collection():  # the first model of a process imports timm or another large library
+            module = model.spec.build(num_classes)
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
         raise PluginError(
             f"The model '{model.spec.name}' of {model.owner} does not build for {num_classes} classes: "

@@ -31,13 +31,14 @@ from harness.cli.plan import (
 )
 from harness.cli.profile import say_profiles
 from harness.cli.progress import RunReporter, duration, stop_signal
+from harness.collection import without_collection
 from harness.errors import BudgetError, CannotContinueError
 from harness.execute.signals import StopSignal
 from harness.execute.task import LocalRunOne
 from harness.execute.tracking import choose_trackers
 from harness.plan import Plan, build_plan
 from harness.registry import Benchmark
-from harness.results.grid import Cell, without_collection
+from harness.results.grid import Cell
 from harness.results.store import RunsFolder, executor_folder
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def run(
 
     if not (executor.remote or execution.asked.in_process or all(_has_result(request, job) for job in chosen.jobs)):
         begin_imports(execution.asked.device)
-    resources = resolve_resources(execution.asked, executor, accelerator=chosen.protocol.accelerator)
+    with without_collection():  # here torch is imported
+        resources = resolve_resources(execution.asked, executor, accelerator=chosen.protocol.accelerator)
     insisted = execution.asked.device != "auto"
     if not executor.remote:
         _refuse_years_on_a_cpu(benchmark, catalog, chosen, request, resources, insisted=insisted)

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.api import Job, StoppedError
+from harness.collection import without_collection
 from harness.execute.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def _set_up_process(threads: int | None, surroundings: Surroundings) -> None:
 def _unpickle(run_one: bytes) -> Any:
     import pickle
 
-    import torch  # noqa: F401  (imported here, so that the parent learns of a failure before it sends a job)
+    with without_collection():
+        import torch  # noqa: F401  (imported here, so that the parent learns of a failure before it sends a job)
 
     return pickle.loads(run_one)

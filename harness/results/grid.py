@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from harness.api import Job, RunResult
+from harness.collection import without_collection
 from harness.errors import HarnessError, StoreError
 from harness.results.quick import quick_reader
 from harness.results.store import JobFolder, RunsFolder
@@ -120,21 +120,6 @@ def _look_closely(runs: RunsFolder, job: Job, fingerprint_of: Callable[[Job], st
     except HarnessError as error:
         cell = read_cell(folder, None)
         return Cell(job, cell.state, cell.result, str(error), None)
-
-
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """Hold the garbage collector back while much is made that stays: it would look through all of it again and again.
-
-    ``gc.freeze`` then spares a great many cells the looks that it would take at them afterwards.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _marks(result: RunResult) -> str:
