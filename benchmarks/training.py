@@ -476,7 +476,8 @@ def main(arguments: list[str] | None = None) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(given.threads)
     options = {"rounds": rounds, "threads": given.threads, "device": given.device}
-    readings, kept = earlier(options) if given.keep else ({}, "")
+    readings = earlier(options) if given.keep else {}
+    commit = measure.machine()["commit"]
     missed: list[str] = []
     began = time.monotonic()
     try:
@@ -487,10 +488,10 @@ def main(arguments: list[str] | None = None) -> int:
                     setting = Setting(
                         catalog.model(name), dataset, frozen_protocol(size), catalog, device, seconds
                     )  # fmt: skip
-                    readings.setdefault(str(size), {})[name] = compare(setting, rounds, loops)
+                    readings.setdefault(str(size), {})[name] = compare(setting, rounds, loops) | {"commit": commit}
                     readings[str(size)] = dict(sorted(readings[str(size)].items()))
                     text, missed = page(readings)
-                    how = HOW.format(rounds=rounds, seconds=seconds, threads=given.threads) + kept
+                    how = HOW.format(rounds=rounds, seconds=seconds, threads=given.threads) + commits(readings)
                     with contextlib.redirect_stdout(
                         io.StringIO()
                     ) as written:  # rewritten, so that a stop loses nothing
@@ -508,21 +509,30 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if missed else 0
 
 
-def earlier(options: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:
-    """The readings that are there, by size and model, and a sentence about them. Exits where they can't be compared."""
+def earlier(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The readings that are there, by size and model. Exits where new ones can't stand beside them."""
     path = measure.RESULTS / "training.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}, ""
+        return {}
     then, now = found["machine"], measure.machine()
     differ = [name for name in ("processor", "cores", "python", "libraries") if then[name] != now[name]]
     differ += [name for name, value in options.items() if found["readings"][name] != value]
     if differ:
         sys.exit(f"{path} was measured with another {', '.join(differ)}; leave out --keep to measure everything anew.")
-    readings = {size: rows for size, rows in found["readings"].items() if size not in options}
-    models = ", ".join(f"{' '.join(rows)} at {size}" for size, rows in readings.items())
-    return readings, f" Before this command there were readings, of commit {then['commit']}, of {models} pixels."
+    return {size: rows for size, rows in found["readings"].items() if size not in options}
+
+
+def commits(readings: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say of which commits the readings are, if not all of one."""
+    by_commit: dict[str, list[str]] = {}
+    for size, rows in readings.items():
+        for name, found in rows.items():
+            by_commit.setdefault(found["commit"], []).append(f"{name} at {size}")
+    if len(by_commit) == 1:
+        return ""
+    return "".join(f"\n\nOf commit {commit}: {', '.join(names)}." for commit, names in by_commit.items())
 
 
 HOW = (
