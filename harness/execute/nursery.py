@@ -11,18 +11,24 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from collections.abc import Sequence
-from multiprocessing import forkserver
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from harness.execute.machine import device_without_torch, usable_cores
 
 if TYPE_CHECKING:
-    from multiprocessing.context import ForkServerContext, SpawnContext
+    from multiprocessing.context import SpawnContext
+
+    if sys.platform == "win32":
+        _Context: TypeAlias = SpawnContext
+    else:
+        from multiprocessing.context import ForkServerContext
+
+        _Context: TypeAlias = ForkServerContext | SpawnContext
 
 _IMPORTS = "harness.execute.imports"
 
 
-def process_context(devices: Sequence[str]) -> ForkServerContext | SpawnContext:
+def process_context(devices: Sequence[str]) -> _Context:
     """Return how processes that train on these devices are started."""
     if sys.platform == "linux" and set(devices) == {"cpu"}:
         context = multiprocessing.get_context("forkserver")
@@ -37,4 +43,6 @@ def begin_imports(device: str) -> None:
     if known is None or usable_cores() < 2:
         return
     if process_context((known.address,)).get_start_method() == "forkserver":
+        from multiprocessing import forkserver  # not made for every system
+
         forkserver.ensure_running()
