@@ -8,7 +8,7 @@ import warnings
 
 from harness.collection import without_collection
 
-# An error is met by the worker again, which can report it.
+# The worker meets the same error again, and can report it.
 with warnings.catch_warnings(), contextlib.suppress(Exception), without_collection():
     warnings.simplefilter("ignore")
     import timm  # noqa: F401  (the reference's models and many others are built by it)

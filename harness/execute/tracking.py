@@ -116,8 +116,9 @@ class RunTrackers:
     def epochs_saved(self) -> None:
         """Pass on the epochs of the history that were never told: of a process that was killed, too.
 
-        Only those that a checkpoint holds: others would be repeated after a kill, with the same loss in other seconds,
-        and the tracker's curve would not be the one on disk.
+        Called once a checkpoint holds them: others would be repeated after a kill, with the same loss in other seconds,
+        and the tracker's curve would not be the one on disk. A run that fails passes on all it has, for its curve
+        leads to the failure.
         """
         if any(one.usable for one in self._all):
             self._bring_up_to_date(self._memory.folder.read_history())
