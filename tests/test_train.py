@@ -29,6 +29,7 @@ from harness.train.checkpoint import Checkpoint, Found, find_checkpoint, load_ch
 from harness.train.environment import frozen_numerics, resolve_device
 from harness.train.feeder import Feeder
 from harness.train.loop import Training, TrainingState, build_optimizer
+from harness.train.packing import unpack
 from harness.train.pipeline import InputPipeline, build_pipeline
 from harness.train.run import Task, Trained, build_model, run_task, weights_hash
 from harness.train.schedule import learning_rate
@@ -412,6 +413,36 @@ def test_both_checkpoints_damaged_start_again_and_say_so(task_of: Callable[..., 
     assert found.checkpoint is None
     assert len(found.damaged) == 2
     assert "training started again" in found.reason
+
+
+def test_checkpoint_from_before_tensors_were_packed_is_gone_on_with(task_of: Callable[..., Task]) -> None:
+    whole = run(task_of(name="whole"))
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    content = torch.load(task.checkpoint, weights_only=True)
+    assert len(content["weights"]["tensors"]) < len(whole.logits), "it is packed"
+    unpacked = {name: unpack(content[name]) for name in ("weights", "optimizer")}
+    torch.save(content | unpacked | {"schema": 2}, task.checkpoint)
+    watch = Watch()
+    went_on = run(task, watch)
+    assert watch.steps == 24 - 13
+    assert went_on.result.weights_sha256 == whole.result.weights_sha256
+
+
+@pytest.mark.parametrize("lost", ["numbers", "tensors", "tree"])
+def test_checkpoint_whose_pack_lacks_something_is_damaged(lost: str, task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    content = torch.load(task.checkpoint, weights_only=True)
+    if lost == "numbers":
+        content["optimizer"]["tensors"][0] = content["optimizer"]["tensors"][0][:5].clone()
+    else:
+        content["optimizer"].pop(lost)
+    torch.save(content, task.checkpoint)
+    (damaged,) = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint).damaged
+    assert "lacks something" in damaged[1]
 
 
 def test_stop_between_the_two_renames_goes_on_from_the_spare(task_of: Callable[..., Task]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.train.packing import pack, unpack
 from tests.conftest import TESTS, TINY_PLUGIN, Ran
 
 Command = Callable[..., Ran]
@@ -266,7 +267,9 @@ def test_replay_repeats_the_end_from_the_spare(finished: Command) -> None:
 
 def test_replay_finds_another_position_of_the_optimiser(finished: Command) -> None:
     def change(content: dict[str, Any]) -> None:
-        content["optimizer"]["state"][0]["exp_avg"] += 1e-2
+        optimizer = unpack(content["optimizer"])
+        optimizer["state"][0]["exp_avg"] += 1e-2
+        content["optimizer"] = pack(optimizer)
 
     edit_checkpoint(change, "checkpoint.spare.pt")
     ran = finished("verify", str(CELL), "--replay", "--format", "json")

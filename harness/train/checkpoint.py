@@ -18,9 +18,12 @@ import torch
 from harness.api import EpochRecord
 from harness.errors import HarnessError
 from harness.files import write_atomically
+from harness.train.packing import pack, unpack
 
-SCHEMA = 2
-"""1 knew nothing of ``witnessed``; such a checkpoint is still gone on with."""
+SCHEMA = 3
+"""1 knew nothing of ``witnessed``, 2 did not pack tensors; such checkpoints are still gone on with."""
+
+_PACKED = ("weights", "optimizer")
 
 
 class DamagedCheckpointError(HarnessError):
@@ -107,6 +110,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, roll: bool = True) ->
         "history": [asdict(record) for record in checkpoint.history],
         "interruptions": list(checkpoint.interruptions),
     }
+    if checkpoint.optimizer is not None:  # the end of a run keeps its weights as people expect them
+        content |= {name: pack(content[name]) for name in _PACKED}
     write_atomically(path, lambda file: torch.save(content, file), spare=spare_of(path) if roll else None)
 
 
@@ -141,10 +146,12 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint | None:
     try:
         if (schema := content.pop("schema")) not in range(1, SCHEMA + 1):
             raise DamagedCheckpointError(f"{path} was written by another version of harness (schema {schema})")
+        if schema > 2 and content["optimizer"] is not None:
+            content |= {name: unpack(content[name]) for name in _PACKED}
         content["history"] = tuple(EpochRecord(**record) for record in content["history"])
         content["interruptions"] = tuple(content["interruptions"])
         checkpoint = Checkpoint(**content)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise DamagedCheckpointError(f"{path} lacks something: {error}") from error
     if checkpoint.fingerprint != fingerprint:
         raise DamagedCheckpointError(f"{path} belongs to another job: fingerprint {checkpoint.fingerprint}")
