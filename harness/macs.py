@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 _PRODUCTS = (
@@ -72,7 +73,6 @@ def measure_macs(module: nn.Module, resolution: int) -> MacCount:
         Exception: whatever the module raises when torch traces it.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     module.eval()
     image = torch.zeros(1, 3, resolution, resolution)
@@ -82,15 +82,35 @@ def measure_macs(module: nn.Module, resolution: int) -> MacCount:
         analysis.set_op_handle(**_handles())
         operators = {name: int(macs) for name, macs in sorted(analysis.by_operator().items())}
         uncounted = {name.removeprefix("aten::"): calls for name, calls in sorted(analysis.unsupported_ops().items())}
-        with FlopCounterMode(display=False) as counter:
-            module(image)
+        torch_flops = _torch_flops(module, image)
     return MacCount(
         total=sum(operators.values()),
         products=sum(macs for name, macs in operators.items() if name in _PRODUCTS),
-        torch_flops=int(counter.get_total_flops()),
+        torch_flops=torch_flops,
         operators=operators,
         uncounted=uncounted,
     )
+
+
+def estimate_macs(module: nn.Module, resolution: int) -> float:
+    """Count as ``measure_macs`` does, products alone and by torch's counter alone: a fifth of the time, for ordering.
+
+    Raises:
+        Exception: whatever the module raises.
+    """
+    import torch
+
+    module.eval()
+    with _countable():
+        return _torch_flops(module, torch.zeros(1, 3, resolution, resolution)) / 2
+
+
+def _torch_flops(module: nn.Module, image: torch.Tensor) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        module(image)
+    return int(counter.get_total_flops())
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import nn
 from harness.api import ModelSpec
 from harness.budget import BudgetReport, check_budget, count_parameters
 from harness.errors import BudgetError
-from harness.macs import measure_macs
+from harness.macs import estimate_macs, measure_macs
 from harness.registry import Budget
 from tests.test_models import CLASSES, COUNTS, DEPLOYED, spec_of
 
@@ -150,6 +150,7 @@ def test_attention_is_counted(mix: nn.Module, expected: int) -> None:
     assert count.products == Tokens.EMBED + expected + 3 * 8
     assert count.torch_flops == 2 * count.products
     assert count.doubts() == ()
+    assert estimate_macs(Tokens(mix, 3), 16) == count.products
 
 
 def test_same_padding_is_counted() -> None:

@@ -295,26 +295,26 @@ class Appraiser:
     # ------------------------------------------------------------------------------------------------------ scaling
 
     def _macs(self, plan: Plan, case: Case) -> float | None:
-        """Multiply-adds of an image; None where the model cannot be traced.
+        """Multiply-adds of an image; None where the model refuses one.
 
-        Counting takes a third of a second, so it is done at one of the class counts: the head hardly matters.
+        Counted at one of the class counts: the head hardly matters.
         """
         if case.model not in self._macs_by_model:
             self._macs_by_model[case.model] = self._count_macs(plan, case)
         return self._macs_by_model[case.model] or None
 
     def _count_macs(self, plan: Plan, case: Case) -> float:
-        name = "macs", case.architecture.digest, plan.protocol.input_size
+        name = "products", case.architecture.digest, plan.protocol.input_size
         found = self._timings.number(*name)
         if found is None:
             from harness.identity import build_module
-            from harness.macs import measure_macs
+            from harness.macs import estimate_macs
 
             try:
                 module = build_module(self._catalog.model(case.model), case.classes)
                 with without_collection():
-                    found = float(measure_macs(module, plan.protocol.input_size).total)
-            except Exception:  # whatever tracing a model raises; it then keeps its place in the order
+                    found = estimate_macs(module, plan.protocol.input_size)
+            except Exception:  # whatever a model raises; it then keeps its place in the order
                 found = 0.0
             self._timings.put_number(found, *name)
         return found
