@@ -226,6 +226,23 @@ def test_a_worker_has_the_surroundings_of_now(tmp_path: Path, monkeypatch: pytes
         assert process.exitcode == 0
 
 
+BEGIN_IMPORTS = """
+import os
+from multiprocessing import forkserver
+from harness.execute.nursery import begin_imports
+begin_imports("cpu")
+place = f"/proc/{forkserver._forkserver._forkserver_pid}/fd"
+print([os.path.samefile(f"{place}/1", f"/proc/self/fd/{number}") for number in (1, 2)])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+def test_process_that_workers_are_forked_from_lets_go_of_stdout() -> None:
+    """A reader of the command's stdout waits until the last process has let go of it."""
+    ran = subprocess.run([sys.executable, "-c", BEGIN_IMPORTS], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[False, True]"
+
+
 @pytest.mark.parametrize(
     ("asked", "devices", "threads"),
     [

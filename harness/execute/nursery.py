@@ -8,9 +8,11 @@ all the same: a driver that some library touched at import would be broken in ea
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.execute.machine import device_without_torch, usable_cores
@@ -45,4 +47,21 @@ def begin_imports(device: str) -> None:
     if process_context((known.address,)).get_start_method() == "forkserver":
         from multiprocessing import forkserver  # not made for every system
 
-        forkserver.ensure_running()
+        with _stdout_to_stderr():
+            forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Start a process without this one's stdout: whoever reads that waits until the last process has let go of it."""
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # one of them is closed
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
