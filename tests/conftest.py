@@ -93,11 +93,12 @@ def tiny_harness(harness: Callable[..., Ran], tiny: None) -> Callable[..., Ran]:
 
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runs folder with tiny on dots and bars and tiny2 on dots, trained once for all tests. Copy it."""
+    """A runs folder with tiny on dots and bars and tiny2 on dots, trained once for all tests, with spares. Copy it."""
     place = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TINY_PLUGIN))
         patch.setenv("HARNESS_DATA", str(place / "data"))
+        patch.setattr("harness.train.loop.CHECKPOINT_PAUSE", 0.0)  # else epochs that are so short are not saved
         for selection in (("tiny",), ("tiny2", "--dataset", "dots")):
             where = ("--registry", str(TINY_REGISTRY), "--runs", str(place / "runs"))
             assert _run(["run", *selection, *where, "--in-process"]) == 0

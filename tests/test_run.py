@@ -51,7 +51,7 @@ def test_run_then_run_again_trains_nothing(tiny_harness: Command) -> None:
 def test_files_of_a_job(tiny_harness: Command) -> None:
     tiny_harness("run", "tiny", "--dataset", "dots")
     assert {path.name for path in CELL.iterdir()} == {
-        "job.json", "history.jsonl", "checkpoint.pt", "checkpoint.spare.pt", "predictions.npz", "result.json",
+        "job.json", "history.jsonl", "checkpoint.pt", "predictions.npz", "result.json",
     }  # fmt: skip
     result = json.loads((CELL / "result.json").read_text())
     assert result["schema"] == 2

@@ -337,11 +337,11 @@ def test_final_checkpoint_holds_the_weights_and_no_optimiser(task_of: Callable[.
     assert weights_hash(fresh) == result.weights_sha256
 
 
-@pytest.mark.parametrize(("pause", "epochs"), [(0.0, [1, 2, 3]), (1e9, [2, 3])])
-def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_two_are(
+@pytest.mark.parametrize(("pause", "epochs"), [(0.0, [1, 2, 3]), (1e9, [3])])
+def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_one_is(
     task_of: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, pause: float, epochs: list[int]
 ) -> None:
-    """The last one is saved before the test split is opened, and says that it is."""
+    """It is saved before the test split is opened, and says that it is."""
     saved = []
     write = run_module.save_checkpoint
 
@@ -354,9 +354,7 @@ def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_two_are(
     task = task_of()
     run(task)
     assert saved == epochs
-    spare = load_checkpoint(spare_of(task.checkpoint), fingerprint=build_model(task).fingerprint)
-    assert spare is not None
-    assert (spare.epoch, spare.optimizer is None) == (2, False), "the end of the run can be repeated from it"
+    assert spare_of(task.checkpoint).exists() == (len(epochs) > 1)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "pickle", "one_bit", "other_job"])
@@ -458,7 +456,10 @@ def test_stop_between_the_two_renames_goes_on_from_the_spare(task_of: Callable[.
     assert "reason" not in went_on.result.interruptions[0]
 
 
-def test_spare_of_a_finished_run_is_a_position_to_repeat_its_end_from(task_of: Callable[..., Task]) -> None:
+def test_spare_of_a_finished_run_is_a_position_to_repeat_its_end_from(
+    task_of: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", 0.0)
     task = task_of()
     whole = run(task)
     spare = load_checkpoint(spare_of(task.checkpoint), fingerprint=whole.result.fingerprint)

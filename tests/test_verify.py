@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from harness.train.packing import pack, unpack
+from harness.verify import again
 from tests.conftest import TESTS, TINY_PLUGIN, Ran
 
 Command = Callable[..., Ran]
@@ -278,8 +279,22 @@ def test_replay_finds_another_position_of_the_optimiser(finished: Command) -> No
     assert "the loss of the last epoch's step 2 differs" in ran.err
 
 
+def test_replay_of_a_short_run_without_a_spare_repeats_all_of_it(finished: Command) -> None:
+    (CELL / "checkpoint.spare.pt").unlink()
+    ran = finished("verify", str(CELL), "--replay", "--format", "json")
+    assert ran.code == 0
+    assert verdicts(ran)["replay weights"] == "ok"
+    (row,) = [row for row in ran.rows if row["check"] == "replay"]
+    assert row["detail"] == "Repeated from the first step to the end, equal bits."
+    edit_checkpoint(lambda content: content["losses"].add_(1e-3))
+    assert failed(finished("verify", str(CELL), "--replay", "--format", "json")) == {"replay"}
+
+
 @pytest.mark.parametrize("spare", ["missing", "damaged"])
-def test_replay_without_a_spare_repeats_the_first_epoch(spare: str, finished: Command) -> None:
+def test_replay_of_a_long_run_without_a_spare_repeats_the_first_epoch(
+    spare: str, finished: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(again, "WHOLE_SECONDS", 0.0)
     file = CELL / "checkpoint.spare.pt"
     file.unlink() if spare == "missing" else file.write_bytes(file.read_bytes()[:100])
     ran = finished("verify", str(CELL), "--replay", "--format", "json")

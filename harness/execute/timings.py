@@ -54,13 +54,12 @@ class Timing:
 
 
 def epoch_ends_saved(epochs: int, seconds: float) -> int:
-    """At the ends of how many epochs, each of so many seconds, a run is saved: at the last two in any case.
+    """At the ends of how many epochs, each of so many seconds, a run is saved: at the last one in any case.
 
     >>> [epoch_ends_saved(100, seconds) for seconds in (60, 6, 0.01)]
-    [100, 51, 2]
+    [100, 50, 1]
     """
-    apart = math.ceil(CHECKPOINT_PAUSE / max(seconds, 1e-9))
-    return min(epochs, (epochs - 2) // apart + 2) if apart > 1 else epochs
+    return (epochs - 1) // math.ceil(CHECKPOINT_PAUSE / max(seconds, 1e-9)) + 1
 
 
 def mean_timing(timings: Iterable[Timing]) -> Timing:

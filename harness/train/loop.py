@@ -91,8 +91,8 @@ class Training:
         Args:
             state: Changed in place.
             watcher: Told of every step and epoch.
-            save: Called every ``save_every`` seconds, at the end of an epoch unless the last call was moments ago, and
-                at the end of the last epoch but one. The end of the last one is left to the caller.
+            save: Called every ``save_every`` seconds, and at the end of an epoch unless the start or the last call was
+                moments ago. The end of the last one is left to the caller.
             save_every: Seconds between checkpoints within an epoch.
 
         Raises:
@@ -142,9 +142,7 @@ class Training:
             state.epoch_seconds += time.monotonic() - clock
             record = self._close_epoch(state, lr, losses)
             left = self.protocol.epochs - state.epoch
-            # The last but one is the spare of a finished run, from which its end can be repeated.
-            moments_ago = time.monotonic() - saved < min(CHECKPOINT_PAUSE, save_every)
-            worth_saving = left == 1 or (left > 1 and not moments_ago)
+            worth_saving = left > 0 and time.monotonic() - saved >= min(CHECKPOINT_PAUSE, save_every)
             if worth_saving:
                 save(state)
                 saved = time.monotonic()

@@ -7,7 +7,7 @@ import math
 from harness.registry import Protocol
 
 CHECKPOINT_PAUSE = 10.0
-"""Seconds. An epoch that ends sooner after a checkpoint is not worth one: it is as quickly done again."""
+"""Seconds. An epoch that ends sooner after a checkpoint or the start is not worth one: it is as quickly done again."""
 
 
 def learning_rate(epoch: int, protocol: Protocol, lr_max: float) -> float:

@@ -20,6 +20,8 @@ LOGIT_TOLERANCE = 1e-3
 """Largest difference of a logit, as a share of the largest logit, that another machine explains."""
 LOSS_TOLERANCE = 0.05
 """Relative difference of a window's mean loss that another machine explains; training makes small differences grow."""
+WHOLE_SECONDS = 60.0
+"""A run that took no longer is repeated as a whole where there is no position from before its end to begin at."""
 
 
 def check_evaluation(run: Run) -> Iterator[Check]:
@@ -73,25 +75,29 @@ def check_replay(run: Run) -> Iterator[Check]:
         return
     try:
         spare = load_checkpoint(spare_of(run.folder.checkpoint), fingerprint=run.result.fingerprint)
-        note = "" if spare else "No checkpoint from before the end is there, so the first epoch was repeated."
+        lack = "No checkpoint from before the end is there"
     except HarnessError as error:
-        spare, note = None, f"{error}, so the first epoch was repeated."
+        spare, lack = None, str(error)
+    if spare is not None and spare.optimizer is None:
+        spare = None
     with run.same_threads():
         try:
-            if spare is not None and spare.optimizer is not None:
+            if spare is not None or run.result.seconds <= WHOLE_SECONDS:
                 yield from _repeat_end(run, spare, final)
             else:
-                yield from _repeat_beginning(run, note)
+                yield from _repeat_beginning(run, f"{lack}, so the first epoch was repeated.")
         except HarnessError as error:
             yield Check("replay", "failed", detail=str(error))
 
 
-def _repeat_end(run: Run, spare: Checkpoint, final: Checkpoint) -> Iterator[Check]:
+def _repeat_end(run: Run, start: Checkpoint | None, final: Checkpoint) -> Iterator[Check]:
+    """Repeat the training from a position, or from the first step, to its end."""
     from harness.train.again import repeat
     from harness.train.run import weights_hash
 
-    where = f"from epoch {spare.epoch + 1}, step {spare.step + 1} to the end"
-    state = repeat(run.task, run.build(), spare, _Watch())
+    begin = f"epoch {start.epoch + 1}, step {start.step + 1}" if start else "the first step"
+    where = f"from {begin} to the end"
+    state = repeat(run.task, run.build(), start, _Watch())
     losses = state.losses.cpu()
     differences = run.differences()
     if not differences:
