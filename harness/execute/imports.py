@@ -15,4 +15,6 @@ with warnings.catch_warnings(), contextlib.suppress(Exception), without_collecti
 
     import harness.execute.runner  # noqa: F401
 
-gc.freeze()  # a collection in a worker would write to, and so copy, all pages that it shares with the others
+    # A collection in a worker would write to, and so copy, all pages that it shares with the others. And the first one
+    # after this would look at everything, for 0.3 seconds.
+    gc.freeze()
