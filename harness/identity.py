@@ -118,7 +118,7 @@ class Architectures:
 
     def __init__(self, *, remember: bool) -> None:
         self._path = Path(platformdirs.user_cache_dir("xscore-harness")) / "architectures.json"
-        self._known: dict[str, Architecture] = self._read() if remember else {}
+        self.known: dict[str, Architecture] = self._read() if remember else {}
         self._stamps: dict[str, list[object]] = {}
         self._new = False
 
@@ -129,13 +129,13 @@ class Architectures:
             PluginError: it does not build, or something else than a module.
         """
         key = hash_of([model.spec.name, num_classes, self._stamp(model.spec)])
-        if key not in self._known:
+        if key not in self.known:
             module = build_module(model, num_classes)
-            self._known[key] = Architecture(
+            self.known[key] = Architecture(
                 architecture_digest(module), sum(p.numel() for p in module.parameters() if p.requires_grad)
             )
             self._new = True
-        return self._known[key]
+        return self.known[key]
 
     def _stamp(self, spec: ModelSpec) -> list[object]:
         """The stamp as of this command's start; looking at the files again for every job would take minutes."""
@@ -150,7 +150,7 @@ class Architectures:
             return
         with contextlib.suppress(OSError, StoreError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            every = self._read() | self._known
+            every = self._read() | self.known
             write_text_atomically(self._path, json.dumps({key: asdict(one) for key, one in every.items()}))
 
     def _read(self) -> dict[str, Architecture]:

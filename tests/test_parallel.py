@@ -18,10 +18,15 @@ import pytest
 from filelock import FileLock, Timeout
 
 from harness.api import ExecutorSpec
+from harness.catalog import discover
 from harness.errors import CannotContinueError, WrongUseError
+from harness.execute.ahead import Ahead, Wanted
 from harness.execute.nursery import process_context
 from harness.execute.resources import Asked, resolve_resources
-from harness.execute.worker import Surroundings, _set_up_process
+from harness.execute.timings import Timings
+from harness.execute.worker import Surroundings, set_up_process
+from harness.identity import Architectures
+from harness.macs import estimate_macs
 from tests.conftest import TESTS, TINY_PLUGIN, TINY_REGISTRY, Ran
 
 UNRULY_PLUGIN = TESTS / "plugins" / "unruly"
@@ -208,7 +213,7 @@ def test_workers_are_forked_for_a_cpu_alone() -> None:
 
 def tell_surroundings(connection: Connection, surroundings: Surroundings) -> None:
     """What a worker does first of all, in its process."""
-    _set_up_process(2, surroundings)
+    set_up_process(2, surroundings)
     connection.send((os.environ.get("MOOD"), os.environ["OMP_NUM_THREADS"], str(Path.cwd())))
 
 
@@ -224,6 +229,73 @@ def test_a_worker_has_the_surroundings_of_now(tmp_path: Path, monkeypatch: pytes
         assert here.recv() == (mood, "2", str(tmp_path))
         process.join(timeout=60)
         assert process.exitcode == 0
+
+
+BRITTLE = """
+import os, signal
+from harness.api import ModelSpec, hookimpl
+
+def build(num_classes):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+@hookimpl
+def harness_models():
+    return [ModelSpec(name="brittle", build=build, paper="none")]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+def test_model_that_crashes_when_it_is_built_is_a_sentence(shell: Shell, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "brittle-1.0.dist-info").mkdir(parents=True)
+    (site / "brittle.py").write_text(BRITTLE)
+    (site / "brittle-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: brittle\nVersion: 1.0\n")
+    (site / "brittle-1.0.dist-info" / "entry_points.txt").write_text("[harness]\nbrittle = brittle\n")
+    command = [sys.executable, "-m", "harness", "run", "tiny", "brittle", "--registry", str(TINY_REGISTRY)]
+    path = os.pathsep.join((str(site), shell.environment["PYTHONPATH"]))
+    environment = shell.environment | {"PYTHONPATH": path}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 3
+    assert "was killed by SIGSEGV (a crash in compiled code) while it built brittle." in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+WITHOUT_TORCH = """
+import atexit, sys
+from harness.cli import main
+atexit.register(lambda: print(*(name in sys.modules for name in ("torch", "timm")), file=sys.stderr))
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_command_itself_needs_no_torch(jobs: str, shell: Shell, tmp_path: Path) -> None:
+    """Its workers have it; here it would take seconds at the start, and 300 MB for days."""
+    (tmp_path / "command.py").write_text(WITHOUT_TORCH)
+    command = [sys.executable, "command.py", "run", "tiny", "tiny2", "--dataset", "dots", "--device", "cpu"]
+    options = ["--jobs", jobs, "--registry", str(TINY_REGISTRY)]
+    ran = subprocess.run(
+        [*command, *options], cwd=tmp_path, env=shell.environment, capture_output=True, text=True, check=True
+    )
+    assert "2 jobs: 2 done" in ran.stderr
+    assert ran.stderr.splitlines()[-1] == "False False"
+
+
+def test_what_was_looked_at_ahead_is_what_is_built_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(TINY_PLUGIN))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    catalog, here = discover(), Architectures(remember=False)
+    for classes in (4, 2):
+        here.get(catalog.model("tiny"), classes)
+    ahead = Ahead(Wanted(("tiny",), (4, 2), 16))
+    assert ahead.threads() > 0
+    if sys.platform == "linux":
+        assert ahead.architectures == here.known
+        digest = here.get(catalog.model("tiny"), 4).digest
+        assert Timings().number("products", digest, 16) == estimate_macs(catalog.model("tiny").spec.build(4), 16)
+    assert Ahead(None).architectures == {}
 
 
 BEGIN_IMPORTS = """
@@ -270,12 +342,14 @@ def test_devices_of_the_jobs(asked: Asked, devices: tuple[str, ...], threads: in
 )
 def test_gpus_are_shared_out_evenly(asked: Asked, devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """The arithmetic alone; no GPU is touched."""
+    monkeypatch.setattr("harness.execute.machine._has_no_driver", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert resolve_resources(asked, LOCAL, accelerator=True).devices == devices
 
 
 def test_more_jobs_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.execute.machine._has_no_driver", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(WrongUseError, match=r"--jobs is 5, but there is room for 2.*--jobs-per-gpu 3"):

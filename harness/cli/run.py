@@ -99,26 +99,32 @@ def run(
     executor = catalog.executor(execution.executor).spec
     request.runs.check_writable()
 
+    from harness.execute.ahead import Ahead, Wanted
     from harness.execute.nursery import begin_imports
     from harness.execute.resources import resolve_resources
-    from harness.execute.survey import Surveyor
+    from harness.execute.survey import Surveyor, class_counts_of
 
-    if not (executor.remote or execution.asked.in_process or all(_has_result(request, job) for job in chosen.jobs)):
-        begin_imports(execution.asked.device)
-    with without_collection():  # here torch is imported
-        resources = resolve_resources(execution.asked, executor, accelerator=chosen.protocol.accelerator)
-    insisted = execution.asked.device != "auto"
+    asked, wanted = execution.asked, None
+    workers = not (executor.remote or asked.in_process or all(_has_result(request, job) for job in chosen.jobs))
+    if workers and begin_imports(asked.device):
+        counted_at = None if asked.jobs in (None, "1") else chosen.protocol.input_size
+        wanted = Wanted(chosen.models, class_counts_of(chosen, benchmark, catalog), counted_at)
+    ahead = Ahead(wanted)
+    with without_collection():  # here torch is imported, unless there was somebody to look ahead
+        resources = resolve_resources(asked, executor, accelerator=chosen.protocol.accelerator, threads=ahead.threads)
+    insisted = asked.device != "auto"
     if not executor.remote:
         _refuse_years_on_a_cpu(benchmark, catalog, chosen, request, resources, insisted=insisted)
     surveyor = Surveyor(benchmark, catalog, request.runs, request.data_root, remember=False)
     surveyor.check_data(chosen)
+    surveyor.learn(ahead.architectures)
     survey = surveyor.survey(chosen)
     refused = _refusals(survey, allow_over_budget=allow_over_budget)
     if refused and set(refused) == set(chosen.models):
         raise BudgetError("\n".join(refused.values()))
     todo = [cell.job for cell in survey.cells if cell.state != "done" and cell.job.model not in refused]
     if len(todo) > 1 and resources.jobs != 1:
-        todo = in_order(benchmark, catalog, chosen, survey, todo, request, execution.asked, remote=executor.remote)
+        todo = in_order(benchmark, catalog, chosen, survey, todo, request, asked, remote=executor.remote)
     stop = stop_signal()
     reporter = RunReporter(len(todo), chosen.protocol, stop)
     run_one = LocalRunOne(

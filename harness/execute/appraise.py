@@ -15,14 +15,13 @@ from typing import TypeAlias
 
 from harness.api import Job
 from harness.catalog import Catalog
-from harness.collection import without_collection
 from harness.data.acquire import Request, estimate
 from harness.data.prepare import definition, prepare_embedded
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import HarnessError
 from harness.execute.machine import WATTS, Device
 from harness.execute.price import Basis, JobPrice, Price
-from harness.execute.scaling import Case, Pace, find_pace
+from harness.execute.scaling import Case, Pace, count_products, find_pace
 from harness.execute.timings import Timing, Timings, mean_timing, timing_key
 from harness.identity import Architectures
 from harness.plan import Plan, dataset_facts
@@ -300,24 +299,11 @@ class Appraiser:
         Counted at one of the class counts: the head hardly matters.
         """
         if case.model not in self._macs_by_model:
-            self._macs_by_model[case.model] = self._count_macs(plan, case)
+            model = self._catalog.model(case.model)
+            self._macs_by_model[case.model] = count_products(
+                self._timings, model, case.classes, case.architecture.digest, plan.protocol.input_size
+            )
         return self._macs_by_model[case.model] or None
-
-    def _count_macs(self, plan: Plan, case: Case) -> float:
-        name = "products", case.architecture.digest, plan.protocol.input_size
-        found = self._timings.number(*name)
-        if found is None:
-            from harness.identity import build_module
-            from harness.macs import estimate_macs
-
-            try:
-                module = build_module(self._catalog.model(case.model), case.classes)
-                with without_collection():
-                    found = estimate_macs(module, plan.protocol.input_size)
-            except Exception:  # whatever a model raises; it then keeps its place in the order
-                found = 0.0
-            self._timings.put_number(found, *name)
-        return found
 
     def _job_price(
         self, plan: Plan, cell: Cell, case: Case | None, finished: float | None, timing: Timing | None,

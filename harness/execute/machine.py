@@ -18,7 +18,10 @@ WATTS = {"cpu": 65.0, "cuda": 300.0, "mps": 30.0}
 its limit, an Apple chip under load. Only an assumption; ``harness plan --watts`` takes a measured one."""
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_DRIVER_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+_DRIVER_FILES = (
+    *("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu"),  # the last two on Jetson boards
+    *("/dev/dxg", "/dev/kfd"),  # Windows' subsystem for Linux, and ROCm
+)
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 _CPU_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from harness.execute.machine import device_without_torch, usable_cores
+from harness.execute.machine import device_without_torch
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnContext
@@ -39,16 +39,16 @@ def process_context(devices: Sequence[str]) -> _Context:
     return multiprocessing.get_context("spawn")
 
 
-def begin_imports(device: str) -> None:
-    """Have the imports begin, if workers for what ``--device`` names will be forked and there is a core to spare."""
+def begin_imports(device: str) -> bool:
+    """Have the imports begin if workers for what ``--device`` names will be forked; return whether they will."""
     known = device_without_torch(device)
-    if known is None or usable_cores() < 2:
-        return
-    if process_context((known.address,)).get_start_method() == "forkserver":
-        from multiprocessing import forkserver  # not made for every system
+    if known is None or process_context((known.address,)).get_start_method() != "forkserver":
+        return False
+    from multiprocessing import forkserver  # not made for every system
 
-        with _stdout_to_stderr():
-            forkserver.ensure_running()
+    with _stdout_to_stderr():
+        forkserver.ensure_running()
+    return True
 
 
 @contextlib.contextmanager

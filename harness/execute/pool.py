@@ -155,7 +155,7 @@ class Pool:
     def _bury(self, one: _Worker) -> Iterator[Cell]:
         """Deal with a worker that has died."""
         one.process.join(timeout=5)
-        reason = one.ended_for or _how_it_ended(one.process.exitcode)
+        reason = one.ended_for or how_it_ended(one.process.exitcode)
         job, started = one.job, one.ready
         self._retire(one)
         if job is not None:
@@ -220,10 +220,10 @@ class Pool:
         self._workers.clear()
 
 
-def _how_it_ended(code: int | None) -> str:
+def how_it_ended(code: int | None) -> str:
     """Say how a process ended, as the end of a sentence that begins with it.
 
-    >>> _how_it_ended(3)
+    >>> how_it_ended(3)
     'ended with exit code 3'
     """
     if code is None or code >= 0:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from harness.api import ExecutorSpec, Resources
 from harness.errors import WrongUseError, unknown_name
-from harness.execute.machine import usable_cores
+from harness.execute.machine import device_without_torch, usable_cores
 
 _JOB_BYTES = 2 * 2**30  # a process with torch takes 0.5 to 1 GB, and training at 224 pixels about another one
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -41,13 +41,23 @@ class Asked:
     options: tuple[str, ...] = field(default=())
 
 
-def resolve_resources(asked: Asked, executor: ExecutorSpec, *, accelerator: bool) -> Resources:
+def torch_threads() -> int:
+    """Return how many CPU threads torch takes by itself."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def resolve_resources(
+    asked: Asked, executor: ExecutorSpec, *, accelerator: bool, threads: Callable[[], int] = torch_threads
+) -> Resources:
     """Turn what was asked into what the executor gets.
 
     Args:
         asked: As typed.
         executor: Who is going to carry out the jobs.
         accelerator: Whether the protocol is made for one.
+        threads: Tells how many threads torch takes by itself; asked if jobs have to share them.
 
     Raises:
         WrongUseError: what was asked does not go together, or does not exist.
@@ -80,22 +90,20 @@ def resolve_resources(asked: Asked, executor: ExecutorSpec, *, accelerator: bool
         devices=devices,
         jobs=len(devices),
         jobs_per_gpu=asked.jobs_per_gpu or 1,
-        threads=asked.threads or threads_for_each(len(devices)),
+        threads=asked.threads or threads_for_each(len(devices), threads),
         timeout=timeout,
         in_process=asked.in_process,
         options=options,
     )
 
 
-def threads_for_each(jobs: int) -> int | None:
+def threads_for_each(jobs: int, threads: Callable[[], int]) -> int | None:
     """Return the CPU threads for each of several jobs: torch's own number divided by them; None leaves it alone.
 
     Two trainings that each start as many threads as there are cores were measured 10 to 30 times slower than one after
     the other: OpenMP's threads spin while they wait.
     """
-    import torch
-
-    return None if jobs == 1 else max(1, torch.get_num_threads() // jobs)
+    return None if jobs == 1 else max(1, threads() // jobs)
 
 
 def room_on_cpu() -> int:
@@ -124,6 +132,10 @@ def parse_duration(option: str, text: str) -> float:
 
 def _slots(asked: Asked, jobs: int | None) -> tuple[str, ...]:
     """Return a device name for each job at the same time."""
+    if device_without_torch(asked.device) is not None:
+        if asked.jobs_per_gpu is not None:
+            raise WrongUseError("--jobs-per-gpu does not apply to the device 'cpu'.")
+        return ("cpu",) * (jobs or (room_on_cpu() if asked.jobs == "auto" else 1))
     import torch
 
     from harness.train.environment import resolve_device

@@ -6,9 +6,12 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from harness.api import ModelSpec
+from harness.catalog import Offer
+from harness.collection import without_collection
 from harness.execute.price import Basis
-from harness.execute.timings import Timing, mean_timing
-from harness.identity import Architecture
+from harness.execute.timings import Timing, Timings, mean_timing
+from harness.identity import Architecture, build_module
 
 _SECONDS_PER_MAC = 1e-10  # of a training step and one thread; orders jobs where nothing was ever timed
 
@@ -92,3 +95,27 @@ def find_pace(
     if not ratios:
         return Pace(by_model, _SECONDS_PER_MAC if nominal else None, nothing, batch, macs_of)
     return Pace(by_model, statistics.median(ratios), mean_timing(timings), batch, macs_of)
+
+
+def count_products(timings: Timings, model: Offer[ModelSpec], classes: int, digest: str, resolution: int) -> float:
+    """Return the multiply-adds of an image's products, counted once a machine; 0 where the model refuses an image.
+
+    Args:
+        timings: Where the number is looked up, and left.
+        model, classes: What to build, should it have to be counted.
+        digest: Of the model's architecture at this class count.
+        resolution: Pixels of a side.
+    """
+    name = "products", digest, resolution
+    found = timings.number(*name)
+    if found is None:
+        from harness.macs import estimate_macs
+
+        try:
+            module = build_module(model, classes)
+            with without_collection():
+                found = estimate_macs(module, resolution)
+        except Exception:  # whatever a model raises; it then keeps its place in the order
+            found = 0.0
+        timings.put_number(found, *name)
+    return found

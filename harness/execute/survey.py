@@ -12,7 +12,7 @@ from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, HarnessError, PluginError
-from harness.identity import Architectures, fingerprints, learning_rate_peak
+from harness.identity import Architecture, Architectures, fingerprints, learning_rate_peak
 from harness.plan import Plan, dataset_facts
 from harness.registry import Benchmark
 from harness.results.grid import Cell, read_grid
@@ -52,7 +52,7 @@ class Surveyor:
         """Tell how a plan stands; ``brief`` as in ``read_grid``. Raises what looking up names and sizes raises."""
         for name in plan.datasets:
             dataset_facts(self._benchmark, self._catalog, name)
-        class_counts = self._class_counts(plan)
+        class_counts = sorted(class_counts_of(plan, self._benchmark, self._catalog))
         over: dict[str, str] = {}
         broken: dict[str, str] = {}
         for name in plan.models:
@@ -66,6 +66,10 @@ class Surveyor:
         cells = read_grid(self._runs, plan.jobs, lambda job: self.fingerprint(plan, job), brief=brief)
         self._architectures.save()
         return Survey(cells, over, broken)
+
+    def learn(self, architectures: Mapping[str, Architecture]) -> None:
+        """Take over what another process has just built, by the keys of ``Architectures``."""
+        self._architectures.known.update(architectures)
 
     def fingerprint(self, plan: Plan, job: Job) -> str:
         """Return what a job's result must carry. Raises HarnessError where the model or the data set is not usable."""
@@ -122,14 +126,6 @@ class Surveyor:
         if problems:
             raise type(problems[0])("\n".join(str(problem) for problem in problems))
 
-    def _class_counts(self, plan: Plan) -> list[int]:
-        """The class counts of the whole suite, whatever part of it is planned: the budget holds at every one."""
-        counts = set()
-        for name in {*plan.suite.datasets, *plan.datasets}:
-            with contextlib.suppress(HarnessError):
-                counts.add(dataset_facts(self._benchmark, self._catalog, name).classes)
-        return sorted(counts)
-
     def _budget_sentence(self, name: str, class_counts: list[int]) -> str:
         budget = self._benchmark.budget
         model = self._catalog.model(name)
@@ -142,3 +138,12 @@ class Surveyor:
                     f"the limit is {limit:,} ({budget.parameters:,} + {budget.tolerance:.0%})."
                 )
         return ""
+
+
+def class_counts_of(plan: Plan, benchmark: Benchmark, catalog: Catalog) -> tuple[int, ...]:
+    """The class counts of the plan and of its whole suite, since the budget holds at every one; the plan's first."""
+    counts = []
+    for name in (*plan.datasets, *plan.suite.datasets):
+        with contextlib.suppress(HarnessError):
+            counts.append(dataset_facts(benchmark, catalog, name).classes)
+    return tuple(dict.fromkeys(counts))

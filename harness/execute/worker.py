@@ -50,7 +50,7 @@ def main(connection: Connection, run_one: bytes, device: str, threads: int | Non
         threads: CPU threads; None leaves torch's own number.
         surroundings: The parent's.
     """
-    _set_up_process(threads, surroundings)
+    set_up_process(threads, surroundings)
     stop = StopSignal()
     jobs = _Inbox(connection, stop)
 
@@ -125,7 +125,7 @@ class _Inbox:
                 return
 
 
-def _set_up_process(threads: int | None, surroundings: Surroundings) -> None:
+def set_up_process(threads: int | None, surroundings: Surroundings) -> None:
     """Limit threads before the libraries that start them are imported, and keep stdout for the parent's data.
 
     Where torch is there already, in a forked process, the job sets the number of threads.
