@@ -20,6 +20,7 @@ from harness.data.prepare import definition, prepare_embedded
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import HarnessError
 from harness.execute.machine import WATTS, Device
+from harness.execute.nursery import process_context
 from harness.execute.price import Basis, JobPrice, Price
 from harness.execute.scaling import Case, Pace, count_products, find_pace
 from harness.execute.timings import Timing, Timings, mean_timing, timing_key
@@ -337,8 +338,9 @@ class Appraiser:
         """Seconds until the first job starts: imports, and building every model at every class count."""
         imports = self._timings.number("imports", sys.executable, version("torch")) or _IMPORT_SECONDS
         builds = {(cases[name].model, cases[name].classes): timing.build for name, timing in timed.items() if timing}
-        # Jobs are carried out by processes of their own, which import everything once more.
-        return 2 * imports + sum(builds.values())
+        # Processes that are not forked from one that has torch import it once more, after the command itself has.
+        forked = process_context((self._setting.device.address,)).get_start_method() == "forkserver"
+        return (1 if forked else 2) * imports + sum(builds.values())
 
     def _unprepared(self, plan: Plan, todo: Sequence[Cell]) -> tuple[tuple[str, ...], int]:
         """Names of data sets that have to be prepared first, and the bytes that this takes."""
