@@ -272,7 +272,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_command_itself_needs_no_torch(jobs: str, shell: Shell, tmp_path: Path) -> None:
-    """Its workers have it; here it would take seconds at the start, and 300 MB for days."""
+    """Its workers have it; here it would take seconds at the start, and 400 MB for days."""
     (tmp_path / "command.py").write_text(WITHOUT_TORCH)
     command = [sys.executable, "command.py", "run", "tiny", "tiny2", "--dataset", "dots", "--device", "cpu"]
     options = ["--jobs", jobs, "--registry", str(TINY_REGISTRY)]
