@@ -298,6 +298,27 @@ def test_what_was_looked_at_ahead_is_what_is_built_here(monkeypatch: pytest.Monk
     assert Ahead(None).architectures == {}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+@pytest.mark.parametrize("seconds", [0.3, 1.2, 2.3])
+def test_ctrl_c_before_the_first_job_is_a_sentence(seconds: float, shell: Shell) -> None:
+    """While the process that workers are forked from imports, and while another one looks at the models."""
+    command = [sys.executable, "-m", "harness", "run", "--all", "--suite", "pocket", "--jobs", "2"]
+    process = subprocess.Popen(
+        command, cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text():
+        time.sleep(0.02)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "KeyboardInterrupt" not in err
+    assert "Everything finished" in err
+
+
 BEGIN_IMPORTS = """
 import os
 from multiprocessing import forkserver

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -46,7 +47,7 @@ def begin_imports(device: str) -> bool:
         return False
     from multiprocessing import forkserver  # not made for every system
 
-    with _stdout_to_stderr():
+    with _stdout_to_stderr(), _deaf_to_ctrl_c():
         forkserver.ensure_running()
     return True
 
@@ -65,3 +66,16 @@ def _stdout_to_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start a process that ignores SIGINT from its first moment.
+
+    Ctrl-C reaches it, too. It would print where in its imports it was; what that means is the command's to say.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
