@@ -112,7 +112,7 @@ def _look(connection: Connection, surroundings: Surroundings, wanted: Wanted) ->
                 for classes in wanted.classes:
                     architectures.get(catalog.model(name), classes)
         architectures.save()
-        if wanted.resolution is not None:
+        if wanted.resolution is not None and wanted.classes:
             connection.send("counted multiply-adds")
             _leave_numbers(catalog, architectures, wanted, wanted.resolution)
         connection.send(Findings(torch_threads(), architectures.known))
