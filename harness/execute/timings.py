@@ -18,6 +18,7 @@ import platformdirs
 from harness import __version__
 from harness.errors import StoreError
 from harness.execute.machine import Device, bound_cores, thread_variables
+from harness.execute.resources import torch_threads
 from harness.files import write_text_atomically
 from harness.identity import hash_of
 from harness.registry import RULES, Protocol
@@ -78,9 +79,7 @@ def threads_per_job(jobs: int, given: int | None, timings: Timings) -> int:
     name = "threads", sys.executable, version("torch"), bound_cores(), sorted(thread_variables().items())
     found = timings.number(*name)
     if found is None:
-        import torch
-
-        found = torch.get_num_threads()
+        found = torch_threads()
         timings.put_number(found, *name)
         timings.save()
     return max(1, int(found) // jobs)
