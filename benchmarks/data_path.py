@@ -49,8 +49,8 @@ from rivals import (
 
 from harness.catalog import discover
 from harness.data.store import PreparedDataset
+from harness.machine import resolve_device
 from harness.registry import Protocol
-from harness.train.environment import resolve_device
 from harness.train.pipeline import InputPipeline
 
 NO_KORNIA = (

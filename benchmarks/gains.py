@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from harness.api import Job
 from harness.catalog import Catalog, discover
 from harness.data.store import PreparedDataset
-from harness.execute.speed import invented_dataset
+from harness.price.trial import invented_dataset
 from harness.registry import Protocol, load_benchmark
 from harness.train import loop
 from harness.train.checkpoint import Found

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from harness.api import Job, RunResult
 from harness.catalog import discover
-from harness.execute.survey import Surveyor
 from harness.plan import Plan, Selection, build_plan
 from harness.registry import load_benchmark
 from harness.results.store import JobFolder, RunsFolder
 from harness.results.values import read_predictions
+from harness.workspace.survey import Surveyor
 
 SUITE = "pocket"
 _TRAINED = ("mobilenet", "pocket_digits")

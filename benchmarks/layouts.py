@@ -25,9 +25,8 @@ from training import LAYOUTS, geometric_mean, steps_in
 
 from harness.api import ModelSpec
 from harness.catalog import Catalog, Offer, discover
-from harness.execute.machine import usable_cores
-from harness.identity import build_module
-from harness.train.environment import resolve_device
+from harness.machine import resolve_device, usable_cores
+from harness.models import build_module
 from harness.train.loop import build_optimizer, to_layout
 
 ALLOWED = 0.97

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
-from harness.execute.machine import usable_cores
-from harness.processor import cpu_name
+from harness.machine import cpu_name, usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "kornia")

@@ -24,7 +24,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from harness.data.store import PreparedDataset
-from harness.execute.speed import invented_dataset
+from harness.price.trial import invented_dataset
 from harness.registry import Protocol, load_benchmark
 
 PREFETCH = 2  # batches a worker of torch's DataLoader makes ahead, by default

@@ -50,12 +50,12 @@ from torch.utils.data import DataLoader, RandomSampler
 from harness.api import ModelSpec
 from harness.catalog import Catalog, Offer, discover
 from harness.data.store import PreparedDataset
-from harness.execute.machine import usable_cores
-from harness.identity import build_module, learning_rate_peak
+from harness.machine import resolve_device, usable_cores
+from harness.models import build_module
 from harness.registry import Protocol
-from harness.train.environment import resolve_device
 from harness.train.loop import build_optimizer, to_layout
 from harness.train.pipeline import build_pipeline
+from harness.train.schedule import learning_rate_peak
 
 WORKERS = 2
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

@@ -142,7 +142,7 @@ class _File(_Strict, frozen=True):
 
 
 class Ablation(_Strict, frozen=True):
-    """What is known of a user's own protocol beside its numbers; see ``harness.ablation``.
+    """What is known of a user's own protocol beside its numbers; see ``harness.protocol_file``.
 
     Attributes:
         name: What the user calls it; the protocol itself is called ``<name>-<first 8 digits of its digest>``.

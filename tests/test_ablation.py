@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.ablation import departures, read_protocol_file
 from harness.catalog import Catalog
 from harness.errors import RegistryError, WrongUseError
+from harness.protocol_file import departures, read_protocol_file
 from harness.registry import Benchmark, load_benchmark
-from harness.results.ablations import find_protocol
+from harness.results.protocols import find_protocol
 from harness.results.store import RunsFolder
 from tests.conftest import TINY_REGISTRY, Ran
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from harness.catalog import Catalog, discover
+from harness.doctor import golden
 from harness.registry import Protocol, load_benchmark
-from harness.train import certificate
 from xscore_plugins.augmentations import color_jitter, cutmix, horizontal_flip
 
 Patch = pytest.MonkeyPatch
@@ -21,11 +21,11 @@ Patch = pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def frozen() -> tuple[Protocol, Catalog]:
-    return load_benchmark().protocol(certificate.PROTOCOL), discover()
+    return load_benchmark().protocol(golden.PROTOCOL), discover()
 
 
 def told(frozen: tuple[Protocol, Catalog]) -> dict[str, str]:
-    return certificate.differences(certificate.compute(*frozen), certificate.certified())
+    return golden.differences(golden.compute(*frozen), golden.certified())
 
 
 def test_this_machine_computes_what_was_certified(frozen: tuple[Protocol, Catalog]) -> None:
@@ -34,7 +34,7 @@ def test_this_machine_computes_what_was_certified(frozen: tuple[Protocol, Catalo
 
 def test_every_part_of_the_protocol_is_certified(frozen: tuple[Protocol, Catalog]) -> None:
     """An augmentation that is added to the protocol can't be forgotten, nor a sample be empty or constant."""
-    held = certificate.certified()
+    held = golden.certified()
     for use in frozen[0].augmentations:
         assert any(name.startswith(f"augmentation.{use.name}.") for name in held)
     assert {"train_batch", "test_batch", "loss", "gradient", "adam", "learning_rate", "stored_resize"} <= set(held)
@@ -134,8 +134,8 @@ def test_a_part_that_moves_breaks_the_certificate(
 def test_the_certificate_tells_what_moved_and_by_how_much() -> None:
     held = {"a": [1.0, 2.0], "draws.b": [1.0], "gone": [0.0], "longer": [1.0, 2.0]}
     found = {"a": [1.0, 2.1], "draws.b": [1.0000001], "new": [0.0], "longer": [1.0]}
-    sentences = certificate.differences(found, held)
+    sentences = golden.differences(found, held)
     assert sentences["a"] == "a differs by up to 0.05 in 1 of 2 values"
     assert set(sentences) == {"a", "draws.b", "gone", "new", "longer"}
-    assert certificate.differences({"a": [1.0, math.nan]}, {"a": [1.0, 2.0]}) != {}
-    assert certificate.differences({"a": [1.0, 2.00003]}, {"a": [1.0, 2.0]}) == {}
+    assert golden.differences({"a": [1.0, math.nan]}, {"a": [1.0, 2.0]}) != {}
+    assert golden.differences({"a": [1.0, 2.00003]}, {"a": [1.0, 2.0]}) == {}

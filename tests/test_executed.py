@@ -25,7 +25,7 @@ from harness.data.store import PreparedDataset, SealedTest, SplitArrays
 from harness.registry import Benchmark
 from harness.train import loop, pipeline, run
 from harness.train.checkpoint import find_checkpoint
-from harness.train.executed import (
+from harness.train.deviations import (
     COVERAGE,
     accounted_reads,
     compare_facts,
@@ -34,9 +34,9 @@ from harness.train.executed import (
     facts_digest,
 )
 from harness.train.loop import Training
+from harness.train.observe import Witness, applied_moments, applied_smoothing, read_strengths
 from harness.train.pipeline import InputPipeline
 from harness.train.run import Task, Trained, build_model, deviations_of, run_task
-from harness.train.witness import Witness, applied_moments, applied_smoothing, read_strengths
 from tests.conftest import TESTS, Ran
 
 Patch = pytest.MonkeyPatch

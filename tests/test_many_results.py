@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from harness import identity
-from harness.api import Job
+from harness import models
+from harness.api import Cell, Job
 from harness.catalog import Catalog
-from harness.execute.survey import Surveyor
-from harness.identity import hash_of, job_fingerprint
+from harness.fingerprint import hash_of, job_fingerprint
 from harness.plan import Plan, Selection, build_plan
 from harness.registry import Benchmark
-from harness.results.grid import Cell, read_cell, read_grid
+from harness.results.grid import read_cell, read_grid
 from harness.results.store import RunsFolder
+from harness.workspace.survey import Surveyor
 from tests.conftest import Ran
 
 SEEDS = 500
@@ -44,7 +44,7 @@ def surveyor(many: RunsFolder, finished_runs: Path, tiny_benchmark: Benchmark, t
 def many(
     tmp_path: Path, finished_runs: Path, tiny_benchmark: Benchmark, tiny_catalog: Catalog, plan: Plan
 ) -> RunsFolder:
-    """2,000 results: one that was really trained, with each job's identity."""
+    """2,000 results: one that was really trained, with each job's models."""
     template = finished_runs / PROTOCOL / "tiny" / "dots" / "seed-0"
     content = json.loads((template / "result.json").read_text(encoding="utf-8"))
     runs = RunsFolder(tmp_path / "many runs")
@@ -179,13 +179,13 @@ def test_sources_of_plugins_are_looked_at_once_a_command(
     tiny_harness: Callable[..., Ran], many: RunsFolder, finished_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
-    really = identity.source_stamp
+    really = models.source_stamp
 
     def count(spec: Any) -> list[object]:
         looks.append(spec.name)
         return really(spec)
 
-    monkeypatch.setattr(identity, "source_stamp", count)
+    monkeypatch.setattr(models, "source_stamp", count)
     where = ("--runs", str(many.root), "--data", str(finished_runs.parent / "data"))
     assert tiny_harness("status", "tiny", "tiny2", *where).code == 0
     assert 1 <= len(looks) <= 2

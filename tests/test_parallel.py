@@ -21,12 +21,12 @@ from harness.api import ExecutorSpec
 from harness.catalog import discover
 from harness.errors import CannotContinueError, WrongUseError
 from harness.execute.ahead import Ahead, Wanted
-from harness.execute.nursery import process_context
+from harness.execute.forkserver import process_context
 from harness.execute.resources import Asked, resolve_resources
-from harness.execute.timings import Timings
 from harness.execute.worker import Surroundings, set_up_process
-from harness.identity import Architectures
 from harness.macs import estimate_macs
+from harness.models import Architectures
+from harness.price.timings import Timings
 from tests.conftest import TESTS, TINY_PLUGIN, TINY_REGISTRY, Ran
 
 UNRULY_PLUGIN = TESTS / "plugins" / "unruly"
@@ -322,7 +322,7 @@ def test_ctrl_c_before_the_first_job_is_a_sentence(seconds: float, shell: Shell)
 BEGIN_IMPORTS = """
 import os
 from multiprocessing import forkserver
-from harness.execute.nursery import begin_imports
+from harness.execute.forkserver import begin_imports
 begin_imports("cpu")
 place = f"/proc/{forkserver._forkserver._forkserver_pid}/fd"
 print([os.path.samefile(f"{place}/1", f"/proc/self/fd/{number}") for number in (1, 2)])
@@ -363,14 +363,14 @@ def test_devices_of_the_jobs(asked: Asked, devices: tuple[str, ...], threads: in
 )
 def test_gpus_are_shared_out_evenly(asked: Asked, devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """The arithmetic alone; no GPU is touched."""
-    monkeypatch.setattr("harness.execute.machine._has_no_driver", lambda: False)
+    monkeypatch.setattr("harness.machine._has_no_driver", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert resolve_resources(asked, LOCAL, accelerator=True).devices == devices
 
 
 def test_more_jobs_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.execute.machine._has_no_driver", lambda: False)
+    monkeypatch.setattr("harness.machine._has_no_driver", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(WrongUseError, match=r"--jobs is 5, but there is room for 2.*--jobs-per-gpu 3"):

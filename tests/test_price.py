@@ -13,22 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import machine
 from harness.api import Job
 from harness.catalog import Catalog, discover
 from harness.data.prepare import prepare_embedded
-from harness.execute import machine
-from harness.execute.appraise import Appraiser, Setting
-from harness.execute.machine import Device, device_without_torch, find_device, usable_cores
-from harness.execute.price import JobPrice, Price, longest_first, makespan
-from harness.execute.speed import THOROUGH, Effort, Trial, invented_dataset, time_trial, time_trials
-from harness.execute.survey import Surveyor
-from harness.execute.timings import Timing, Timings, epoch_ends_saved, threads_per_job, timing_key
+from harness.machine import Device, cpu_name, device_without_torch, find_device, usable_cores
 from harness.plan import Plan, Selection, build_plan
-from harness.processor import cpu_name
+from harness.price.estimate import Appraiser, Setting
+from harness.price.price import JobPrice, Price, longest_first, makespan
+from harness.price.timings import Timing, Timings, epoch_ends_saved, threads_per_job, timing_key
+from harness.price.trial import THOROUGH, Effort, Trial, invented_dataset, time_trial, time_trials
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
 from harness.train.provenance import device_name
 from harness.train.schedule import CHECKPOINT_PAUSE
+from harness.workspace.survey import Surveyor
 from tests.conftest import TINY_PLUGIN, TINY_REGISTRY, Ran
 
 Command = Callable[..., Ran]
@@ -264,9 +263,9 @@ def appraise(
 @pytest.fixture
 def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the one measurement that starts a process."""
-    from harness.execute import speed
+    from harness.price import trial
 
-    monkeypatch.setattr(speed, "import_seconds", lambda: 2.0)
+    monkeypatch.setattr(trial, "import_seconds", lambda: 2.0)
 
 
 def test_what_was_timed_once_is_remembered(
@@ -330,8 +329,8 @@ def test_models_that_were_not_timed_are_scaled_and_that_is_said(
 def test_a_model_timed_at_one_class_count_is_timed_for_all(
     tiny_benchmark: Benchmark, tiny_catalog: Catalog, tiny_harness: Command
 ) -> None:
-    from harness.execute.scaling import Case, find_pace
-    from harness.identity import Architecture
+    from harness.models import Architecture
+    from harness.price.scaling import Case, find_pace
 
     def case(model: str, classes: int) -> Case:
         return Case(model, f"of-{classes}", Architecture(f"{model}{classes}", 1), classes, 10, 64, 40, "")

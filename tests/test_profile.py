@@ -14,22 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from harness.api import EpochRecord, Job, StoppedError
+from harness.api import EpochRecord, Job, Shares, StoppedError
 from harness.catalog import Catalog
 from harness.cli.progress import RunReporter
 from harness.data.prepare import prepare_embedded
-from harness.execute.profiling import run_clock
 from harness.execute.reporters import LogReporter
 from harness.execute.runner import JobRunner
 from harness.execute.signals import StopSignal
 from harness.registry import Benchmark
-from harness.results.profile import Profile, read_profile, write_profile
+from harness.results.profile import Profile, read_profile, run_clock, write_profile
 from harness.results.store import JobFolder, RunsFolder
 from harness.train import profile_cuda
 from harness.train.checkpoint import Found
 from harness.train.loop import Training
 from harness.train.pipeline import InputPipeline
-from harness.train.profile import OFF, Clock, HostWatch, Phase, Piece, RunClock, Shares, shares_of
+from harness.train.profile import OFF, Clock, HostWatch, Phase, Piece, RunClock, shares_of
 from harness.train.run import JobInProgress, Task, build_model, run_task
 from tests.conftest import Ran
 from tests.test_parallel import Shell
@@ -168,7 +167,7 @@ def test_without_the_option_the_clock_is_the_one_that_does_nothing(
     tiny_harness: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr("harness.execute.profiling.RunClock", _Forbidden)
+    monkeypatch.setattr("harness.results.profile.RunClock", _Forbidden)
     fit = Training.fit
     monkeypatch.setattr(
         Training, "fit", lambda self, *given, **named: seen.append(self.clock) or fit(self, *given, **named)

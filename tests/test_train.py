@@ -22,11 +22,12 @@ from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.data.store import SplitArrays
 from harness.errors import DatasetError, TrainingError, WrongUseError
+from harness.machine import resolve_device
 from harness.registry import Benchmark, load_benchmark
 from harness.train import loop
 from harness.train import run as run_module
 from harness.train.checkpoint import Checkpoint, Found, find_checkpoint, load_checkpoint, spare_of
-from harness.train.environment import frozen_numerics, resolve_device
+from harness.train.environment import frozen_numerics
 from harness.train.feeder import Feeder
 from harness.train.loop import Training, TrainingState, build_optimizer
 from harness.train.packing import unpack

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from harness.train.packing import pack, unpack
-from harness.verify import again
+from harness.verify import replay
 from tests.conftest import TESTS, TINY_PLUGIN, Ran
 
 Command = Callable[..., Ran]
@@ -294,7 +294,7 @@ def test_replay_of_a_short_run_without_a_spare_repeats_all_of_it(finished: Comma
 def test_replay_of_a_long_run_without_a_spare_repeats_the_first_epoch(
     spare: str, finished: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(again, "WHOLE_SECONDS", 0.0)
+    monkeypatch.setattr(replay, "WHOLE_SECONDS", 0.0)
     file = CELL / "checkpoint.spare.pt"
     file.unlink() if spare == "missing" else file.write_bytes(file.read_bytes()[:100])
     ran = finished("verify", str(CELL), "--replay", "--format", "json")

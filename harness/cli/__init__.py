@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 
 INTERRUPTED = 130
 _COMMANDS = {
-    "list": ("catalog", "list_command", "Show what is installed: models by default."),
+    "list": ("listing", "list_command", "Show what is installed: models by default."),
     "check-budget": (
         "budget",
         "check_budget",
@@ -34,7 +34,7 @@ _COMMANDS = {
     ),
     "run": ("run", "run", "Train models on data sets under the frozen protocol."),
     "status": (
-        "run",
+        "status",
         "status",
         "Show how every job of a suite stands: done, running, failed, stale or missing.",
     ),
@@ -145,7 +145,7 @@ class _Commands(click.Group):
 
 
 def _show_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
-    from harness.cli.version import show_version
+    from harness.cli.listing import show_version
 
     show_version(ctx, parameter, asked)
 

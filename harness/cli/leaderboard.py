@@ -27,8 +27,8 @@ from harness.registry import Benchmark
 from harness.results.store import RunsFolder
 
 if TYPE_CHECKING:
-    from harness.execute.collect import Collected
     from harness.report.leaderboard import Leaderboard
+    from harness.workspace.finished import Collected
 
 DEFAULT_LAMBDA = 0.5
 
@@ -161,10 +161,10 @@ def measured_board(
     metric: str | None = None, anchors_name: str | None = None, brief: bool = False,
 ) -> tuple[Collected, Leaderboard]:  # fmt: skip
     """Read a suite's finished results, ``brief`` as in ``collect``, and rank them and the majority-class baseline."""
-    from harness.execute.collect import collect
     from harness.report.baseline import baseline_values
     from harness.report.leaderboard import build_leaderboard
     from harness.report.scale import OWN, find_anchors
+    from harness.workspace.finished import collect
 
     collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=metric, brief=brief)
     collected.require_results()
@@ -206,9 +206,9 @@ def published_board(
     benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, lam: float
 ) -> Leaderboard:
     """Rank the published models and, where there are finished results, the user's among them."""
-    from harness.execute.collect import collect
     from harness.report.leaderboard import build_leaderboard
     from harness.report.published import build_published, full_suite
+    from harness.workspace.finished import collect
 
     chosen = benchmark.suite(suite) if suite else full_suite(benchmark)
     collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=full_suite(benchmark).name, metric=None)

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from harness.ablation import describe_ablation, under_protocol
 from harness.catalog import Catalog, discover
 from harness.cli import completion
 from harness.data.store import default_data_root
 from harness.plan import Selection
+from harness.protocol_file import describe_ablation, under_protocol
 from harness.registry import Benchmark, load_benchmark
-from harness.results.ablations import find_protocol, other_contents
+from harness.results.protocols import find_protocol, other_contents
 from harness.results.store import RunsFolder
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")

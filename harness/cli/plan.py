@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.api import Job
+from harness.api import Cell, Job
 from harness.catalog import Catalog
-from harness.cli.execution import place_options
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
 from harness.cli.progress import duration
+from harness.cli.run_options import place_options
 from harness.execute.resources import Asked
 from harness.plan import Plan, build_plan, dataset_facts
 from harness.registry import Benchmark
-from harness.results.grid import Cell
 
 if TYPE_CHECKING:
-    from harness.execute.appraise import Setting
-    from harness.execute.price import Price
-    from harness.execute.survey import Survey
+    from harness.price.estimate import Setting
+    from harness.price.price import Price
+    from harness.workspace.survey import Survey
 
 COLUMNS = {
     "model": "model",
@@ -82,7 +81,7 @@ def show_plan(
         timing: Whether to time what nothing is known of.
         anew: Whether to time everything.
     """
-    from harness.execute.appraise import Appraiser
+    from harness.price.estimate import Appraiser
 
     # Finished runs of other seeds tell what a job takes, too.
     survey = read_survey(benchmark, catalog, with_other_seeds(plan, request), request)
@@ -124,10 +123,10 @@ def setting_of(asked: Asked, catalog: Catalog, *, watts: float | None = None) ->
         WrongUseError: what was asked does not go together.
         CannotContinueError: this machine has no such device.
     """
-    from harness.execute.appraise import Setting
-    from harness.execute.machine import find_device
     from harness.execute.resources import resolve_resources
-    from harness.execute.timings import Timings, threads_per_job
+    from harness.machine import find_device
+    from harness.price.estimate import Setting
+    from harness.price.timings import Timings, threads_per_job
 
     device = find_device(asked.device)
     plain = asked.jobs is None or (asked.jobs.isdecimal() and int(asked.jobs) > 0)
@@ -145,8 +144,8 @@ def in_order(
     asked: Asked, *, remote: bool,
 ) -> list[Job]:  # fmt: skip
     """Order the jobs of a run, longest first within each seed, by what is known of them; times nothing."""
-    from harness.execute.appraise import Appraiser
-    from harness.execute.price import longest_first
+    from harness.price.estimate import Appraiser
+    from harness.price.price import longest_first
 
     # What other machines are like is not known here; the order by this one's processor is as good as any.
     setting = setting_of(Asked(device="cpu") if remote else asked, catalog)
@@ -198,7 +197,7 @@ def price_sentences(price: Price, setting: Setting, request: Request) -> list[st
 
 def read_survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, *, brief: bool = False) -> Survey:
     """Tell how a plan stands, from what earlier commands remember of the models; ``brief`` as in ``read_grid``."""
-    from harness.execute.survey import Surveyor
+    from harness.workspace.survey import Surveyor
 
     return Surveyor(benchmark, catalog, request.runs, request.data_root, remember=True).survey(plan, brief=brief)
 

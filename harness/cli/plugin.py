@@ -80,14 +80,14 @@ def check(what: str | None, show_rules: bool, data: Path | None, registry: Path 
     harness plugin check --rules
     """
     if show_rules:
-        from harness.testing.collect import RULES
+        from harness.testing.find import RULES
 
         print_rows([{"kind": one.kind, "rule": one.id, "why": one.why} for one in RULES], format_)
         return 0
     with _source(what) as name:
         benchmark, catalog = load(registry)
 
-        from harness.testing.collect import find_checks
+        from harness.testing.find import find_checks
 
         outcomes = list(_examine(find_checks(name, benchmark, catalog, data_root(data))))
     rows = [
@@ -146,7 +146,7 @@ def _health(counts: Counter[str], plugins: Sequence[Plugin]) -> str:
 @contextlib.contextmanager
 def _source(what: str | None) -> Iterator[str | None]:
     """Turn what the user named into a name that is discovered: a folder is put in front of what is installed."""
-    from harness.testing.folder import importable, read_project
+    from harness.testing.project import importable, read_project
 
     path = Path(what) if what else None
     if path is None or what is None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.ablation import describe_ablation
 from harness.cli.leaderboard import ablation_of, lambda_option, measured_board, published_board
 from harness.cli.options import (
     data_option,
@@ -20,6 +19,7 @@ from harness.cli.options import (
     suite_option,
 )
 from harness.errors import CannotContinueError, HarnessError, WrongUseError
+from harness.protocol_file import describe_ablation
 
 if TYPE_CHECKING:
     from harness.api import RunResult
@@ -85,11 +85,11 @@ def gather(
 ) -> Facts:  # fmt: skip
     """Collect everything that the page shows; ``frozen`` is the registry's own, for the published table."""
     from harness.data.acquire import known_leaks
-    from harness.execute.collect import collect
     from harness.report.facts import Facts, gather_confusions, gather_histories, methods
     from harness.report.published import full_suite, published_accuracies, published_anchors
     from harness.results.store import RunsFolder
     from harness.score import search_subsets
+    from harness.workspace.finished import collect
 
     table = None
     search = None

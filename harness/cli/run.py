@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.api import ExecutorSpec, Job, Resources, StoppedError, Work
+from harness.api import Cell, ExecutorSpec, Job, Resources, StoppedError, Work
 from harness.catalog import Catalog
-from harness.cli.execution import Execution, execution_options
 from harness.cli.options import Request, format_option, selection_options, track_option
 from harness.cli.output import print_rows, say
-from harness.cli.overview import MANY, print_overview
 from harness.cli.plan import (
     COLUMNS,
     DIGITS,
@@ -25,24 +23,21 @@ from harness.cli.plan import (
     read_survey,
     setting_of,
     show_plan,
-    time_left,
     training_images,
-    with_other_seeds,
 )
-from harness.cli.profile import say_profiles
-from harness.cli.progress import RunReporter, duration, stop_signal
-from harness.collection import without_collection
+from harness.cli.progress import RunReporter, duration, say_profiles, stop_signal
+from harness.cli.run_options import Execution, execution_options
 from harness.errors import BudgetError, CannotContinueError
+from harness.execute.run_one import LocalRunOne
 from harness.execute.signals import StopSignal
-from harness.execute.task import LocalRunOne
 from harness.execute.tracking import choose_trackers
+from harness.garbage import gc_paused
 from harness.plan import Plan, build_plan
 from harness.registry import Benchmark
-from harness.results.grid import Cell
 from harness.results.store import RunsFolder, executor_folder
 
 if TYPE_CHECKING:
-    from harness.execute.survey import Survey
+    from harness.workspace.survey import Survey
 
 COMPILE_MODES = ("default", "reduce-overhead")  # those of harness.train.compiled, which imports torch
 
@@ -100,9 +95,9 @@ def run(
     request.runs.check_writable()
 
     from harness.execute.ahead import Ahead, Wanted
-    from harness.execute.nursery import begin_imports
+    from harness.execute.forkserver import begin_imports
     from harness.execute.resources import resolve_resources
-    from harness.execute.survey import Surveyor, class_counts_of
+    from harness.workspace.survey import Surveyor, class_counts_of
 
     asked, wanted = execution.asked, None
     workers = not (executor.remote or asked.in_process or all(_has_result(request, job) for job in chosen.jobs))
@@ -110,7 +105,7 @@ def run(
         counted_at = None if asked.jobs in (None, "1") else chosen.protocol.input_size
         wanted = Wanted(chosen.models, class_counts_of(chosen, benchmark, catalog), counted_at)
     ahead = Ahead(wanted)
-    with without_collection():  # here torch is imported, unless there was somebody to look ahead
+    with gc_paused():  # here torch is imported, unless there was somebody to look ahead
         resources = resolve_resources(asked, executor, accelerator=chosen.protocol.accelerator, threads=ahead.threads)
     insisted = asked.device != "auto"
     if not executor.remote:
@@ -156,58 +151,8 @@ def run(
     return _summarise(final, trained, stopped=stopped)
 
 
-@click.command()
-@selection_options
-@format_option
-def status(request: Request, format_: str) -> None:
-    """Show how every job of a suite stands: done, running, failed, stale or missing.
-
-    Looks at every installed model unless some are named, and at more seeds where results of more are there. Of more
-    than 1,000 jobs, the formats for people count the states by model and data set, and list what is neither done nor
-    missing.
-
-    \b
-    harness status --suite pocket
-    harness status mynet --format json
-    """
-    benchmark, catalog = request.load()
-    selection = replace(request.selection, all_models=request.selection.all_models or not request.selection.models)
-    chosen = build_plan(benchmark, catalog, selection)
-    with without_collection():
-        cells = read_survey(benchmark, catalog, with_other_seeds(chosen, request), request, brief=True).cells
-    cells = _with_queues(catalog, request.runs, cells)
-    metric = chosen.protocol.metric
-    if len(cells) > MANY and format_ not in ("json", "csv"):
-        print_overview(cells, metric, format_)
-    else:
-        print_rows([cell.as_row(metric) for cell in cells], format_, columns=COLUMNS, digits=DIGITS)
-    counts = Counter(cell.state for cell in cells)
-    say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + time_left(cells))
-
-
 def _has_result(request: Request, job: Job) -> bool:
     return request.runs.of(job).result.exists()
-
-
-def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """Say of the unfinished jobs where they wait or run, as far as an executor keeps an account of that."""
-    queued: dict[Job, str] = {}
-    for name, offer in catalog.executors.items():
-        folder = executor_folder(runs, name)
-        if offer.spec.waiting is None or not folder.is_dir():
-            continue
-        try:
-            queued |= offer.spec.waiting(folder)
-        except CannotContinueError as error:
-            say(f"Note: what waits with the executor '{name}' is not known. {error}")
-    if not queued:
-        return tuple(cells)
-    return tuple(
-        replace(cell, detail=", ".join(filter(None, (cell.detail, queued[cell.job]))))
-        if cell.job in queued and cell.state != "done"
-        else cell
-        for cell in cells
-    )
 
 
 def _refusals(survey: Survey, *, allow_over_budget: bool) -> dict[str, str]:
@@ -280,8 +225,8 @@ def _refuse_years_on_a_cpu(
         return
     import torch
 
-    from harness.execute.appraise import Appraiser, Setting
-    from harness.execute.machine import find_device
+    from harness.machine import find_device
+    from harness.price.estimate import Appraiser, Setting
 
     threads = resources.threads or torch.get_num_threads()
     setting = Setting(find_device("cpu"), len(resources.devices), threads)

@@ -64,7 +64,7 @@ def verify(
     with ExitStack() as stack:
         found = [run for path in paths for run in _find(path, stack)]
 
-        from harness.train.environment import resolve_device
+        from harness.machine import resolve_device
         from harness.verify.checks import Means
         from harness.verify.verify import verify_run
 

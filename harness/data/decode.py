@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,11 +56,6 @@ class Decoded:
     sample: Encoded
     pixels: npt.NDArray[np.uint8] | None
     histogram: npt.NDArray[np.int64] | None
-
-
-def default_workers() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Encoded]:

@@ -20,7 +20,7 @@ from harness.api import DatasetSpec, Split
 from harness.catalog import Offer
 from harness.data.arrays import ArrayWriter, Chain, Journal, array_file
 from harness.data.content import channel_moments, content_fingerprint, pixel_histogram
-from harness.data.decode import Encoded, NotUniformError, decode_samples, default_workers, read_samples
+from harness.data.decode import Encoded, NotUniformError, decode_samples, read_samples
 from harness.data.store import (
     SCHEMA,
     Manifest,
@@ -32,6 +32,7 @@ from harness.data.store import (
 )
 from harness.errors import DatasetError, StoreError
 from harness.files import write_text_atomically, writing_to
+from harness.machine import bound_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +116,7 @@ def prepare_locked(
     workers: int | None = None, report: Report = say_nothing,
 ) -> PreparedDataset:  # fmt: skip
     """Do what ``prepare`` does, for a caller that holds the data set's lock."""
-    work = _Work(offer, folder, root, input_size, tuple(sources), workers or default_workers(), report)
+    work = _Work(offer, folder, root, input_size, tuple(sources), workers or bound_cores(), report)
     # Another process may have prepared it while this one waited.
     found = find_prepared(root, offer.spec.name, definition(offer), input_size)
     if found is not None:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.doctor.check import Finding, Place
-from harness.execute.machine import bound_cores, core_limit, thread_variables, usable_cores
-from harness.processor import cpu_name
+from harness.machine import bound_cores, core_limit, cpu_name, thread_variables, usable_cores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +42,7 @@ def check_devices(place: Place) -> Iterator[Finding]:
 
 def check_chosen_device(place: Place) -> Iterator[Finding]:
     """The device that was asked for."""
-    from harness.train.environment import resolve_device
+    from harness.machine import resolve_device
 
     device = resolve_device(place.device)
     if place.device != "auto":
@@ -85,7 +84,7 @@ def check_threads(_place: Place) -> Iterator[Finding]:
 
 def check_determinism(place: Place) -> Iterator[Finding]:
     """Two short trainings on the chosen device, from one seed: their weights must be the same bits."""
-    from harness.train.environment import resolve_device
+    from harness.machine import resolve_device
 
     device = str(resolve_device(place.device))
     first, second = train_probe(device), train_probe(device)
@@ -105,7 +104,7 @@ def check_determinism(place: Place) -> Iterator[Finding]:
 
 def check_arithmetic(place: Place) -> Iterator[Finding]:
     """The libraries that are installed here compute what the frozen protocol was certified with."""
-    from harness.train.certificate import PROTOCOL, certified, compute, differences
+    from harness.doctor.golden import PROTOCOL, certified, compute, differences
 
     if PROTOCOL not in place.benchmark.protocols:
         yield Finding("arithmetic", "skipped", f"the registry in use has no protocol {PROTOCOL}")

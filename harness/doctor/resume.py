@@ -184,8 +184,8 @@ def _train(trial: Trial, scratch: Path, *, kill_after: float | None) -> float | 
 
 def _smallest_trial(place: Place, registry: Path | None, scratch: Path) -> Trial:
     """The quickest model on an embedded data set, under a protocol that a CPU can bear, for a few epochs."""
-    from harness.execute.machine import find_device
-    from harness.execute.timings import Timings, threads_per_job
+    from harness.machine import find_device
+    from harness.price.timings import Timings, threads_per_job
 
     datasets = place.catalog.datasets
     candidates = [
@@ -217,7 +217,7 @@ def _quickest_model(place: Place, side: int, classes: int) -> str:
     """The model whose forward and backward pass of a small batch takes the least time here."""
     import torch
 
-    from harness.identity import build_module
+    from harness.models import build_module
 
     spans = {}
     for name, offer in place.catalog.models.items():

@@ -19,8 +19,8 @@ from harness.data.prepare import SPLITS, definition
 from harness.data.store import find_prepared, open_split
 from harness.doctor.check import Finding, Place
 from harness.errors import HarnessError
-from harness.execute.price import JobPrice, Price
 from harness.plan import dataset_facts
+from harness.price.price import JobPrice, Price
 
 CACHE_BYTES = 100_000_000  # what caches of timings, architectures and plots may grow to, generously
 _VERIFY_BYTES = 50_000_000  # data sets up to here are compared byte by byte, which takes a moment

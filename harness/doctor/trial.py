@@ -84,9 +84,9 @@ def main(argument: str) -> int:
 
     from harness.catalog import discover
     from harness.execute.runner import JobRunner
+    from harness.machine import resolve_device
     from harness.registry import load_benchmark
     from harness.results.store import RunsFolder
-    from harness.train.environment import resolve_device
 
     told: dict[str, Any] = json.loads(argument)
     trial = Trial(**told | {"job": Job(**told["job"])})

@@ -18,13 +18,12 @@ from pathlib import Path
 
 from harness.catalog import Catalog, discover
 from harness.errors import CannotContinueError, HarnessError
-from harness.execute.nursery import process_context
-from harness.execute.pool import how_it_ended
-from harness.execute.resources import torch_threads
-from harness.execute.scaling import count_products
-from harness.execute.timings import Timings, threads_per_job
-from harness.execute.worker import Surroundings, set_up_process
-from harness.identity import Architecture, Architectures
+from harness.execute.forkserver import process_context
+from harness.execute.worker import Surroundings, how_it_ended, set_up_process
+from harness.machine import torch_threads
+from harness.models import Architecture, Architectures
+from harness.price.scaling import count_products
+from harness.price.timings import Timings, threads_per_job
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -21,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 from harness.api import Job, StoppedError, Work
 from harness.errors import CannotContinueError, StoreError
 from harness.execute import worker
-from harness.execute.nursery import process_context
+from harness.execute.forkserver import process_context
+from harness.execute.worker import how_it_ended
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from harness.results.grid import Cell
+    from harness.api import Cell
 
 _POLL_SECONDS = 0.1
 _ATTEMPTS = 2  # a job whose process died once may have been unlucky; twice, it is the job
@@ -218,19 +218,3 @@ class Pool:
             if one.process.is_alive():
                 one.process.kill()
         self._workers.clear()
-
-
-def how_it_ended(code: int | None) -> str:
-    """Say how a process ended, as the end of a sentence that begins with it.
-
-    >>> how_it_ended(3)
-    'ended with exit code 3'
-    """
-    if code is None or code >= 0:
-        return f"ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        name = signal.Signals(-code).name
-        hint = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
-        hint = " (a crash in compiled code)" if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE") else hint
-        return f"was killed by {name}{hint}"
-    return f"was killed by signal {-code}"

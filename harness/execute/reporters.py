@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 from harness.execute.signals import StopSignal
 
 if TYPE_CHECKING:
-    from harness.api import EpochRecord, Job
-    from harness.execute.runner import Reporter
-    from harness.results.grid import Cell
-    from harness.train.profile import Shares
+    from harness.api import Cell, EpochRecord, Job, Reporter, Shares
 
 _LINE_SECONDS = 30.0  # between two lines about one job's epochs
 _STEP_SECONDS = 0.5  # between two messages about steps: each makes a float of a loss, which waits for the device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +9,8 @@ from types import MappingProxyType
 
 from harness.api import ExecutorSpec, Resources
 from harness.errors import WrongUseError, unknown_name
-from harness.execute.machine import device_without_torch, usable_cores
+from harness.machine import device_without_torch, room_on_cpu, torch_threads
 
-_JOB_BYTES = 2 * 2**30  # a process with torch takes 0.5 to 1 GB, and training at 224 pixels about another one
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -39,13 +37,6 @@ class Asked:
     in_process: bool = False
     detach: bool = False
     options: tuple[str, ...] = field(default=())
-
-
-def torch_threads() -> int:
-    """Return how many CPU threads torch takes by itself."""
-    import torch
-
-    return torch.get_num_threads()
 
 
 def resolve_resources(
@@ -106,15 +97,6 @@ def threads_for_each(jobs: int, threads: Callable[[], int]) -> int | None:
     return None if jobs == 1 else max(1, threads() // jobs)
 
 
-def room_on_cpu() -> int:
-    """Return how many jobs a CPU has room for: one a core, as far as the memory goes."""
-    sysconf = getattr(os, "sysconf", None)
-    if sysconf is None:  # Windows
-        return usable_cores()
-    memory = int(sysconf("SC_PHYS_PAGES")) * int(sysconf("SC_PAGE_SIZE"))
-    return max(1, min(usable_cores(), memory // _JOB_BYTES))
-
-
 def parse_duration(option: str, text: str) -> float:
     """Return seconds.
 
@@ -138,7 +120,7 @@ def _slots(asked: Asked, jobs: int | None) -> tuple[str, ...]:
         return ("cpu",) * (jobs or (room_on_cpu() if asked.jobs == "auto" else 1))
     import torch
 
-    from harness.train.environment import resolve_device
+    from harness.machine import resolve_device
 
     first = resolve_device(asked.device)
     if first.type != "cuda":

@@ -6,53 +6,24 @@ import traceback
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsFloat
-from typing import Protocol as Interface
+from typing import TYPE_CHECKING
 
-from harness.api import EpochRecord, Job, StoppedError
+from harness.api import Cell, EpochRecord, Job, Reporter, StoppedError
 from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.errors import HarnessError, JobLockedError, StoreError
-from harness.execute.profiling import run_clock
 from harness.execute.tracking import RunTrackers, Tracking
 from harness.registry import Benchmark
-from harness.results.ablations import keep_protocol
-from harness.results.grid import Cell, read_cell
+from harness.results.grid import read_cell
+from harness.results.profile import run_clock
+from harness.results.protocols import keep_protocol
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.checkpoint import find_checkpoint, spare_of
-from harness.train.profile import OFF, Shares
+from harness.train.profile import OFF
 from harness.train.run import Built, Task, Trained, build_model, run_task
 
 if TYPE_CHECKING:
     import torch
-
-
-class Reporter(Interface):
-    """What tells people how a run goes. Several jobs may be under way at a time, each named in what is told of it."""
-
-    def job_started(self, job: Job) -> None:
-        """A job is about to start or go on."""
-
-    def step_finished(self, job: Job, epoch: int, step: int, steps: int, loss: SupportsFloat) -> None:
-        """A training step has ended. Making a float of ``loss`` may wait for the device, so do it rarely."""
-
-    def batch_evaluated(self, job: Job) -> None:
-        """A batch of the test split has been evaluated."""
-
-    def epoch_finished(self, job: Job, record: EpochRecord) -> None:
-        """An epoch has ended."""
-
-    def profiled(self, job: Job, shares: Shares) -> None:
-        """How the present epoch of a run with a profile goes: now and then, and once it is complete."""
-
-    def should_stop(self) -> bool:
-        """Whether the user wants to stop."""
-
-    def job_finished(self, cell: Cell) -> None:
-        """A job has ended, well or not."""
-
-    def notice(self, text: str) -> None:
-        """Something that a user should know has happened."""
 
 
 @dataclass(frozen=True)

@@ -257,9 +257,9 @@ class _Memory:
 
 
 def _describe(task: Task, built: Built, run_id: str) -> TrackedRun:
-    from harness.identity import learning_rate_peak
     from harness.train.environment import frozen_numerics
     from harness.train.provenance import describe_environment
+    from harness.train.schedule import learning_rate_peak
 
     spec = task.model.spec
     with frozen_numerics():  # the flags under which it will train

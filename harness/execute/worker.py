@@ -19,11 +19,11 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.api import Job, StoppedError
-from harness.collection import without_collection
 from harness.execute.signals import StopSignal
+from harness.garbage import gc_paused
 
 if TYPE_CHECKING:
-    from harness.results.grid import Cell
+    from harness.api import Cell
 
 _Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -143,7 +143,23 @@ def set_up_process(threads: int | None, surroundings: Surroundings) -> None:
 def _unpickle(run_one: bytes) -> Any:
     import pickle
 
-    with without_collection():
+    with gc_paused():
         import torch  # noqa: F401  (imported here, so that the parent learns of a failure before it sends a job)
 
     return pickle.loads(run_one)
+
+
+def how_it_ended(code: int | None) -> str:
+    """Say how a process ended, as the end of a sentence that begins with it.
+
+    >>> how_it_ended(3)
+    'ended with exit code 3'
+    """
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+        hint = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
+        hint = " (a crash in compiled code)" if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE") else hint
+        return f"was killed by {name}{hint}"
+    return f"was killed by signal {-code}"

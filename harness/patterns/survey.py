@@ -15,7 +15,8 @@ from harness.api import ModelSpec
 from harness.catalog import Catalog, Offer
 from harness.errors import HarnessError, PluginError, StoreError
 from harness.files import write_text_atomically
-from harness.identity import build_module, hash_of, source_stamp
+from harness.fingerprint import hash_of
+from harness.models import build_module, source_stamp
 from harness.patterns.detect import RULES, Element, detect
 from harness.registry import Budget
 

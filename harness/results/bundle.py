@@ -26,7 +26,7 @@ import msgspec
 from harness.api import Job, RunResult
 from harness.errors import CannotContinueError, StoreError
 from harness.files import write_atomically
-from harness.results.ablations import KEPT, check_kept, kept_beside, same_kept
+from harness.results.protocols import KEPT, check_kept, kept_beside, same_kept
 from harness.results.store import JobFolder, parse_result
 
 SCHEMA = 1

@@ -3,48 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypedDict
 
-from harness.api import Job, RunResult
-from harness.collection import without_collection
+import msgspec
+
+from harness.api import Cell, Job, RunResult
 from harness.errors import HarnessError, StoreError
-from harness.results.quick import quick_reader
+from harness.garbage import gc_paused
+from harness.results.schema import SCHEMA
 from harness.results.store import JobFolder, RunsFolder
 
 _MANY = 10_000
-State: TypeAlias = Literal["done", "running", "failed", "stale", "missing"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One job and how it stands.
-
-    ``stale`` is a result, finished or half-way, that is not of this job any more: the model, the data, the protocol or
-    a version changed, or its file is damaged. ``detail`` says which, or why a job failed.
-    """
-
-    job: Job
-    state: State
-    result: RunResult | None = None
-    detail: str = ""
-    fingerprint: str | None = None
-
-    def as_row(self, metric: str = "top1") -> dict[str, Any]:
-        """Return the row that ``run`` and ``status`` print; ``accuracy`` in percent, None unless done."""
-        done = self.result if self.state == "done" else None
-        return {
-            "model": self.job.model,
-            "dataset": self.job.dataset,
-            "seed": self.job.seed,
-            "state": self.state,
-            "accuracy": done.metrics.get(metric) if done else None,
-            "seconds": done.seconds if done else None,
-            "fingerprint": done.fingerprint if done else self.fingerprint,
-            "over_budget": done.over_budget if done else None,
-            "detail": self.detail,
-        }
 
 
 def is_comparable(result: RunResult) -> bool:
@@ -91,7 +63,7 @@ def read_grid(
         brief: Whether the results may be without most of their environment and what was executed.
     """
     read = quick_reader(runs, brief=brief)
-    with without_collection():
+    with gc_paused():
         cells = tuple(
             _finished(job, read(job), fingerprint_of) or _look_closely(runs, job, fingerprint_of) for job in jobs
         )
@@ -140,3 +112,68 @@ def _marks(result: RunResult) -> str:
 def _position(folder: JobFolder) -> str:
     done = len(folder.read_history())
     return f"{done} epochs done" if done else ""
+
+
+_LONGEST = 1 << 16
+
+
+_BEGINNING = f'{{\n  "schema": {SCHEMA},\n'.encode()
+
+
+_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+
+
+Reader: TypeAlias = Callable[[Job], RunResult | None]
+"""Returns a job's result, or None where its file needs a closer look."""
+
+
+class _Comparability(TypedDict, total=False):
+    comparable: Any
+
+
+class _Anything(TypedDict, total=False):
+    """An object whose content is checked to be JSON and not kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BriefResult(RunResult):
+    """A result as far as tables of many need it: ``comparable`` is all of its ``environment``, ``executed`` is empty.
+
+    Decoding these two takes as long as all the rest.
+    """
+
+    environment: _Comparability = field(default_factory=_Comparability)
+    executed: _Anything | None = None
+
+
+def quick_reader(runs: RunsFolder, *, brief: bool) -> Reader:
+    """Return what reads results of a runs folder quickly.
+
+    Args:
+        runs: Where they are.
+        brief: Whether a BriefResult is enough.
+    """
+    decode: Callable[[bytes], RunResult] = msgspec.json.Decoder(BriefResult if brief else RunResult).decode
+    root, sep = os.fspath(runs.root), os.sep
+
+    def read(job: Job) -> RunResult | None:
+        path = f"{root}{sep}{job.protocol}{sep}{job.model}{sep}{job.dataset}{sep}seed-{job.seed}{sep}result.json"
+        try:
+            file = os.open(path, _FLAGS)
+        except OSError:
+            return None
+        try:
+            content = os.read(file, _LONGEST)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        # What is skipped is checked to be JSON, but not to be UTF-8; of ASCII there is no doubt.
+        if len(content) == _LONGEST or not content.startswith(_BEGINNING) or not content.isascii():
+            return None
+        try:
+            return decode(content)
+        except msgspec.MsgspecError:
+            return None
+
+    return read

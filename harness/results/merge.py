@@ -15,8 +15,8 @@ from typing import IO, Any, Literal, TypeAlias
 from harness.api import Job, RunResult
 from harness.errors import CannotContinueError, JobLockedError, StoreError
 from harness.files import writing_to
-from harness.results.ablations import OtherProtocolError, kept_beside, take_in
 from harness.results.bundle import FILES, hash_files, missing_files, open_bundle
+from harness.results.protocols import OtherProtocolError, kept_beside, take_in
 from harness.results.store import JobFolder, RunsFolder
 
 Outcome: TypeAlias = Literal["merged", "identical", "set aside", "left out"]

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harness.errors import StoreError
 from harness.files import write_text_atomically
 from harness.results.store import JobFolder
-from harness.train.profile import Phase, Piece
+from harness.train.profile import HostWatch, Phase, Piece, RunClock, Watch
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.api import Reporter
+    from harness.train.checkpoint import Found
+    from harness.train.run import Built, Task
+
 
 SCHEMA = 1
 
@@ -167,3 +177,54 @@ def _rate(images: int, seconds: float) -> float | None:
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(value, digits)
+
+
+def watch_for(device: torch.device, threads: int) -> Watch:
+    """Return the watch for a device. On Apple's MPS phases are the host's, and idleness is not measured."""
+    if device.type == "cuda":
+        from harness.train.profile_cuda import CudaWatch
+
+        return CudaWatch(device)
+    return HostWatch(threads if device.type == "cpu" else None)
+
+
+def run_clock(task: Task, built: Built, folder: JobFolder, found: Found, reporter: Reporter) -> RunClock:
+    """Start the clock of a run.
+
+    Args:
+        task, built: The job, and its model.
+        folder: Where the profile is kept.
+        found: Where the run goes on from; if from a checkpoint, the profile goes on, too.
+        reporter: Told how the present epoch goes.
+    """
+    import torch
+
+    from harness.train.provenance import device_name
+
+    threads = torch.get_num_threads()
+    earlier = read_profile(folder) if found.checkpoint is not None else None
+    if earlier is not None and earlier.fingerprint != built.fingerprint:
+        earlier = None
+
+    def save(clock: RunClock) -> None:
+        profile = Profile(
+            fingerprint=built.fingerprint,
+            device=str(task.device),
+            device_name=device_name(task.device) or "",
+            threads=threads,
+            batch_size=task.protocol.batch_size,
+            epochs=task.protocol.epochs,
+            steps_per_epoch=task.dataset.manifest.counts["train"] // task.protocol.batch_size,
+            pieces=clock.pieces,
+            outside=clock.outside.seconds,
+        )
+        with contextlib.suppress(StoreError):  # if the disk is full the run itself will say so
+            write_profile(folder, profile)
+
+    return RunClock(
+        watch_for(task.device, threads),
+        tell=lambda shares: reporter.profiled(task.job, shares),
+        save=save,
+        pieces=earlier.pieces if earlier else (),
+        outside=earlier.outside if earlier else None,
+    )

@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from harness.api import EpochRecord, Job, RunResult
 from harness.errors import JobLockedError, StoreError
 from harness.files import remove_leftovers, write_atomically, write_text_atomically, writing_to
-from harness.results.upgrade import SCHEMA, known, upgrade
+from harness.results.schema import SCHEMA, known, upgrade
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ class JobFolder:
         return FileLock(self.path.parent / f".{self.path.name}.lock")
 
     def read_result(self) -> RunResult | None:
-        """Return the result, or None if there is none yet. Many at a time are read by ``harness.results.quick``.
+        """Return the result, or None if there is none yet. Many at a time are read by ``harness.results.grid``.
 
         Raises:
             DamagedResultError: the file can't be read; the message says why.

@@ -8,9 +8,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.api import AugmentationSpec, BatchTransform
-from harness.testing.effects import description_rule, pickling_rule, shorten, side_effect_rules
-from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, quote, rule
-from harness.testing.watch import changed, random_states
+from harness.testing.rules import (
+    RAISED,
+    Broken,
+    Doubtful,
+    Rule,
+    Untold,
+    description_rule,
+    pickling_rule,
+    quote,
+    rule,
+    shorten,
+    side_effect_rules,
+)
+from harness.testing.sandbox import changed, random_states
 
 if TYPE_CHECKING:
     import torch

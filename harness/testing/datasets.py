@@ -13,9 +13,20 @@ from pathlib import Path
 from harness.api import DatasetSpec, Split, open_image
 from harness.catalog import Offer
 from harness.errors import HarnessError
-from harness.testing.effects import description_rule, pickling_rule, shorten, side_effect_rules
-from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, quote, rule
-from harness.testing.watch import watching
+from harness.testing.rules import (
+    RAISED,
+    Broken,
+    Doubtful,
+    Rule,
+    Untold,
+    description_rule,
+    pickling_rule,
+    quote,
+    rule,
+    shorten,
+    side_effect_rules,
+)
+from harness.testing.sandbox import watching
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 _MODES = ("RGB", "L")

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.api import MetricSpec
-from harness.testing.effects import description_rule, pickling_rule, side_effect_rules
-from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, quote, rule
-from harness.testing.watch import changed, random_states
+from harness.testing.rules import (
+    RAISED,
+    Broken,
+    Doubtful,
+    Rule,
+    Untold,
+    description_rule,
+    pickling_rule,
+    quote,
+    rule,
+    side_effect_rules,
+)
+from harness.testing.sandbox import changed, random_states
 
 if TYPE_CHECKING:
     import torch

@@ -6,9 +6,8 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.testing.effects import shorten
 from harness.testing.model_case import CLASSES, ModelCase, same, steady
-from harness.testing.rules import RAISED, Broken, Untold, quote, rule
+from harness.testing.rules import RAISED, Broken, Untold, quote, rule, shorten
 
 BATCHES = (1, 2, 32)
 

@@ -8,10 +8,9 @@ import pickle
 import warnings
 
 from harness.errors import BudgetError
-from harness.testing.effects import shorten
 from harness.testing.model_case import TOLERANCE, ModelCase, moved, same, steady
-from harness.testing.process import run_python
-from harness.testing.rules import RAISED, Broken, Doubtful, Untold, quote, rule
+from harness.testing.rules import RAISED, Broken, Doubtful, Untold, quote, rule, shorten
+from harness.testing.sandbox import run_python
 
 
 @rule("model-eval-keeps-state")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from harness.testing import model_output, model_state
-from harness.testing.effects import description_rule, pickling_rule, side_effect_rules
 from harness.testing.model_case import CLASSES, ModelCase
-from harness.testing.rules import Rule
+from harness.testing.rules import Rule, description_rule, pickling_rule, side_effect_rules
 
 __all__ = ["RULES", "ModelCase"]
 

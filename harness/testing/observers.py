@@ -12,10 +12,8 @@ from pathlib import Path
 
 from harness.api import Job
 from harness.testing import fakes
-from harness.testing.effects import shorten
-from harness.testing.process import Done, run_python
-from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, quote, rule
-from harness.testing.watch import changed, scratch, settings, watching
+from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, quote, rule, shorten
+from harness.testing.sandbox import Done, changed, run_python, scratch, settings, watching
 
 _SLOW, _TOO_SLOW = 0.1, 1.0  # seconds for one epoch's hook
 _REPEATS = 3

@@ -9,9 +9,8 @@ from importlib.metadata import Distribution
 from typing import Any
 
 from harness.catalog import Plugin
-from harness.testing.effects import is_vague, shorten
-from harness.testing.process import run_python
-from harness.testing.rules import Broken, Doubtful, Rule, Untold, rule
+from harness.testing.rules import Broken, Doubtful, Rule, Untold, is_vague, rule, shorten
+from harness.testing.sandbox import run_python
 
 IMPORT_SECONDS = 1.0
 HEAVY = (

@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint
 
 import harness.api  # noqa: F401 - what it costs is not the plugin's
 from harness.testing.rules import quote
-from harness.testing.watch import changed, settings, watching
+from harness.testing.sandbox import changed, settings, watching
 
 
 def main(arguments: Sequence[str]) -> None:

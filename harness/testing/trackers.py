@@ -16,10 +16,8 @@ from pathlib import Path
 from harness.api import EpochRecord, Job, RunResult, TrackedRun, TrackerSpec
 from harness.execute.tracking import missing_modules
 from harness.testing import fakes
-from harness.testing.effects import description_rule, shorten
-from harness.testing.process import Done, run_python
-from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, quote, rule
-from harness.testing.watch import Seen, changed, random_states, scratch, settings, watching
+from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, description_rule, quote, rule, shorten
+from harness.testing.sandbox import Done, Seen, changed, random_states, run_python, scratch, settings, watching
 
 _SLOW, _TOO_SLOW = 0.1, 1.0  # seconds for one epoch
 _SLOW_OPEN = 5.0  # seconds for open

@@ -4,44 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from harness.errors import CannotContinueError, WrongUseError
-
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that is there.
-
-    ``auto`` takes a CUDA device if there is one and the CPU otherwise. MPS has to be named: its arithmetic is not
-    comparable.
-
-    Raises:
-        WrongUseError: no such device name.
-        CannotContinueError: this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    match = re.fullmatch(r"cpu|mps|cuda(?::(\d+))?", name)
-    if not match:
-        raise WrongUseError(f"There is no device '{name}'. Expected auto, cpu, cuda, cuda:0, cuda:1, ... or mps.")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise CannotContinueError("This machine has no MPS device. Leave --device out to use what there is.")
-    if name.startswith("cuda"):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(match.group(1) or 0)
-        if index >= count:
-            found = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device that torch can use"
-            raise CannotContinueError(
-                f"This machine has {found}, but {name} was asked for. 'harness run --device cpu' uses the CPU."
-            )
-        return torch.device("cuda", index)
-    return torch.device(name)
 
 
 @contextlib.contextmanager

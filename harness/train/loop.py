@@ -21,11 +21,11 @@ from harness.registry import Protocol
 from harness.train.compiled import compiled
 from harness.train.environment import fill_uninitialized_memory
 from harness.train.feeder import Batch, Feeder
+from harness.train.observe import Witness, applied_moments
 from harness.train.pipeline import InputPipeline
 from harness.train.profile import OFF, Clock, Phase
 from harness.train.schedule import CHECKPOINT_PAUSE, learning_rate
 from harness.train.seeds import derive_seed, generator
-from harness.train.witness import Witness, applied_moments
 
 _LARGEST_TEST_BATCH = 128
 _MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

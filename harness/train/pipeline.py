@@ -13,8 +13,8 @@ from harness.api import AugmentationSpec, BatchTransform
 from harness.catalog import Catalog
 from harness.errors import PluginError
 from harness.registry import AugmentationUse, Protocol
+from harness.train.observe import Witness, read_strengths
 from harness.train.seeds import generator
-from harness.train.witness import Witness, read_strengths
 
 RESIZING: Mapping[str, Any] = {"mode": "bilinear", "align_corners": False}
 """How images come to the input's size."""

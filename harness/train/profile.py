@@ -14,8 +14,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar, cast
 from typing import Protocol as Interface
 
+from harness.api import Shares
+
 if TYPE_CHECKING:
-    import torch
+    pass
 
 T = TypeVar("T")
 
@@ -38,26 +40,6 @@ class Phase(StrEnum):
 TRAINING = (Phase.WAITING, Phase.AUGMENTATION, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER)
 """The phases that make up an epoch's training steps."""
 _TELL_SECONDS = 1.0  # between two messages about the present epoch
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How an epoch's time is spent so far, for a line of a live display: shares in 0..1 of its training steps.
-
-    Attributes:
-        epoch: Counted from 0.
-        waiting, augmentation: Shares of these phases.
-        idle: The device's idle share; None where it has not been measured.
-    """
-
-    epoch: int
-    waiting: float
-    augmentation: float
-    idle: float | None
-
-    def __str__(self) -> str:
-        idle = "" if self.idle is None else f", device idle {percent(self.idle)}"
-        return f"data {percent(self.waiting)}, augment {percent(self.augmentation)}{idle}"
 
 
 @dataclass
@@ -93,15 +75,6 @@ def shares_of(piece: Piece) -> Shares:
     whole = piece.training_seconds or 1.0
     waiting, augmentation = (piece.seconds.get(phase, 0.0) for phase in (Phase.WAITING, Phase.AUGMENTATION))
     return Shares(piece.epoch or 0, waiting / whole, augmentation / whole, piece.idle)
-
-
-def percent(share: float) -> str:
-    """Say a share in 0..1 in whole percent.
-
-    >>> percent(0.061)
-    '6 %'
-    """
-    return f"{100 * share:.0f} %"
 
 
 class Clock:
@@ -189,15 +162,6 @@ class HostWatch:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def watch_for(device: torch.device, threads: int) -> Watch:
-    """Return the watch for a device. On Apple's MPS phases are the host's, and idleness is not measured."""
-    if device.type == "cuda":
-        from harness.train.profile_cuda import CudaWatch
-
-        return CudaWatch(device)
-    return HostWatch(threads if device.type == "cpu" else None)
 
 
 class RunClock(Clock):

@@ -22,7 +22,7 @@ import torch
 from harness import __version__
 from harness.api import Job, ModelSpec
 from harness.catalog import Catalog, Offer, Plugin
-from harness.processor import cpu_name
+from harness.machine import cpu_name
 from harness.registry import Protocol
 
 _LIBRARIES = ("xscore-harness", "torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "fvcore")

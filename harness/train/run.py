@@ -19,17 +19,19 @@ from harness.catalog import Catalog, Offer
 from harness.data.content import content_fingerprint, pixel_digest
 from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, TrainingError
-from harness.identity import architecture_digest, build_module, job_fingerprint, learning_rate_peak
+from harness.fingerprint import job_fingerprint
+from harness.models import architecture_digest, build_module
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
+from harness.train.deviations import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
 from harness.train.environment import frozen_numerics
-from harness.train.executed import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
 from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
 from harness.train.memory import kept_memory
+from harness.train.observe import Witness
 from harness.train.pipeline import build_pipeline
 from harness.train.profile import OFF, Clock, Phase
 from harness.train.provenance import describe_environment
-from harness.train.witness import Witness
+from harness.train.schedule import learning_rate_peak
 
 
 @dataclass(frozen=True)

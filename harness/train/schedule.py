@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from harness.api import ModelSpec
 from harness.registry import Protocol
 
 CHECKPOINT_PAUSE = 10.0
@@ -26,3 +27,16 @@ def learning_rate(epoch: int, protocol: Protocol, lr_max: float) -> float:
         return lr_max * (epoch + 1) / warmup
     progress = (epoch + 1 - warmup) / (protocol.epochs - warmup)
     return protocol.lr_min + (lr_max - protocol.lr_min) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def learning_rate_peak(protocol: Protocol, spec: ModelSpec) -> tuple[float, str | None]:
+    """Return the peak for a model and who departs from the protocol's general one: ``protocol``, ``model`` or nobody.
+
+    The protocol's own list of exceptions is frozen and goes first; a plugin may declare another peak for its model,
+    which then stands beside its results.
+    """
+    if spec.name in protocol.lr_max_exceptions:
+        return protocol.lr_max_exceptions[spec.name], "protocol"
+    if spec.lr_max is not None and spec.lr_max != protocol.lr_max:
+        return spec.lr_max, "model"
+    return protocol.lr_max, None

@@ -17,7 +17,7 @@ from harness.data.prepare import prepare_embedded
 from harness.data.store import PreparedDataset
 from harness.errors import HarnessError
 from harness.registry import Benchmark, Protocol
-from harness.results.ablations import find_protocol
+from harness.results.protocols import find_protocol
 from harness.results.store import JobFolder, RunsFolder
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Run:
     @cached_property
     def device(self) -> torch.device:
         """Where to compute."""
-        from harness.train.environment import resolve_device
+        from harness.machine import resolve_device
 
         name = self.means.device
         if name == "auto":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.identity import learning_rate_peak
+from harness.train.schedule import learning_rate_peak
 from harness.verify.checks import Check, ImpossibleError, Run, compare
 
 
@@ -79,7 +79,7 @@ def check_learning_rates(run: Run) -> Iterator[Check]:
 
 def check_test_reads(run: Run) -> Iterator[Check]:
     """The test split was opened once, or again only after a stop that came when the weights were final."""
-    from harness.train.executed import accounted_reads
+    from harness.train.deviations import accounted_reads
 
     reads = run.result.test_reads
     counted = accounted_reads(reads, run.result.interruptions, run.protocol.epochs)
@@ -92,7 +92,7 @@ def check_test_reads(run: Run) -> Iterator[Check]:
 
 def check_executed(run: Run) -> Iterator[Check]:
     """What was seen of the training is what the protocol, the model and the data ask for, knob by knob."""
-    from harness.train.executed import COVERAGE, compare_facts, expected_facts, facts_digest
+    from harness.train.deviations import COVERAGE, compare_facts, expected_facts, facts_digest
 
     facts, digest = run.result.executed, run.result.executed_digest
     if facts is None:

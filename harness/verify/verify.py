@@ -12,7 +12,6 @@ from typing import TypeAlias
 from harness.api import Job
 from harness.errors import CannotContinueError, HarnessError, StoreError
 from harness.results.store import JobFolder
-from harness.verify.again import check_evaluation, check_replay
 from harness.verify.checks import Check, ImpossibleError, Means, Run
 from harness.verify.claims import (
     check_budget,
@@ -23,6 +22,7 @@ from harness.verify.claims import (
     check_test_reads,
 )
 from harness.verify.files import check_history, check_job, check_metrics, check_weights
+from harness.verify.replay import check_evaluation, check_replay
 
 _Checks: TypeAlias = tuple[tuple[str, Callable[[Run], Iterator[Check]]], ...]
 
@@ -123,7 +123,7 @@ def _guarded(name: str, check: Callable[[Run], Iterator[Check]], run: Run) -> li
 
 
 def _schema(folder: JobFolder) -> Check:
-    from harness.results.upgrade import SCHEMA
+    from harness.results.schema import SCHEMA
 
     schema = json.loads(folder.result.read_bytes())["schema"]
     detail = "" if schema == SCHEMA else f"Read as schema {SCHEMA}; the file stays as it is."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.testing.collect import RULES
+from harness.testing.find import RULES
 from tests.conformance import (
     test_augmentations,
     test_datasets,

@@ -10,9 +10,9 @@ import pytest
 
 from harness.catalog import discover
 from harness.testing import fakes
-from harness.testing.collect import find_checks
-from harness.testing.process import run_python
+from harness.testing.find import find_checks
 from harness.testing.rules import Check, Outcome
+from harness.testing.sandbox import run_python
 from harness.testing.trackers import RULES, TrackerCase
 from tests.conformance.offending import Offender, assert_exactly, complaints
 

@@ -13,10 +13,10 @@ import torch
 from harness.api import EpochRecord, RunResult
 from harness.catalog import discover
 from harness.cli import _run
-from harness.execute.survey import Surveyor
 from harness.plan import Selection, build_plan, dataset_facts
 from harness.registry import load_benchmark
 from harness.results.store import RunsFolder
+from harness.workspace.survey import Surveyor
 
 MODELS = {"mobilenet": 2.0, "shufflenet": 1.6, "starnet": 2.4, "fbnet": 1.0}
 

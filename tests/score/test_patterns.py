@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from harness.catalog import discover
 from harness.errors import CannotContinueError
-from harness.identity import build_module
+from harness.models import build_module
 from harness.patterns.associate import associate, confound, pareto_front, warnings
 from harness.patterns.detect import RULE_OF, detect
 

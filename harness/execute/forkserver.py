@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from harness.execute.machine import device_without_torch
+from harness.machine import device_without_torch, forks_workers
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnContext
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
         _Context: TypeAlias = ForkServerContext | SpawnContext
 
-_IMPORTS = "harness.execute.imports"
+_IMPORTS = "harness.execute.preload"
 
 
 def process_context(devices: Sequence[str]) -> _Context:
     """Return how processes that train on these devices are started."""
-    if sys.platform == "linux" and set(devices) == {"cpu"}:
+    if sys.platform != "win32" and forks_workers(devices):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_IMPORTS])
         return context
@@ -43,7 +43,7 @@ def process_context(devices: Sequence[str]) -> _Context:
 def begin_imports(device: str) -> bool:
     """Have the imports begin if workers for what ``--device`` names will be forked; return whether they will."""
     known = device_without_torch(device)
-    if known is None or process_context((known.address,)).get_start_method() != "forkserver":
+    if known is None or not forks_workers((known.address,)):
         return False
     from multiprocessing import forkserver  # not made for every system
 

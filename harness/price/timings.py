@@ -17,10 +17,9 @@ import platformdirs
 
 from harness import __version__
 from harness.errors import StoreError
-from harness.execute.machine import Device, bound_cores, thread_variables
-from harness.execute.resources import torch_threads
 from harness.files import write_text_atomically
-from harness.identity import hash_of
+from harness.fingerprint import hash_of
+from harness.machine import Device, bound_cores, thread_variables, torch_threads
 from harness.registry import RULES, Protocol
 from harness.train.schedule import CHECKPOINT_PAUSE
 

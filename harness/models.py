@@ -1,14 +1,12 @@
-"""What makes a result what it is: hashes of the architecture, the data and the protocol, joined in one fingerprint."""
+"""A model's spec -> a built module, its architecture digest and its parameters."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,15 +14,16 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from harness.api import Job, ModelSpec
+from harness.api import ModelSpec
 from harness.catalog import Offer
-from harness.collection import without_collection
 from harness.errors import PluginError, StoreError
 from harness.files import write_text_atomically
-from harness.registry import Protocol
+from harness.fingerprint import hash_of
+from harness.garbage import gc_paused
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 _ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
 
@@ -42,62 +41,6 @@ def architecture_digest(module: nn.Module) -> str:
     shapes = [[name, list(value.shape), value.requires_grad] for name, value in module.named_parameters()]
     buffers = [[name, list(value.shape)] for name, value in module.named_buffers()]
     return hash_of([structure, shapes, buffers])
-
-
-def job_fingerprint(
-    job: Job, *, protocol: Protocol, model: Offer[ModelSpec], architecture: str, lr_max: float, data: str
-) -> str:
-    """Hash of all that determines a job's numbers.
-
-    Args:
-        job: The cell.
-        protocol: The protocol that is executed.
-        model: The model and its owner, whose version counts since code that hashing cannot see may have changed.
-        architecture: From ``architecture_digest``.
-        lr_max: The learning-rate peak that is used.
-        data: The data set's content fingerprint.
-    """
-    one = fingerprints(
-        job.model, job.dataset, protocol=protocol, model=model, architecture=architecture, lr_max=lr_max, data=data
-    )
-    return one(job.seed)
-
-
-def fingerprints(
-    name: str, dataset: str, *, protocol: Protocol, model: Offer[ModelSpec], architecture: str, lr_max: float, data: str
-) -> Callable[[int], str]:
-    """Return the fingerprint as a function of the seed alone, for the seeds of one model on one data set.
-
-    What is hashed is JSON with its keys in order, and the seed comes last; what stands before it is hashed once.
-    """
-    owner = model.owner
-    content = {
-        "protocol": protocol.digest,
-        "model": [name, owner.distribution, owner.version, architecture, lr_max],
-        "dataset": [dataset, data],
-        "seed": 0,
-    }
-    before = hashlib.sha256(_canonical(content).removesuffix("0}").encode())
-
-    def fingerprint(seed: int) -> str:
-        digest = before.copy()
-        digest.update(b"%d}" % seed)
-        return digest.hexdigest()[:16]
-
-    return fingerprint
-
-
-def learning_rate_peak(protocol: Protocol, spec: ModelSpec) -> tuple[float, str | None]:
-    """Return the peak for a model and who departs from the protocol's general one: ``protocol``, ``model`` or nobody.
-
-    The protocol's own list of exceptions is frozen and goes first; a plugin may declare another peak for its model,
-    which then stands beside its results.
-    """
-    if spec.name in protocol.lr_max_exceptions:
-        return protocol.lr_max_exceptions[spec.name], "protocol"
-    if spec.lr_max is not None and spec.lr_max != protocol.lr_max:
-        return spec.lr_max, "model"
-    return protocol.lr_max, None
 
 
 @dataclass(frozen=True)
@@ -166,11 +109,11 @@ def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:
     Raises:
         PluginError: it failed, or returned something else than a module.
     """
-    with without_collection():
+    with gc_paused():
         from torch import nn
 
     try:
-        with without_collection():  # the first model of a process imports timm or another large library
+        with gc_paused():  # the first model of a process imports timm or another large library
             module = model.spec.build(num_classes)
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
         raise PluginError(
@@ -196,12 +139,3 @@ def source_stamp(spec: ModelSpec) -> list[object]:
     stats = sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
     libraries = [version(name) for name in ("torch", "torchvision", "timm")]
     return [spec.build.__module__, stats, libraries, sys.version]
-
-
-def hash_of(value: object) -> str:
-    """Sixteen hex digits over anything that JSON can hold."""
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:16]
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""What takes a worker long to import, for the process that workers are forked from; see ``harness.execute.nursery``."""
+"""The slow imports of a worker, done once in the fork server (``harness.execute.forkserver``)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import gc
 import warnings
 
-from harness.collection import without_collection
+from harness.garbage import gc_paused
 
 # The worker meets the same error again, and can report it.
-with warnings.catch_warnings(), contextlib.suppress(Exception), without_collection():
+with warnings.catch_warnings(), contextlib.suppress(Exception), gc_paused():
     warnings.simplefilter("ignore")
     import timm  # noqa: F401  (the reference's models and many others are built by it)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
 
+from harness import __version__
+from harness.api import HOOK_API_VERSION, PROJECT
 from harness.catalog import Catalog
 from harness.cli.options import data_option, data_root, format_option, load, registry_option
 from harness.cli.output import print_rows
@@ -211,3 +215,41 @@ def list_command(kind: str, data: Path | None, registry: Path | None, format_: s
     if troubled and kind != "plugins":
         them = "1 plugin has" if len(troubled) == 1 else f"{len(troubled)} plugins have"
         click.echo(f"{them} a problem: 'harness list plugins' says which.", err=True)
+
+
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "fvcore", "pluggy")
+
+
+def version_text() -> str:
+    """Return the version in the first line and the environment below it."""
+    facts = {
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": platform.platform(),
+        **{name: _version(name) for name in _LIBRARIES},
+        "plugins": _plugins_line(),
+        "hook API": str(HOOK_API_VERSION),
+    }
+    width = max(map(len, facts))
+    return "\n".join(
+        [f"harness, version {__version__}", *(f"  {name:{width}}  {value}" for name, value in facts.items())]
+    )
+
+
+def show_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    """Print the version and end, as the callback of an option."""
+    if value and not context.resilient_parsing:
+        click.echo(version_text())
+        context.exit()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _plugins_line() -> str:
+    """Count entry points without loading them: whether they work is for 'harness list plugins' to say."""
+    owners = [entry.dist.name if entry.dist else "?" for entry in entry_points(group=PROJECT)]
+    return f"{len(owners)} of {len(set(owners))} distribution{'s' if len(set(owners)) != 1 else ''}"

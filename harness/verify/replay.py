@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from harness.api import EpochRecord
-from harness.data.store import open_split
-from harness.errors import HarnessError
+import torch
+
+from harness.api import EpochRecord, StoppedError
+from harness.data.store import SplitArrays, open_split
+from harness.errors import HarnessError, TrainingError
 from harness.results.values import read_predictions
+from harness.train.checkpoint import Checkpoint, Found
+from harness.train.environment import frozen_numerics
+from harness.train.loop import TrainingState, Watcher, seeded, to_layout
+from harness.train.memory import kept_memory
+from harness.train.observe import Witness
+from harness.train.run import Built, JobInProgress, Task, make_training
 from harness.verify.checks import Check, Run
 
 if TYPE_CHECKING:
@@ -27,8 +38,6 @@ WHOLE_SECONDS = 60.0
 def check_evaluation(run: Run) -> Iterator[Check]:
     """The stored weights give the stored logits: bit by bit in the run's own environment, else within a tolerance."""
     import numpy as np
-
-    from harness.train.again import evaluate
 
     try:
         checkpoint = run.checkpoint
@@ -92,7 +101,6 @@ def check_replay(run: Run) -> Iterator[Check]:
 
 def _repeat_end(run: Run, start: Checkpoint | None, final: Checkpoint) -> Iterator[Check]:
     """Repeat the training from a position, or from the first step, to its end."""
-    from harness.train.again import repeat
     from harness.train.run import weights_hash
 
     begin = f"epoch {start.epoch + 1}, step {start.step + 1}" if start else "the first step"
@@ -119,7 +127,6 @@ def _repeat_end(run: Run, start: Checkpoint | None, final: Checkpoint) -> Iterat
 
 
 def _repeat_beginning(run: Run, note: str) -> Iterator[Check]:
-    from harness.train.again import repeat
 
     history = run.folder.read_history()
     if not history:
@@ -166,3 +173,45 @@ class _Watch:
 
     def should_stop(self) -> bool:
         return self._left == 0
+
+
+def evaluate(task: Task, built: Built, weights: Mapping[str, torch.Tensor], test: SplitArrays) -> torch.Tensor:
+    """Return the logits, float32 (N, C), that weights of a finished job give for a split, as the run computed them.
+
+    Args:
+        task: The job with everything looked up; nothing is written.
+        built: From ``build_model``; takes the weights.
+        weights: A state dict.
+        test: The images.
+
+    Raises:
+        TrainingError: the weights are not of this model, or the logits are not finite.
+    """
+    module = to_layout(built.module, task.device, task.model.spec.memory_format)
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise TrainingError(f"The weights do not fit the model: {str(error).splitlines()[-1].strip()}") from error
+    with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make_training(task, Witness()).predict(module, test)
+
+
+def repeat(task: Task, built: Built, start: Checkpoint | None, watcher: Watcher) -> TrainingState:
+    """Train again from a position to the end, or to where the watcher stops, without writing anything.
+
+    Args:
+        task: The job with everything looked up.
+        built: From ``build_model``; the module is trained in place.
+        start: Where to begin; None for the first step.
+        watcher: Told of steps and epochs; may stop.
+
+    Returns:
+        The state at the end. After a stop, its losses (steps,) are those of the epoch that was stopped in.
+    """
+    with frozen_numerics(), kept_memory(task.device), seeded(task.job.seed, "run"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = JobInProgress(task, built, Found(start))
+        with contextlib.suppress(StoppedError):
+            run.training.fit(run.state, watcher, lambda _: None, save_every=math.inf)
+        return run.state

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from harness.api import ModelSpec
 from harness.catalog import Offer
-from harness.collection import without_collection
-from harness.execute.price import Basis
-from harness.execute.timings import Timing, Timings, mean_timing
-from harness.identity import Architecture, build_module
+from harness.garbage import gc_paused
+from harness.models import Architecture, build_module
+from harness.price.price import Basis
+from harness.price.timings import Timing, Timings, mean_timing
 
 _SECONDS_PER_MAC = 1e-10  # of a training step and one thread; orders jobs where nothing was ever timed
 
@@ -113,7 +113,7 @@ def count_products(timings: Timings, model: Offer[ModelSpec], classes: int, dige
 
         try:
             module = build_module(model, classes)
-            with without_collection():
+            with gc_paused():
                 found = estimate_macs(module, resolution)
         except Exception:  # whatever a model raises; it then keeps its place in the order
             found = 0.0

@@ -13,21 +13,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
-from harness.api import Job
+from harness.api import Cell, Job
 from harness.catalog import Catalog
 from harness.data.acquire import Request, estimate
 from harness.data.prepare import definition, prepare_embedded
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import HarnessError
-from harness.execute.machine import WATTS, Device
-from harness.execute.nursery import process_context
-from harness.execute.price import Basis, JobPrice, Price
-from harness.execute.scaling import Case, Pace, count_products, find_pace
-from harness.execute.timings import Timing, Timings, mean_timing, timing_key
-from harness.identity import Architectures
+from harness.machine import WATTS, Device, forks_workers
+from harness.models import Architectures
 from harness.plan import Plan, dataset_facts
+from harness.price.price import Basis, JobPrice, Price
+from harness.price.scaling import Case, Pace, count_products, find_pace
+from harness.price.timings import Timing, Timings, mean_timing, timing_key
 from harness.registry import Benchmark
-from harness.results.grid import Cell
 from harness.results.store import RunsFolder
 
 Say: TypeAlias = Callable[[str], object]
@@ -243,7 +241,7 @@ class Appraiser:
     # ------------------------------------------------------------------------------------------------------ timing
 
     def _time(self, plan: Plan, cases: Sequence[Case], together: int, say: Say) -> None:
-        from harness.execute.speed import ACCELERATED, HASTY, THOROUGH, Trial, import_seconds, time_trials
+        from harness.price.trial import ACCELERATED, HASTY, THOROUGH, Trial, import_seconds, time_trials
 
         if self._timings.number("imports", sys.executable, version("torch")) is None:
             say("Timing the start of a process, once")
@@ -276,7 +274,7 @@ class Appraiser:
         self._timings.save()
 
     def _dataset(self, plan: Plan, case: Case, folder: Path, steps: int) -> PreparedDataset:
-        from harness.execute.speed import invented_dataset
+        from harness.price.trial import invented_dataset
 
         found = self._find(plan, case.dataset)
         if found is not None:
@@ -339,7 +337,7 @@ class Appraiser:
         imports = self._timings.number("imports", sys.executable, version("torch")) or _IMPORT_SECONDS
         builds = {(cases[name].model, cases[name].classes): timing.build for name, timing in timed.items() if timing}
         # Processes that are not forked from one that has torch import it once more, after the command itself has.
-        forked = process_context((self._setting.device.address,)).get_start_method() == "forkserver"
+        forked = forks_workers((self._setting.device.address,))
         return (1 if forked else 2) * imports + sum(builds.values())
 
     def _unprepared(self, plan: Plan, todo: Sequence[Cell]) -> tuple[tuple[str, ...], int]:

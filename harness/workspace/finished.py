@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.api import MetricSpec, RunResult
+from harness.api import Cell, MetricSpec, RunResult
 from harness.catalog import Catalog
 from harness.errors import CannotContinueError
-from harness.execute.survey import Surveyor
 from harness.plan import Plan, Selection, build_plan
 from harness.registry import Benchmark, Protocol, Suite
-from harness.results.grid import Cell
 from harness.results.store import RunsFolder
 from harness.results.values import metric_value
+from harness.workspace.survey import Surveyor
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,14 @@ import torch
 from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog, discover
 from harness.data.store import SCHEMA, Manifest, PreparedDataset, SplitArrays
-from harness.execute.timings import Timing
-from harness.identity import learning_rate_peak
+from harness.price.timings import Timing
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
 from harness.train.environment import frozen_numerics
 from harness.train.loop import Training
 from harness.train.pipeline import build_pipeline
 from harness.train.run import Task, build_model, run_task
+from harness.train.schedule import learning_rate_peak
 
 if TYPE_CHECKING:
     from torch import nn

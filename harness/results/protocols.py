@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from harness.ablation import add_ablation, check_strengths, full_name, read_protocol_file
 from harness.catalog import Catalog
 from harness.errors import StoreError, WrongUseError, unknown_name
 from harness.files import write_text_atomically, writing_to
+from harness.protocol_file import add_ablation, check_strengths, full_name, read_protocol_file
 from harness.registry import Ablation, Benchmark, Protocol
 from harness.results.store import JobFolder, RunsFolder
 

@@ -1,6 +1,6 @@
 """(protocol, model, data set, seed) -> the facts that a run must show, and the knobs in which two sets of facts differ.
 
-A fact is what was seen on the objects that did the work (``harness.train.witness``), not what was configured. What is
+A fact is what was seen on the objects that did the work (``harness.train.observe``), not what was configured. What is
 expected is written down here a second time, apart from the code that trains, so that a change of that code is noticed.
 """
 
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.api import ModelSpec
 from harness.data.store import Manifest
-from harness.identity import hash_of, learning_rate_peak
+from harness.fingerprint import hash_of
 from harness.registry import Protocol
-from harness.train.schedule import learning_rate
+from harness.train.schedule import learning_rate, learning_rate_peak
 from harness.train.seeds import generator
 
 if TYPE_CHECKING:

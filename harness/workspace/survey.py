@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.api import Job
+from harness.api import Cell, Job
 from harness.catalog import Catalog
 from harness.data.prepare import prepare_embedded
 from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, HarnessError, PluginError
-from harness.identity import Architecture, Architectures, fingerprints, learning_rate_peak
+from harness.fingerprint import fingerprints
+from harness.models import Architecture, Architectures
 from harness.plan import Plan, dataset_facts
 from harness.registry import Benchmark
-from harness.results.grid import Cell, read_grid
+from harness.results.grid import read_grid
 from harness.results.store import RunsFolder
+from harness.train.schedule import learning_rate_peak
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Job
+from harness.api import Cell, Job
 from harness.catalog import Catalog, discover
 from harness.errors import CannotContinueError, JobLockedError
 from harness.execute.tracking import Tracking
 from harness.registry import Benchmark
-from harness.results.grid import Cell, read_cell
+from harness.results.grid import read_cell
 from harness.results.store import RunsFolder
 
 if TYPE_CHECKING:
-    from harness.execute.runner import Reporter
+    from harness.api import Reporter
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class LocalRunOne:
         return Cell(job, "failed", detail=sentence)
 
     def _device(self, job: Job, name: str) -> Any:
-        from harness.train.environment import resolve_device
+        from harness.machine import resolve_device
 
         device = resolve_device(name)
         if device.type == "cpu" and not self.insisted and self.benchmark.protocol(job.protocol).accelerator:

@@ -1,15 +1,22 @@
-"""What can be told of this machine without importing torch: its cores, its processor, whether it has an accelerator."""
+"""This computer: its cores, memory, processor and accelerators. torch is imported only where it must answer."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from harness.processor import cpu_name
+from harness.errors import CannotContinueError, WrongUseError
+
+if TYPE_CHECKING:
+    import torch
 
 Kind: TypeAlias = Literal["cpu", "cuda", "mps"]
 
@@ -22,6 +29,7 @@ _DRIVER_FILES = (
     *("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu"),  # the last two on Jetson boards
     *("/dev/dxg", "/dev/kfd"),  # Windows' subsystem for Linux, and ROCm
 )
+_JOB_BYTES = 2 * 2**30  # a process with torch takes 0.5 to 1 GB, and training at 224 pixels about another one
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 _CPU_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
@@ -60,8 +68,6 @@ def find_device(asked: str) -> Device:
         return known
     import torch
 
-    from harness.train.environment import resolve_device
-
     found = resolve_device(asked)
     kinds: dict[str, Kind] = {"cuda": "cuda", "mps": "mps"}
     kind = kinds.get(found.type, "cpu")
@@ -98,9 +104,73 @@ def thread_variables() -> dict[str, str]:
     return {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
 
 
+def forks_workers(devices: Sequence[str]) -> bool:
+    """Return whether workers for these devices are forked from the fork server: on a CPU under Linux alone."""
+    return sys.platform == "linux" and set(devices) == {"cpu"}
+
+
 def _has_no_driver() -> bool:
     if sys.platform == "darwin":
         return True  # torch has no CUDA there, and MPS has to be asked for by name
     if sys.platform == "linux":
         return not any(Path(file).exists() for file in _DRIVER_FILES)
     return False
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that is there.
+
+    ``auto`` takes a CUDA device if there is one and the CPU otherwise. MPS has to be named: its arithmetic is not
+    comparable.
+
+    Raises:
+        WrongUseError: no such device name.
+        CannotContinueError: this machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    match = re.fullmatch(r"cpu|mps|cuda(?::(\d+))?", name)
+    if not match:
+        raise WrongUseError(f"There is no device '{name}'. Expected auto, cpu, cuda, cuda:0, cuda:1, ... or mps.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise CannotContinueError("This machine has no MPS device. Leave --device out to use what there is.")
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(match.group(1) or 0)
+        if index >= count:
+            found = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device that torch can use"
+            raise CannotContinueError(
+                f"This machine has {found}, but {name} was asked for. 'harness run --device cpu' uses the CPU."
+            )
+        return torch.device("cuda", index)
+    return torch.device(name)
+
+
+def torch_threads() -> int:
+    """Return how many CPU threads torch takes by itself."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def room_on_cpu() -> int:
+    """Return how many jobs a CPU has room for: one a core, as far as the memory goes."""
+    sysconf = getattr(os, "sysconf", None)
+    if sysconf is None:  # Windows
+        return usable_cores()
+    memory = int(sysconf("SC_PHYS_PAGES")) * int(sysconf("SC_PAGE_SIZE"))
+    return max(1, min(usable_cores(), memory // _JOB_BYTES))
+
+
+def cpu_name() -> str:
+    """The processor's name, as results record it."""
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

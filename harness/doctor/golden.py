@@ -4,8 +4,8 @@ Tests that compare the harness with torchvision say nothing once a new version c
 certificate holds what each part of the protocol made, when it was frozen, of images and numbers that come from plain
 arithmetic: random draws, order, learning rates, every augmentation, resizing, normalisation, loss, gradient, Adam.
 
-    python -m harness.train.certificate          compare this machine with the certificate
-    python -m harness.train.certificate --write  write a new one: only together with a new protocol
+    python -m harness.doctor.golden          compare this machine with the certificate
+    python -m harness.doctor.golden --write  write a new one: only together with a new protocol
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Numbers: TypeAlias = list[float]
 
-FILE = Path(__file__).with_name("certificate.json")
+FILE = Path(__file__).with_name("golden.json")
 PROTOCOL = "xscore-1.0"
 TOLERANCE = 2e-5
 """Of a value near 1: what the rounding of float32 on different processors explains; a level of a pixel is 200 times as

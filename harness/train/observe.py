@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from harness.train.deviations import COVERAGE, chained
 from harness.train.environment import numeric_flags
-from harness.train.executed import COVERAGE, chained
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,70 @@
+"""Everything a plugin author imports: the hook marker, the specs a hook returns, and the values an observer sees.
+
+Importing this module costs milliseconds: torch, timm and torchvision appear in annotations only. Keep plugin modules
+as cheap by importing them inside ``build``, ``read`` and ``compute``.
+
+    from harness.api import ModelSpec, hookimpl
+
+    @hookimpl
+    def harness_models():
+        return [ModelSpec(name="mynet", build=build, paper="Ada et al., MyNet, 2026")]
+"""
+
+from __future__ import annotations
+
+import pluggy
+
+from harness.api.execution import ExecutorSpec, Reporter, Resources, RunOne, Work
+from harness.api.jobs import Cell, EpochRecord, Job, RunResult, Shares, State, StoppedError, percent
+from harness.api.specs import (
+    AugmentationSpec,
+    BatchTransform,
+    DatasetSpec,
+    MetricSpec,
+    ModelSpec,
+    Sample,
+    Source,
+    Split,
+)
+from harness.api.tracking import TrackedRun, Tracker, TrackerSpec
+from harness.images import ReadError, open_image
+
+__all__ = [
+    "HOOK_API_VERSION",
+    "AugmentationSpec",
+    "BatchTransform",
+    "Cell",
+    "DatasetSpec",
+    "EpochRecord",
+    "ExecutorSpec",
+    "Job",
+    "MetricSpec",
+    "ModelSpec",
+    "ReadError",
+    "Reporter",
+    "Resources",
+    "RunOne",
+    "RunResult",
+    "Sample",
+    "Shares",
+    "Source",
+    "Split",
+    "State",
+    "StoppedError",
+    "TrackedRun",
+    "Tracker",
+    "TrackerSpec",
+    "Work",
+    "hookimpl",
+    "open_image",
+    "percent",
+]
+
+PROJECT = "harness"
+"""pluggy's project name and the entry-point group of plugins."""
+
+HOOK_API_VERSION = 1
+"""Raised when a hook or a spec changes incompatibly. A plugin module may state the version that it was written for as
+``HARNESS_API = 1``; one that states another version is refused with that reason. Absent means 1."""
+
+hookimpl = pluggy.HookimplMarker(PROJECT)

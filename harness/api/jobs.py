@@ -1,0 +1,151 @@
+"""A job of the benchmark's grid, its records and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Job:
+    """One cell of the benchmark's grid: a model trained on a data set under a protocol from a seed."""
+
+    protocol: str
+    model: str
+    dataset: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset}, seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRecord:
+    """What one epoch of training looked like.
+
+    Attributes:
+        epoch: Counted from 0.
+        lr: The learning rate that the optimiser used in it.
+        loss: Mean training loss over its steps.
+        images_per_second: Training images through the step, evaluation and checkpoints not counted.
+        seconds: Wall-clock time of its steps.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    images_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """All that is known about a finished job; the content of its ``result.json``.
+
+    Attributes:
+        job: What was asked.
+        fingerprint: Hash of everything that determines the numbers (see ``harness.fingerprint``).
+        protocol_digest: Hash of the protocol that was executed.
+        metrics: Values by metric name; ``top1`` in percent is always there.
+        parameters: Trainable parameters as trained, head included.
+        over_budget: Whether the model was over the parameter budget and run at the user's insistence. For good.
+        lr_max: The learning-rate peak that was used.
+        lr_exception: Who declared it where it departs from the protocol's general one: ``"protocol"`` or ``"model"``.
+        weights_sha256: Hash of the final weights' names, shapes and bytes.
+        test_reads: How often the test split was opened: 1.
+        seconds: Wall-clock time from start to result, interruptions left out.
+        started, finished: UTC, ISO 8601.
+        interruptions: When and where the run went on after it had been stopped.
+        notes: Anything a reader should know, such as a damaged checkpoint that was set aside.
+        environment: Versions, device, threads, flags and where each plugin came from.
+        executed: What was seen of the training while it ran, by knob; None where an earlier harness did not look.
+        executed_digest: Hash of ``executed``: the same for every run of the job that kept to the protocol.
+        deviations: A sentence for each knob that stood otherwise than the protocol says; such a result does not count.
+    """
+
+    job: Job
+    fingerprint: str
+    protocol_digest: str
+    metrics: Mapping[str, float]
+    parameters: int
+    over_budget: bool
+    lr_max: float
+    lr_exception: str | None
+    weights_sha256: str
+    test_reads: int
+    seconds: float
+    started: str
+    finished: str
+    interruptions: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    executed: Mapping[str, Any] | None = None
+    executed_digest: str | None = None
+    deviations: Sequence[str] = ()
+
+
+class StoppedError(Exception):
+    """The user asked to stop; what was under way is saved. Executors raise it once they have stopped."""
+
+
+State: TypeAlias = Literal["done", "running", "failed", "stale", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One job and how it stands.
+
+    ``stale`` is a result, finished or half-way, that is not of this job any more: the model, the data, the protocol or
+    a version changed, or its file is damaged. ``detail`` says which, or why a job failed.
+    """
+
+    job: Job
+    state: State
+    result: RunResult | None = None
+    detail: str = ""
+    fingerprint: str | None = None
+
+    def as_row(self, metric: str = "top1") -> dict[str, Any]:
+        """Return the row that ``run`` and ``status`` print; ``accuracy`` in percent, None unless done."""
+        done = self.result if self.state == "done" else None
+        return {
+            "model": self.job.model,
+            "dataset": self.job.dataset,
+            "seed": self.job.seed,
+            "state": self.state,
+            "accuracy": done.metrics.get(metric) if done else None,
+            "seconds": done.seconds if done else None,
+            "fingerprint": done.fingerprint if done else self.fingerprint,
+            "over_budget": done.over_budget if done else None,
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How an epoch's time is spent so far, for a line of a live display: shares in 0..1 of its training steps.
+
+    Attributes:
+        epoch: Counted from 0.
+        waiting, augmentation: Shares of these phases.
+        idle: The device's idle share; None where it has not been measured.
+    """
+
+    epoch: int
+    waiting: float
+    augmentation: float
+    idle: float | None
+
+    def __str__(self) -> str:
+        idle = "" if self.idle is None else f", device idle {percent(self.idle)}"
+        return f"data {percent(self.waiting)}, augment {percent(self.augmentation)}{idle}"
+
+
+def percent(share: float) -> str:
+    """Say a share in 0..1 in whole percent.
+
+    >>> percent(0.061)
+    '6 %'
+    """
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,1 @@
+"""Estimates of the time, memory, disk and energy that jobs take."""
