@@ -15,7 +15,7 @@ from harness.cli import cli
 from harness.cli.progress import duration
 from tests.conftest import Ran
 
-HEAVY = ("torch", "timm", "torchvision", "fvcore", "numpy", "pandas", "rich", "PIL", "tabulate")
+HEAVY = ("torch", "timm", "torchvision", "fvcore", "numpy", "pandas", "rich", "PIL", "scipy", "tabulate")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,16 @@ def test_light_commands_import_nothing_heavy(arguments: tuple[str, ...], allowed
     )
     ran = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     assert ran.stderr.splitlines()[-1] == str(sorted(allowed))
+
+
+def test_status_does_not_import_scipy(tmp_path: Path) -> None:
+    script = (
+        "import sys; from harness.cli import _run; code = _run(sys.argv[1:]); "
+        "print(code, 'scipy' in sys.modules, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, "status", "--suite", "pocket", "--runs", str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stderr.splitlines()[-1] == "0 False"
 
 
 @pytest.mark.parametrize("name", cli.commands)

@@ -16,12 +16,10 @@ from harness.errors import CannotContinueError, WrongUseError
 from harness.score import (
     Anchors,
     fit_subset,
-    kendall,
     predict_full,
     read_accuracies,
     score,
     search_subsets,
-    spearman,
 )
 from harness.score.least_squares import combinations, fit_subsets
 
@@ -98,14 +96,15 @@ def test_every_subset_equals_plain_loops(published: pd.DataFrame, anchors: Ancho
         assert row["kendall"] == pytest.approx(stats.kendalltau(fitted, y).statistic)
 
 
-def test_rank_agreement_with_ties() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        a, b = rng.integers(0, 5, (2, 12)).astype(float)
-        assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
-        assert kendall(a, b) == pytest.approx(stats.kendalltau(a, b).statistic)
-    assert math.isnan(spearman(np.ones(3), np.arange(3.0)))
-    assert math.isnan(kendall(np.ones(3), np.arange(3.0)))
+def test_rank_agreement_is_undefined_where_all_predictions_are_equal() -> None:
+    frame, _ = synthetic(8, 3)
+    frame["d0"] = 50.0
+    anchors = Anchors("constant", dict.fromkeys(frame, 0.0), dict.fromkeys(frame, 100.0))
+    table = search_subsets(frame, anchors, size=1, resamples=0).table.set_index("datasets")
+    constant = table.loc[[("d0",)]].iloc[0]
+    assert math.isnan(constant["spearman"])
+    assert math.isnan(constant["kendall"])
+    assert table.loc[[("d1",)]].iloc[0]["spearman"] != 0
 
 
 def test_normalised_values_give_the_same_fit(published: pd.DataFrame, anchors: Anchors) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.errors import CannotContinueError
-from harness.score import spearman
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,6 +141,7 @@ def associate(
 def confound(scores: Mapping[str, float], macs: Mapping[str, float], *, draws: int = 10_000, seed: int = 0) -> Confound:
     """Compare the score with the logarithm of the multiply-adds. Raises CannotContinueError for too few models."""
     import numpy as np
+    from scipy import stats
 
     models = [model for model in scores if model in macs]
     if len(models) < FEWEST_MODELS:
@@ -153,7 +153,7 @@ def confound(scores: Mapping[str, float], macs: Mapping[str, float], *, draws: i
     x = np.log10(cost)
     r, p = _correlation(x, y, draws, seed)
     ranks = [np.argsort(np.argsort(values)).astype(np.float64) for values in (x, y)]
-    rho = spearman(x, y)
+    rho = float(stats.spearmanr(x, y).statistic) if min(np.ptp(x), np.ptp(y)) > 0 else math.nan
     _, rho_p = _correlation(ranks[0], ranks[1], draws, seed)
     return Confound(
         pearson=r,

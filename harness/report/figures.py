@@ -170,8 +170,7 @@ def proxy_against_score(facts: Facts) -> Figure:
     """The paper's Figure 1: accuracy on the proxy for ImageNet against the score."""
     alt = altair()
     import numpy as np
-
-    from harness.score import spearman
+    from scipy import stats
 
     assert facts.published is not None
     data = [
@@ -185,7 +184,7 @@ def proxy_against_score(facts: Facts) -> Figure:
         if row["kind"] == "model" and row["xscore"] is not None and row["accuracy"].get(facts.proxy) is not None
     ]
     x, y = (np.array([row[key] for row in data], dtype=np.float64) for key in ("accuracy", "xscore"))
-    r, rho = float(np.corrcoef(x, y)[0, 1]), spearman(x, y)
+    r, rho = float(np.corrcoef(x, y)[0, 1]), float(stats.spearmanr(x, y).statistic)
     data = _placed(data, "accuracy", "xscore")
     base = alt.Chart(alt.Data(values=data)).encode(
         x=alt.X(

@@ -1,11 +1,10 @@
 """From accuracies to conclusions, as plain arithmetic on pandas frames: scores, subset search, uncertainty.
 
-Importing this package is cheap; pandas and NumPy are imported when a function is called.
+Importing this package is cheap; pandas, NumPy and SciPy are imported when a function is called.
 """
 
 from __future__ import annotations
 
-from harness.score.agreement import kendall, spearman
 from harness.score.anchors import Anchors
 from harness.score.frozen import FrozenAnchors, read_anchors, write_anchors
 from harness.score.noise import as_runs, image_correlation, mean_accuracies
@@ -43,7 +42,6 @@ __all__ = [
     "fit_subset",
     "image_correlation",
     "join_scores",
-    "kendall",
     "lambda_sensitivity",
     "mean_accuracies",
     "normalize",
@@ -54,6 +52,5 @@ __all__ = [
     "score_uncertainty",
     "search_subsets",
     "seeds_needed",
-    "spearman",
     "write_anchors",
 ]

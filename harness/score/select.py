@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.errors import CannotContinueError, WrongUseError, unknown_name
-from harness.score.agreement import kendall, spearman
 from harness.score.anchors import Anchors
 from harness.score.least_squares import combinations, fit_subsets
 from harness.score.xscore import DEFAULT_LAMBDA, check_accuracies, check_enough_datasets, normalize, score
@@ -115,6 +114,7 @@ def search_subsets(
     """
     import numpy as np
     import pandas as pd
+    from scipy import stats
 
     names = [str(dataset) for dataset in accuracies.columns]
     _check_search(names, size, on, detailed, resamples)
@@ -132,9 +132,9 @@ def search_subsets(
     columns["coefficients"] = [None] * len(subsets)
     for at in chosen.tolist():
         fit = _solve(x[:, subsets[at]], y)
-        columns["spearman"][at] = spearman(fit.fitted, y)
-        columns["kendall"][at] = kendall(fit.fitted, y)
-        columns["spearman_left_out"][at] = math.nan if np.isnan(fits.q2[at]) else spearman(fit.left_out, y)
+        columns["spearman"][at] = _spearman(fit.fitted, y)
+        columns["kendall"][at] = float(stats.kendalltau(fit.fitted, y, method="asymptotic").statistic)
+        columns["spearman_left_out"][at] = math.nan if np.isnan(fits.q2[at]) else _spearman(fit.left_out, y)
         columns["intercept"][at] = fit.intercept
         columns["coefficients"][at] = {names[c]: float(b) for c, b in zip(subsets[at], fit.slopes, strict=True)}
     candidates = np.sort(by_r2[:detailed])
@@ -227,6 +227,14 @@ def _solve(x: Floats, y: Floats) -> _Fit:
     leverage = 1 / len(y) + np.einsum("nk,kn->n", centred, np.linalg.pinv(centred))
     free = np.where(leverage < 1 - 1e-9, 1 - leverage, np.nan)
     return _Fit(intercept, slopes, fitted, y - (y - fitted) / free)
+
+
+def _spearman(predicted: Floats, full: Floats) -> float:
+    """Spearman's rho of the predicted and the full scores; NaN where all predictions are equal."""
+    import numpy as np
+    from scipy import stats
+
+    return float(stats.spearmanr(predicted, full).statistic) if np.ptp(predicted) > 0 else math.nan
 
 
 def _bootstrap_wins(

@@ -30,7 +30,6 @@ from harness.errors import WrongUseError
 from harness.score.anchors import Anchors
 from harness.score.noise import Cells, estimate_cells
 from harness.score.propagation import corrected_scores, denoised, deviation_quantiles, score_variance, score_weights
-from harness.score.quantiles import studentized_range_quantile, t_quantile
 from harness.score.ties import group_letters, rank_bounds, tied_groups
 from harness.score.xscore import COMPLETE, DEFAULT_LAMBDA, check_lambda, score
 
@@ -103,10 +102,9 @@ def score_uncertainty(
 
     Raises ``WrongUseError`` for impossible options, ``CannotContinueError`` for bad runs or missing anchors.
     """
-    from statistics import NormalDist
-
     import numpy as np
     import pandas as pd
+    from scipy import stats
 
     lam = check_lambda(lam)
     if not 0.5 <= level < 1:
@@ -124,13 +122,13 @@ def score_uncertainty(
     degrees = _degrees(weights / scale, cells, error)
     low, high = deviation_quantiles(world, spread, lam, level, draws, np.random.default_rng(seed))
     tail = (1 + level) / 2
-    stretch = t_quantile(tail, degrees) / NormalDist().inv_cdf(tail)
+    stretch = stats.t.ppf(tail, degrees) / stats.norm.ppf(tail)
     corrected = corrected_scores(values, spread, lam)
     complete = ~np.isnan(error)
     critical = math.nan
     if complete.sum() > 1:
         fewest = float(degrees[complete].min())
-        critical = studentized_range_quantile(level, int(complete.sum()), fewest) / math.sqrt(2)
+        critical = float(stats.studentized_range.ppf(level, int(complete.sum()), fewest)) / math.sqrt(2)
     table = pd.DataFrame(
         {
             "corrected": corrected,
