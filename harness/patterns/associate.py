@@ -1,7 +1,8 @@
 """Elements, scores and multiply-adds -> what they have to do with each other, and how little few models can show.
 
-Everything here is exact or seeded: permutation tests list every assignment of the element to models where there are at
-most 20,000 of them, which is so for the paper's eleven.
+Everything here is exact or seeded. A permutation test lists every assignment of the element to models where there are
+at most 20,000 of them, which holds for the paper's eleven models. The test of a correlation lists every order of the
+models likewise (up to seven models), and draws orders at random beyond that.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Association:
         p_adjusted: Holm's, over all elements that can be tested.
         lower, upper: 95 % interval of the effect by inverting the test; None where there are too few models for one.
         partial: Correlation with the score after both are freed of their linear part in log MACs.
-        partial_p: Its permutation p-value, two-sided.
+        partial_p: Its two-sided permutation p-value, exact for up to seven models.
         same_as: Other elements that exactly the same models have: no data of these models can tell them apart.
     """
 
@@ -60,8 +61,8 @@ class Confound:
     """What multiply-adds have to do with the score.
 
     Attributes:
-        pearson, pearson_p: Correlation of the score with log10 MACs, and its permutation p-value.
-        spearman, spearman_p: The same of the ranks.
+        pearson, pearson_p: Correlation of the score with log10 MACs, and its two-sided permutation p-value.
+        spearman, spearman_p: The same of the ranks; models that are equal share their mean rank in both numbers.
         slope: Points of score for each tenfold of MACs.
         spread: The largest MACs over the smallest.
         pareto: Models that no other beats in score with as few or fewer MACs, by ascending MACs.
@@ -92,7 +93,7 @@ def associate(
         scores: The score by model.
         macs: Multiply-adds by model; a model without them makes the partial correlations None.
         level: Of the intervals.
-        draws: Random permutations where all are too many to list, and for the partial correlations.
+        draws: Random permutations where all are too many to list.
         seed: Of those.
 
     Raises:
@@ -152,9 +153,8 @@ def confound(scores: Mapping[str, float], macs: Mapping[str, float], *, draws: i
     cost = np.array([macs[model] for model in models], dtype=np.float64)
     x = np.log10(cost)
     r, p = _correlation(x, y, draws, seed)
-    ranks = [np.argsort(np.argsort(values)).astype(np.float64) for values in (x, y)]
-    rho = float(stats.spearmanr(x, y).statistic) if min(np.ptp(x), np.ptp(y)) > 0 else math.nan
-    _, rho_p = _correlation(ranks[0], ranks[1], draws, seed)
+    # Spearman's rho is Pearson's r of the ranks. Its test permutes the same ranks, so that ties count in both.
+    rho, rho_p = _correlation(stats.rankdata(x), stats.rankdata(y), draws, seed)
     return Confound(
         pearson=r,
         pearson_p=p,
@@ -272,7 +272,12 @@ def _partial(y: Floats, x: Floats, control: Floats, draws: int, seed: int) -> tu
 
 
 def _correlation(x: Floats, y: Floats, draws: int, seed: int) -> tuple[float, float]:
-    """Pearson's r and its two-sided permutation p-value; NaN and 1 where one is constant."""
+    """Pearson's r and its two-sided permutation p-value; NaN and 1 where one is constant.
+
+    The p-value is exact where all orders of the values can be listed: the share of orders with a correlation at least
+    as far from 0. Beyond that it is estimated from ``draws`` random orders, the observed order counted with them, so
+    that it is never 0 (Phipson and Smyth, 2010).
+    """
     import numpy as np
 
     a, b = x - x.mean(), y - y.mean()
@@ -280,6 +285,9 @@ def _correlation(x: Floats, y: Floats, draws: int, seed: int) -> tuple[float, fl
     if scale == 0:
         return math.nan, 1.0
     r = float(a @ b) / scale
+    if math.factorial(len(b)) <= MOST_LISTED:
+        orders = b[np.array(list(itertools.permutations(range(len(b)))), dtype=np.intp)]
+        return r, float((np.abs(orders @ a) / scale >= abs(r) - _SLACK).mean())
     shuffled = np.random.default_rng(seed).permuted(np.tile(b, (draws, 1)), axis=1) @ a / scale
     return r, float((1 + (np.abs(shuffled) >= abs(r) - _SLACK).sum()) / (1 + draws))
 

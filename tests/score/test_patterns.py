@@ -326,6 +326,47 @@ def test_partial_correlation_removes_compute() -> None:
     assert found.pearson_p < 0.001
 
 
+@pytest.mark.parametrize("models", [4, 5, 7])
+def test_p_of_correlations_is_exact_with_ties(models: int) -> None:
+    """Compare with every permutation, one by one, where scores and MACs have ties."""
+    rng = np.random.default_rng(models)
+    for _ in range(5):
+        names = [f"m{i}" for i in range(models)]
+        y, powers = rng.integers(0, 3, models).astype(float), rng.integers(8, 10, models)
+        y[:2], powers[:2] = (0, 1), (8, 9)  # neither is constant
+        found = confound(
+            dict(zip(names, y.tolist(), strict=True)), dict(zip(names, (10.0**powers).tolist(), strict=True))
+        )
+        ways = [list(order) for order in itertools.permutations(range(models))]
+        rhos = np.array([stats.spearmanr(powers, y[order]).statistic for order in ways])
+        rs = np.array([stats.pearsonr(powers, y[order]).statistic for order in ways])
+        assert found.spearman == pytest.approx(rhos[0])
+        assert found.spearman_p == pytest.approx(np.mean(np.abs(rhos) >= abs(rhos[0]) - 1e-9))
+        assert found.pearson_p == pytest.approx(np.mean(np.abs(rs) >= abs(rs[0]) - 1e-9))
+
+
+def test_p_of_many_models_with_ties_is_near_the_exact_one() -> None:
+    names = [f"m{i}" for i in range(8)]
+    y, powers = np.array([1, 1, 2, 2, 3, 3, 3, 4.0]), np.array([8, 9, 8, 9, 9, 9, 8, 9.0])
+    found = confound(dict(zip(names, y.tolist(), strict=True)), dict(zip(names, (10**powers).tolist(), strict=True)))
+    low = [y[list(places)] for places in itertools.combinations(range(8), 3)]  # the models with few MACs
+    rank = dict(zip(y.tolist(), stats.rankdata(y).tolist(), strict=True))
+    sums = np.array([sum(rank[value] for value in chosen) for chosen in low])
+    expected = np.mean(np.abs(sums - 13.5) >= abs(rank[1] + rank[2] + rank[3] - 13.5) - 1e-9)
+    assert found.spearman == pytest.approx(stats.spearmanr(powers, y).statistic)
+    assert found.spearman_p == pytest.approx(expected, abs=0.015)  # three standard errors of 10,000 draws
+
+
+def test_order_of_models_does_not_change_the_correlation_of_ties() -> None:
+    scores, macs = (
+        {"a": 1.0, "b": 1.0, "c": 2.0, "d": 2.0, "e": 3.0},
+        {"a": 1e8, "b": 1e9, "c": 1e8, "d": 1e9, "e": 1e9},
+    )
+    one = confound(scores, macs)
+    other = confound(dict(reversed(scores.items())), dict(reversed(macs.items())))
+    assert (one.spearman, one.spearman_p) == (pytest.approx(other.spearman), pytest.approx(other.spearman_p))
+
+
 def test_pareto_front() -> None:
     scores = {"a": 1.0, "b": 2.0, "c": 1.5, "d": 2.0}
     assert pareto_front(scores, {"a": 1, "b": 2, "c": 3, "d": 2.5}) == ("a", "b")
