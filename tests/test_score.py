@@ -14,7 +14,6 @@ import pytest
 from harness.errors import CannotContinueError, WrongUseError
 from harness.score import (
     Anchors,
-    join_scores,
     lambda_sensitivity,
     normalize,
     read_accuracies,
@@ -156,32 +155,6 @@ def test_ten_thousand_models_are_quick(published: pd.DataFrame, anchors: Anchors
     rng = np.random.default_rng(0)
     table = score(pd.DataFrame(rng.uniform(20, 90, (10_000, 7)), columns=published.columns), anchors)
     assert table["xscore"].is_monotonic_decreasing
-
-
-# --- one table, one scale -------------------------------------------------------------------------------------------
-
-
-def test_joined_tables_are_ranked_anew(published: pd.DataFrame, anchors: Anchors) -> None:
-    parts = [score(published.iloc[:4], anchors), score(published.iloc[4:], anchors)]
-    pd.testing.assert_frame_equal(join_scores(parts), score(published, anchors))
-
-
-def test_tables_that_do_not_belong_together_are_refused(published: pd.DataFrame, anchors: Anchors) -> None:
-    one = score(published.iloc[:4], anchors)
-    rest = published.iloc[4:]
-    with pytest.raises(WrongUseError, match="different lambda"):
-        join_scores([one, score(rest, anchors, lam=1)])
-    other = Anchors("mine-1", anchors.minimum, anchors.maximum)
-    with pytest.raises(WrongUseError, match=r"different anchors.*found: mine-1, published-2025"):
-        join_scores([one, score(rest, other)])
-    with pytest.raises(WrongUseError, match="different data sets"):
-        join_scores([one, score(rest[FOUR], anchors)])
-    with pytest.raises(WrongUseError, match=r"in more than one.*convmixer"):
-        join_scores([one, one])
-    with pytest.raises(WrongUseError, match="different protocol"):
-        join_scores([one.assign(protocol="a"), score(rest, anchors).assign(protocol="b")], same=("protocol",))
-    with pytest.raises(WrongUseError, match="no score table"):
-        join_scores([])
 
 
 # --- lambda ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from harness.errors import CannotContinueError, WrongUseError
 from harness.score import (
     Anchors,
     fit_subset,
-    predict_full,
     read_accuracies,
     score,
     search_subsets,
@@ -187,8 +186,8 @@ def test_prediction_of_the_full_score(published: pd.DataFrame, anchors: Anchors)
     residual = ((full - predicted) ** 2).sum()
     assert 1 - residual / ((full - full.mean()) ** 2).sum() == pytest.approx(model.r2)
     for on in ("accuracy", "normalized"):
-        again = predict_full(published[list(PAPER)], anchors, PAPER, reference=published, on=on)
-        pd.testing.assert_series_equal(again, predicted)
+        other = fit_subset(published, anchors, PAPER, on=on)
+        pd.testing.assert_series_equal(other.predict(published[list(PAPER)]), predicted)
     new = pd.DataFrame({name: [published[name].max(), np.nan] for name in PAPER}, index=["best", "unfinished"])
     assert model.predict(new)["best"] > predicted.max()
     assert math.isnan(model.predict(new)["unfinished"])

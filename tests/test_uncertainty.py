@@ -17,7 +17,6 @@ from harness.errors import CannotContinueError, WrongUseError
 from harness.score import (
     Anchors,
     as_runs,
-    image_correlation,
     mean_accuracies,
     read_accuracies,
     score,
@@ -378,17 +377,3 @@ def test_letters_go_on_after_z() -> None:
     letters = group_letters([(0, 1), (1,), *[(2,)] * 26], 3)
     assert letters[:2] == ["a", "a, b"]
     assert letters[2].endswith("z, aa, ab")
-
-
-def test_image_correlation() -> None:
-    rng = np.random.default_rng(0)
-    same = np.repeat((rng.random(5000) < 0.8)[None], 3, axis=0).astype(float)
-    assert image_correlation(same) == pytest.approx(1)
-    independent = (rng.random((3, 50_000)) < 0.8).astype(float)
-    assert image_correlation(independent) == pytest.approx(0, abs=0.02)
-    difficulty = rng.beta(0.8, 0.2, 50_000)
-    between = (rng.random((4, 50_000)) < difficulty).astype(float)
-    assert image_correlation(between) == pytest.approx(difficulty.var() / (0.8 * 0.2), abs=0.02)
-    assert image_correlation(np.ones((2, 10))) == 1
-    with pytest.raises(CannotContinueError, match="at least two seeds"):
-        image_correlation(np.ones((1, 10)))

@@ -34,7 +34,6 @@ _VIEWS = frozenset(
     }
 )
 _POINTWISE_LEARNED = frozenset({"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"})
-_LAYER_NORMS = frozenset({"native_layer_norm", "native_group_norm"})
 _MIXING = frozenset({"convolution", "addmm", "mm", "bmm", "baddbmm", "linear"})
 
 
@@ -76,11 +75,6 @@ class Node:
     def is_norm(self) -> bool:
         """Whether it is a batch normalisation: per channel and linear in evaluation."""
         return self.op in _POINTWISE_LEARNED
-
-    @property
-    def is_layer_norm(self) -> bool:
-        """Whether it is a layer or group normalisation, which is not linear."""
-        return self.op in _LAYER_NORMS
 
     @property
     def is_add(self) -> bool:

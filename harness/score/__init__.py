@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from harness.score.anchors import Anchors
 from harness.score.frozen import FrozenAnchors, read_anchors, write_anchors
-from harness.score.noise import as_runs, image_correlation, mean_accuracies
+from harness.score.noise import as_runs, mean_accuracies
 from harness.score.seeds import SeedPlan, seeds_needed
-from harness.score.select import SubsetModel, SubsetSearch, fit_subset, predict_full, search_subsets
+from harness.score.select import SubsetModel, SubsetSearch, fit_subset, search_subsets
 from harness.score.table import read_accuracies
 from harness.score.uncertainty import ScoreUncertainty, score_uncertainty
 from harness.score.xscore import (
@@ -19,7 +19,6 @@ from harness.score.xscore import (
     NORMALIZED_PREFIX,
     LambdaSensitivity,
     check_accuracies,
-    join_scores,
     lambda_sensitivity,
     normalize,
     score,
@@ -40,12 +39,9 @@ __all__ = [
     "as_runs",
     "check_accuracies",
     "fit_subset",
-    "image_correlation",
-    "join_scores",
     "lambda_sensitivity",
     "mean_accuracies",
     "normalize",
-    "predict_full",
     "read_accuracies",
     "read_anchors",
     "score",

@@ -62,26 +62,6 @@ def mean_accuracies(runs: pd.DataFrame) -> pd.DataFrame:
     return means.reindex(index=runs["model"].unique(), columns=runs["dataset"].unique()).rename_axis(columns=None)
 
 
-def image_correlation(correct: Floats) -> float:
-    """How far several seeds are right on the same test images: 0 independently, 1 always on the same ones.
-
-    ``correct`` (seeds >= 2, images) holds 0 or 1. This is the mean covariance between two seeds over
-    ``p (1 - p)``, p being the mean accuracy, and the share of the binomial variance that averaging over seeds does not
-    remove. Hand it to ``score_uncertainty`` as ``shared``. Raises ``CannotContinueError`` for fewer than two seeds.
-    """
-    seeds = len(correct)
-    if correct.ndim != 2 or seeds < 2 or correct.shape[1] == 0:
-        raise CannotContinueError(
-            f"Seeds are compared on a table (seeds, images) with at least two seeds; its shape is {correct.shape}."
-        )
-    p = float(correct.mean())
-    total = correct.sum(axis=0)
-    both = float((total * (total - 1)).mean()) / (seeds * (seeds - 1))
-    spread = p * (1 - p)
-    # With no mistake or nothing but mistakes there is no spread to share out, and 1 is the cautious answer.
-    return min(1.0, max(0.0, (both - p * p) / spread)) if spread > 0 else 1.0
-
-
 def estimate_cells(runs: pd.DataFrame, test_sizes: Mapping[str, int], *, pooled: bool, shared: float) -> Cells:
     """Means over seeds and their variances.
 

@@ -191,22 +191,6 @@ def fit_subset(
     )
 
 
-def predict_full(
-    accuracies: pd.DataFrame,
-    anchors: Anchors,
-    datasets: Sequence[str],
-    *,
-    reference: pd.DataFrame,
-    lam: float = DEFAULT_LAMBDA,
-    on: Predictors = "accuracy",
-) -> pd.Series[float]:
-    """``fit_subset`` on the ``reference`` models, then ``predict`` for ``accuracies``: Figure 2's y axis.
-
-    The returned series (index model) is named ``xscore7_predicted`` for a reference with seven data sets.
-    """
-    return fit_subset(reference, anchors, datasets, lam=lam, on=on).predict(accuracies)
-
-
 @dataclass(frozen=True)
 class _Fit:
     intercept: float

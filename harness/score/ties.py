@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
     Ints: TypeAlias = np.ndarray[Any, np.dtype[np.intp]]
-    Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 # Doubles in one block of pairs.
 _BLOCK_DOUBLES = 100_000

@@ -8,7 +8,7 @@ What is assumed.
 - An observed accuracy is the expected one plus two independent, roughly normal errors, independent between data sets:
   the training seed's, and that of the draw of test images, which is binomial.
 - All seeds of a model are tested on the same images, so averaging over seeds shrinks the first error alone. Cautiously
-  the whole binomial variance counts as shared (``shared=1``); ``image_correlation`` measures the true share.
+  the whole binomial variance counts as shared (``shared=1``).
 - Seed noise on a data set is equally large for all models (``pooled=True``); otherwise each model speaks for itself,
   and intervals get wider.
 - Errors of different models count as independent. They share the test images, which helps a comparison; ignoring that

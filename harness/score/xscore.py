@@ -145,37 +145,6 @@ def score(
     return _ordered(pd.concat([table, scaled.add_prefix(NORMALIZED_PREFIX)], axis=1))
 
 
-def join_scores(tables: Sequence[pd.DataFrame], *, same: Sequence[str] = ("anchors", "lambda")) -> pd.DataFrame:
-    """Put score tables into one and rank them anew, if they may stand in one table at all.
-
-    ``same`` names the columns that must hold one and the same value everywhere; add ``"protocol"`` for tables that
-    carry such a column. Raises ``WrongUseError`` where they differ, where the data sets differ, or a model comes twice.
-    """
-    import pandas as pd
-
-    if not tables:
-        raise WrongUseError("There is no score table to join.")
-    suites = [tuple(sorted(c for c in table.columns if c.startswith(NORMALIZED_PREFIX))) for table in tables]
-    for suite in suites:
-        if suite != suites[0]:
-            one, other = (", ".join(c.removeprefix(NORMALIZED_PREFIX) for c in s) for s in (suites[0], suite))
-            raise WrongUseError(f"Scores over different data sets do not go into one table: {one}; and {other}.")
-    for column in same:
-        found = sorted({value for table in tables for value in table[column].unique()}, key=str)
-        if len(found) > 1:
-            raise WrongUseError(
-                f"Scores with different {column} do not go into one table; found: {', '.join(str(v) for v in found)}. "
-                "Compute them all with one."
-            )
-    joined = pd.concat(list(tables))
-    repeated = sorted({str(name) for name in joined.index[joined.index.duplicated()]})
-    if repeated:
-        raise WrongUseError(
-            f"A model is in more than one of the score tables: {', '.join(repeated)}. Rename one of them."
-        )
-    return _ordered(joined.drop(columns="rank"))
-
-
 def lambda_sensitivity(
     accuracies: pd.DataFrame, anchors: Anchors, lams: Sequence[float] = SENSITIVITY_LAMBDAS, *, percent: bool = True
 ) -> LambdaSensitivity:
