@@ -6,6 +6,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -172,3 +173,136 @@ def test_the_times_of_finished_jobs_are_in_order(script: Any, finished_runs: Pat
     for job in jobs:
         assert job.began <= job.trained <= job.predicted <= job.ended
         assert 0 < job.steps <= job.trained - job.began + 0.05
+
+
+# ----------------------------------------------------------------------------------------------------- the same bits
+
+CELLS = [(model, dataset) for model in ("first", "second") for dataset in ("pocket_digits", "pocket_textures")]
+STUB = """
+import json, os, sys
+from pathlib import Path
+import numpy as np
+
+value = lambda option: sys.argv[sys.argv.index(option) + 1]
+asked = {"arguments": sys.argv[1:], "empty": not any(Path().iterdir()), "data": os.environ["HARNESS_DATA"]}
+Path(__file__).with_name("asked.json").write_text(json.dumps(asked))
+for model in ("first", "second"):
+    for dataset in [word for option, word in zip(sys.argv, sys.argv[1:]) if option == "--dataset"]:
+        cell = Path(value("--runs"), "pocket-1.0", model, dataset, "seed-0")
+        cell.mkdir(parents=True)
+        np.savez(cell / "predictions.npz", logits=np.arange(4.0).reshape(2, 2), labels=np.arange(2))
+        environment = {"harness": {"commit": COMMIT}, "versions": {"torch": "2.0"}, "threads": 1}
+        result = {"weights_sha256": model * 9, "metrics": {"top1": 50.0}, "environment": environment}
+        (cell / "result.json").write_text(json.dumps(result))
+sys.exit(CODE)
+"""
+
+
+def checkout(place: Path, *, commit: str = "abcdef0", code: int = 0) -> Path:
+    """A checkout whose ``harness run`` only writes results."""
+    (place / "harness").mkdir(parents=True)
+    (place / "harness" / "__init__.py").write_text("")
+    (place / "harness" / "__main__.py").write_text(f"COMMIT, CODE = {commit!r}, {code}\n{STUB}")
+    return place
+
+
+@pytest.fixture
+def trained(script: Any, tmp_path: Path) -> Path:
+    """A runs folder that a checkout filled."""
+    same_bits = script("same_bits")
+    assert same_bits.train(checkout(tmp_path / "filled by"), tmp_path / "filled", (), same_bits.DATASETS) == 0
+    return tmp_path / "filled" / "runs"
+
+
+def test_two_checkouts_with_the_same_bits(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same_bits = script("same_bits")
+    old, new = checkout(tmp_path / "old tree"), checkout(tmp_path / "new tree", commit="1234567")
+    assert same_bits.main([str(old), str(new), "--write"]) == 0
+    page = (tmp_path / "results" / "same_bits.md").read_text(encoding="utf-8")
+    assert page in capsys.readouterr().out
+    assert "Old: commit abcdef0. New: commit 1234567." in page
+    assert "| second | pocket_textures | `secondsecondseco` | `secondsecondseco` | yes |" in page
+    assert "4 of 4 jobs have equal bits." in page
+    found = json.loads((tmp_path / "results" / "same_bits.json").read_text(encoding="utf-8"))["readings"]
+    assert found["commits"] == {"old": ["abcdef0"], "new": ["1234567"]}
+    assert [(job["model"], job["dataset"], job["equal"]) for job in found["jobs"]] == [(*cell, "yes") for cell in CELLS]
+    assert all(job["old"] == job["new"] for job in found["jobs"])
+    asked = [json.loads((tree / "harness" / "asked.json").read_text()) for tree in (old, new)]
+    for one in asked:
+        assert {"run", "--all", "--in-process"} <= set(one["arguments"])
+        assert one["empty"], "a checkout trained in a folder that holds modules"
+    assert asked[0]["data"] != asked[1]["data"]
+
+
+def _other_weights(cell: Path) -> None:
+    result = json.loads((cell / "result.json").read_text())
+    (cell / "result.json").write_text(json.dumps(result | {"weights_sha256": "other"}))
+
+
+def _other_accuracy(cell: Path) -> None:
+    result = json.loads((cell / "result.json").read_text())
+    (cell / "result.json").write_text(json.dumps(result | {"metrics": {"top1": 50.0 + 1e-13}}))
+
+
+def _other_predictions(cell: Path) -> None:
+    logits = np.arange(4.0).reshape(2, 2)
+    logits[1, 1] = np.nextafter(logits[1, 1], 4.0)
+    np.savez(cell / "predictions.npz", logits=logits, labels=np.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("plant", "verdict"),
+    [
+        (_other_weights, "no: weights"),
+        (_other_accuracy, "no: top1"),
+        (_other_predictions, "no: predictions"),
+        (lambda cell: (cell / "result.json").unlink(), "no: missing from new"),
+    ],
+)
+def test_a_planted_difference_of_bits_is_found(
+    plant: Any, verdict: str, script: Any, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same_bits = script("same_bits")
+    shutil.copytree(trained, tmp_path / "new")
+    assert same_bits.main([str(trained), str(tmp_path / "new")]) == 0
+    assert "4 of 4 jobs have equal bits." in capsys.readouterr().out
+    plant(tmp_path / "new" / "pocket-1.0" / "second" / "pocket_digits" / "seed-0")
+    assert same_bits.main([str(trained), str(tmp_path / "new")]) == 1
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "| no" in line] == [
+        line for line in out.splitlines() if line.startswith("| second | pocket_digits |") and f"| {verdict} |" in line
+    ]
+    assert out.count("| yes |") == 3
+    assert "3 of 4 jobs have equal bits." in out
+    assert not (tmp_path / "results").exists()
+
+
+def test_bits_of_an_incomplete_side_are_not_the_same(
+    script: Any, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same_bits = script("same_bits")
+    assert same_bits.main([str(trained), str(checkout(tmp_path / "failing", code=1))]) == 1
+    assert "'harness run' of failing ended with exit code 1, expected 0." in capsys.readouterr().out
+    assert same_bits.main([str(trained), str(trained), "--models", "first", "third"]) == 1
+    assert capsys.readouterr().out.count("| no: missing from old and new |") == 2
+    with pytest.raises(SystemExit) as stopped:
+        same_bits.main([str(trained), str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"{tmp_path} is neither a checkout" in capsys.readouterr().err
+
+
+def test_a_kept_checkout_is_not_trained_again(script: Any, trained: Path, tmp_path: Path) -> None:
+    same_bits = script("same_bits")
+    tree, kept = checkout(tmp_path / "tree"), tmp_path / "kept"
+    assert same_bits.main([str(tree), str(trained), "--keep", str(kept)]) == 0
+    assert same_bits.main([str(kept / "old" / "runs"), str(trained)]) == 0
+    with pytest.raises(SystemExit):
+        same_bits.main([str(tree), str(trained), "--keep", str(kept)])
+
+
+@pytest.mark.slow
+def test_this_checkout_has_its_own_bits(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    same_bits = script("same_bits")
+    tree = str(BENCHMARKS.parent)
+    assert same_bits.main([tree, tree, "--models", "shufflenet", "--datasets", "pocket_digits"]) == 0
+    assert "1 of 1 jobs have equal bits." in capsys.readouterr().out
