@@ -14,7 +14,7 @@ from PIL import Image
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer, Plugin
 from harness.data.audit import audit, audit_file, known_leakage, perceptual_hashes, thumbnails, write_audit
-from harness.data.prepare import prepare
+from harness.data.ingest import ingest
 from harness.data.sheet import write_contact_sheet
 from harness.data.store import PreparedDataset, SplitArrays, open_split
 
@@ -54,7 +54,7 @@ def prepared(tmp_path: Path) -> PreparedDataset:
         licence="CC0", citation="nobody",
     )  # fmt: skip
     offer = Offer(spec, Plugin("leaky", "tests", "tests", "1"))
-    return prepare(offer, folder=tmp_path, root=tmp_path / "data", input_size=64)
+    return ingest(offer, folder=tmp_path, root=tmp_path / "data", input_size=64)
 
 
 def test_every_kind_of_leak_is_found(prepared: PreparedDataset) -> None:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from harness.api import DatasetSpec
 from harness.catalog import Catalog, Offer
-from harness.data import prepare as module
-from harness.data.prepare import prepare_embedded
+from harness.data import ingest as module
+from harness.data.ingest import require_prepared
 from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, StoreError
 
@@ -25,7 +25,7 @@ from harness.errors import DatasetError, StoreError
 def prepare(tiny_catalog: Catalog, tmp_path: Path) -> Callable[..., PreparedDataset]:
     def run(name: str | Offer[DatasetSpec], input_size: int = 12) -> PreparedDataset:
         offer = tiny_catalog.dataset(name) if isinstance(name, str) else name
-        return prepare_embedded(offer, tmp_path / "data", input_size)
+        return require_prepared(offer, tmp_path / "data", input_size)
 
     return run
 
@@ -194,7 +194,7 @@ def test_half_prepared_set_is_never_visible(
 @pytest.mark.skipif(os.geteuid() != 0 if hasattr(os, "geteuid") else True, reason="needs a folder nobody can write")
 def test_unwritable_data_folder_is_a_sentence(tiny_catalog: Catalog) -> None:
     with pytest.raises(StoreError, match=r"Cannot write in /proc/nowhere: it is not writable"):
-        prepare_embedded(tiny_catalog.dataset("dots"), Path("/proc/nowhere"), 12)
+        require_prepared(tiny_catalog.dataset("dots"), Path("/proc/nowhere"), 12)
 
 
 def test_full_disk_is_said_before_writing(

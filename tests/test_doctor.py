@@ -16,7 +16,7 @@ import torchvision
 
 from harness.api import ExecutorSpec
 from harness.catalog import Catalog, Offer, discover
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.doctor import hardware, software, storage
 from harness.doctor.check import Finding, Place, examine
 from harness.doctor.resume import differences, prove_resume
@@ -307,7 +307,7 @@ def test_disk_without_locks_or_renames(tmp_path: Path, monkeypatch: pytest.Monke
 def test_damaged_and_missing_data_sets(tiny_place: Place) -> None:
     found = {finding.name: finding for finding in storage.check_datasets(tiny_place)}
     assert found["data set dots"].found == "comes with its plugin; prepared when it is first used"
-    prepared = prepare_embedded(tiny_place.catalog.dataset("dots"), tiny_place.data_root, 12)
+    prepared = require_prepared(tiny_place.catalog.dataset("dots"), tiny_place.data_root, 12)
     pixels = prepared.folder / "train.images.npy"
     content = bytearray(pixels.read_bytes())
     content[-1] ^= 1
@@ -327,7 +327,7 @@ def test_large_data_set_is_compared_by_size(tiny_place: Place, monkeypatch: pyte
     import numpy as np
 
     monkeypatch.setattr(storage, "_VERIFY_BYTES", 0)
-    prepared = prepare_embedded(tiny_place.catalog.dataset("dots"), tiny_place.data_root, 12)
+    prepared = require_prepared(tiny_place.catalog.dataset("dots"), tiny_place.data_root, 12)
     assert next(iter(storage.check_datasets(tiny_place))).found.endswith("harness prepare dots --verify")
     for kind in ("images", "labels"):
         path = prepared.folder / f"test.{kind}.npy"

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.data.store import PreparedDataset, SealedTest, SplitArrays
 from harness.registry import Benchmark
 from harness.train import loop, pipeline, run
@@ -70,7 +70,7 @@ def task(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Ta
         job=Job("tiny-1.0", "tiny", "dots", 0),
         protocol=protocol,
         model=tiny_catalog.model("tiny"),
-        dataset=prepare_embedded(tiny_catalog.dataset("dots"), tmp_path / "data", protocol.input_size),
+        dataset=require_prepared(tiny_catalog.dataset("dots"), tmp_path / "data", protocol.input_size),
         catalog=tiny_catalog,
         device=CPU,
         checkpoint=tmp_path / "x.pt",

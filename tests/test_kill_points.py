@@ -15,7 +15,7 @@ import pytest
 
 from harness.api import Job
 from harness.catalog import Catalog
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.execute.reporters import LogReporter
 from harness.execute.runner import JobRunner
 from harness.execute.signals import StopSignal
@@ -86,7 +86,7 @@ def result(folder: Path) -> Any:
 def test_kill_before_any_file_operation(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> None:
     import torch
 
-    prepare_embedded(tiny_catalog.dataset("dots"), tmp_path / "data", 12)
+    require_prepared(tiny_catalog.dataset("dots"), tmp_path / "data", 12)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a forked copy of several threads does not work
     try:

@@ -19,10 +19,10 @@ from PIL import Image
 
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer, Plugin
-from harness.data import arrays, decode, prepare
+from harness.data import arrays, decode, ingest
 from harness.data.acquire import Request, acquire, disk_use, estimate, remove, verify_prepared
 from harness.data.fetch import FetchPolicy
-from harness.data.prepare import definition, locked
+from harness.data.ingest import definition, locked
 from harness.data.store import PreparedDataset, find_prepared, open_split, read_manifest
 from harness.errors import DatasetError, StoreError
 from tests.published_layouts import build, picture
@@ -55,7 +55,7 @@ def files(folder: Path, split: Split) -> Iterator[tuple[Path, int, str]]:
 
 
 def make(images: Path, root: Path, read: Read = files, **options: Any) -> PreparedDataset:
-    return prepare.prepare(offer(read), folder=images, root=root, input_size=SIZE, **options)
+    return ingest.ingest(offer(read), folder=images, root=root, input_size=SIZE, **options)
 
 
 def test_paths_bytes_and_images_give_the_same(images: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(source, name)
 
     monkeypatch.setattr(decode, "open_image", counting)
-    monkeypatch.setattr(prepare, "_SYNC_EVERY", 4)
+    monkeypatch.setattr(ingest, "_SYNC_EVERY", 4)
     return names
 
 
@@ -164,7 +164,7 @@ def test_a_stop_loses_little_and_the_next_attempt_goes_on(
 def test_a_killed_process_is_gone_on_with(images: Path, tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
-        "import test_preparation as t; from harness.data import prepare; prepare._SYNC_EVERY = 4\n"
+        "import test_preparation as t; from harness.data import ingest; ingest._SYNC_EVERY = 4\n"
         "def read(folder, split):\n"
         "    for i, s in enumerate(t.files(folder, split)):\n"
         "        if i == 35: os._exit(9)\n"
@@ -213,7 +213,7 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(
         nonlocal written
         written += 1
         if written == 20:
-            with prepare.writing_to(tmp_path):
+            with ingest.writing_to(tmp_path):
                 raise OSError(errno.ENOSPC, "No space left on device")
         real(self, pixels)
 
@@ -288,7 +288,7 @@ def test_a_bad_sample_is_refused_and_leaves_nothing(tmp_path: Path, sample: Any,
         yield sample
 
     with pytest.raises(DatasetError) as caught:
-        prepare.prepare(offer(read, 2, 2), folder=tmp_path, root=tmp_path / "data", input_size=SIZE)
+        ingest.ingest(offer(read, 2, 2), folder=tmp_path, root=tmp_path / "data", input_size=SIZE)
     assert reason in str(caught.value)
     assert [path.name for path in (tmp_path / "data" / "folder").iterdir()] == [".lock"]
 
@@ -302,11 +302,11 @@ def test_documented_unreadable_files_are_left_out_and_others_are_not(images: Pat
             yield path, index % 2
 
     known = offer(more, 40, 9, unreadable=("05.png",))
-    made = prepare.prepare(known, folder=images, root=tmp_path / "data", input_size=SIZE)
+    made = ingest.ingest(known, folder=images, root=tmp_path / "data", input_size=SIZE)
     assert made.manifest.left_out == ("05.png",)
     (images / "06.png").write_bytes(b"damaged by accident")
     with pytest.raises(DatasetError, match=r"train image 5 \(06.png\) is no image"):
-        prepare.prepare(known, folder=images, root=tmp_path / "other", input_size=SIZE)
+        ingest.ingest(known, folder=images, root=tmp_path / "other", input_size=SIZE)
 
 
 # ------------------------------------------------------------------------------------------------- verify, remove
@@ -392,13 +392,13 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     """Four times the images, the same peak: only a window of them is in memory."""
     code = (
         "import io, resource, sys; from pathlib import Path; from PIL import Image; sys.path.insert(0, 'tests')\n"
-        "import test_preparation as t; from harness.data import prepare\n"
+        "import test_preparation as t; from harness.data import ingest\n"
         "buffer = io.BytesIO(); Image.effect_noise((300, 300), 60).convert('RGB').save(buffer, 'JPEG', quality=60)\n"
         "n = int(sys.argv[1])\n"
         "def read(folder, split):\n"
         "    for i in range(n if split == 'train' else 10): yield buffer.getvalue(), i % 2\n"
         "offer = t.offer(read, n, 10)\n"
-        "prepare.prepare(offer, folder=Path(), root=Path(sys.argv[2]), input_size=128, workers=2)\n"
+        "ingest.ingest(offer, folder=Path(), root=Path(sys.argv[2]), input_size=128, workers=2)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     peaks = [

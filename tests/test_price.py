@@ -16,7 +16,7 @@ import torch
 from harness import machine
 from harness.api import Job
 from harness.catalog import Catalog, discover
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.machine import Device, cpu_name, device_without_torch, find_device, usable_cores
 from harness.plan import Plan, Selection, build_plan
 from harness.price.estimate import Appraiser, Setting
@@ -194,7 +194,7 @@ def test_key_changes_with_what_matters_and_with_nothing_else(tiny_benchmark: Ben
 
 
 def trial(model: str, folder: Path, benchmark: Benchmark, catalog: Catalog, effort: Effort = BRIEF) -> Trial:
-    data = prepare_embedded(catalog.dataset("dots"), folder / "data", 12)
+    data = require_prepared(catalog.dataset("dots"), folder / "data", 12)
     return Trial(benchmark.protocol("tiny-1.0"), model, data, "cpu", 1, effort, folder)
 
 

@@ -17,7 +17,7 @@ import torch
 from harness.api import EpochRecord, Job, Shares, StoppedError
 from harness.catalog import Catalog
 from harness.cli.progress import RunReporter
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.execute.reporters import LogReporter
 from harness.execute.runner import JobRunner
 from harness.execute.signals import StopSignal
@@ -330,7 +330,7 @@ def task(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Ta
         job=JOB,
         protocol=protocol,
         model=tiny_catalog.model("tiny"),
-        dataset=prepare_embedded(tiny_catalog.dataset("dots"), tmp_path / "data", protocol.input_size),
+        dataset=require_prepared(tiny_catalog.dataset("dots"), tmp_path / "data", protocol.input_size),
         catalog=tiny_catalog,
         device=torch.device("cpu"),
         checkpoint=tmp_path / "checkpoint.pt",

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.data.store import SplitArrays
 from harness.errors import DatasetError, TrainingError, WrongUseError
 from harness.machine import resolve_device
@@ -71,7 +71,7 @@ def task_of(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) ->
             job=Job("tiny-1.0", model, dataset, seed),
             protocol=protocol,
             model=tiny_catalog.model(model),
-            dataset=prepare_embedded(tiny_catalog.dataset(dataset), tmp_path / "data", protocol.input_size),
+            dataset=require_prepared(tiny_catalog.dataset(dataset), tmp_path / "data", protocol.input_size),
             catalog=tiny_catalog,
             device=CPU,
             checkpoint=tmp_path / f"{name}.pt",

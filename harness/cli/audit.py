@@ -12,7 +12,7 @@ from harness.cli import completion
 from harness.cli.options import data_option, data_root, format_option, load, registry_option
 from harness.cli.output import print_rows
 from harness.cli.prepare import Teller, input_sizes
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 
 _COLUMNS = {
     "dataset": "data set",
@@ -60,7 +60,7 @@ def audit(
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(datasets):
         size = max(input_sizes(benchmark, name))
-        prepared = prepare_embedded(catalog.dataset(name), data_root(data), size)
+        prepared = require_prepared(catalog.dataset(name), data_root(data), size)
         teller = Teller(name)
         found = look(prepared, teller.on_images)
         teller.end()

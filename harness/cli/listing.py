@@ -15,7 +15,7 @@ from harness.api import HOOK_API_VERSION, PROJECT
 from harness.catalog import Catalog
 from harness.cli.options import data_option, data_root, format_option, load, registry_option
 from harness.cli.output import print_rows
-from harness.data.prepare import definition
+from harness.data.ingest import definition
 from harness.data.store import find_prepared
 from harness.errors import DatasetError
 from harness.execute.tracking import missing_modules

@@ -13,7 +13,7 @@ from harness.catalog import Catalog
 from harness.cli import completion
 from harness.cli.options import data_option, data_root, format_option, load, protocol_option, registry_option
 from harness.cli.output import print_rows
-from harness.data.prepare import definition
+from harness.data.ingest import definition
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import DatasetError, WrongUseError
 from harness.registry import Benchmark

@@ -14,16 +14,16 @@ from harness.catalog import Catalog, Offer
 from harness.data.audit import known_leakage
 from harness.data.content import channel_moments, content_fingerprint, pixel_histogram
 from harness.data.fetch import FetchPolicy, Progress, no_progress
-from harness.data.licences import require_licence
-from harness.data.prepare import (
+from harness.data.ingest import (
     SPLITS,
     Report,
     definition,
+    ingest_locked,
     locked,
-    prepare_locked,
     require_room,
     say_nothing,
 )
+from harness.data.licences import require_licence
 from harness.data.sources import clear_work, download_folder, find_given, gather, working_folder
 from harness.data.store import PreparedDataset, find_prepared, groups_digest, open_split
 from harness.data.unpack import is_archive
@@ -135,7 +135,7 @@ def acquire(
             for note in gathered.notes:
                 say(f"{spec.name}: {note}")
             prepared = [
-                prepare_locked(
+                ingest_locked(
                     request.offer,
                     folder=gathered.folder,
                     root=root,

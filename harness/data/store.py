@@ -130,7 +130,7 @@ class SealedTest:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A data set ready for training. Get one from ``harness.data.prepare``."""
+    """A data set ready for training. Get one from ``harness.data.ingest``."""
 
     folder: Path
     manifest: Manifest

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from harness.api import DatasetSpec
 from harness.catalog import Offer
 from harness.data.acquire import Request, disk_use, estimate, verify_prepared
-from harness.data.prepare import SPLITS, definition
+from harness.data.ingest import SPLITS, definition
 from harness.data.store import find_prepared, open_split
 from harness.doctor.check import Finding, Place
 from harness.errors import HarnessError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.api import Cell, EpochRecord, Job, Reporter, StoppedError
 from harness.catalog import Catalog
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.errors import HarnessError, JobLockedError, StoreError
 from harness.execute.tracking import RunTrackers, Tracking
 from harness.registry import Benchmark
@@ -92,7 +92,7 @@ class JobRunner:
             job=job,
             protocol=protocol,
             model=self.catalog.model(job.model),
-            dataset=prepare_embedded(self.catalog.dataset(job.dataset), self.data_root, protocol.input_size),
+            dataset=require_prepared(self.catalog.dataset(job.dataset), self.data_root, protocol.input_size),
             catalog=self.catalog,
             device=self.device,
             checkpoint=folder.checkpoint,

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from harness.api import Cell, Job
 from harness.catalog import Catalog
 from harness.data.acquire import Request, estimate
-from harness.data.prepare import definition, prepare_embedded
+from harness.data.ingest import definition, require_prepared
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import HarnessError
 from harness.machine import WATTS, Device, forks_workers
@@ -216,7 +216,7 @@ class Appraiser:
             return None
         try:
             if not offer.spec.sources:
-                return prepare_embedded(offer, self._data_root, plan.protocol.input_size)
+                return require_prepared(offer, self._data_root, plan.protocol.input_size)
             return find_prepared(self._data_root, dataset, definition(offer), plan.protocol.input_size)
         except HarnessError:
             return None  # damaged: 'harness run' says so, and a price needs no images

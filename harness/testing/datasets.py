@@ -95,7 +95,7 @@ class DatasetCase:
                 raise Untold(f"the {split} split is not what it declares.")
 
     def _prepared(self) -> dict[Split, list[SampleFacts]]:
-        from harness.data.prepare import definition
+        from harness.data.ingest import definition
         from harness.data.store import find_prepared, open_split, read_groups
 
         for size in self.input_sizes:
@@ -277,14 +277,14 @@ def has_sources(case: DatasetCase) -> str:
 @rule("dataset-prepares")
 def prepares(case: DatasetCase) -> str:
     """Training reads the prepared form, which preparation makes after checks of its own."""
-    from harness.data.prepare import prepare
+    from harness.data.ingest import ingest
 
     if case.spec.sources:
         return f"{sum(len(found) for found in case.samples.values()):,} prepared images were examined"
     case.require_sound()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            done = prepare(case.offer, folder=Path(), root=Path(folder), input_size=case.input_sizes[0])
+            done = ingest(case.offer, folder=Path(), root=Path(folder), input_size=case.input_sizes[0])
         except HarnessError as error:
             raise Broken(str(error)) from error
         return f"fingerprint {done.manifest.fingerprint}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.api import Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.data.store import PreparedDataset
 from harness.errors import HarnessError
 from harness.registry import Benchmark, Protocol
@@ -127,7 +127,7 @@ class Run:
         """The prepared data set."""
         with _impossible():
             offer = self.means.catalog.dataset(self.job.dataset)
-            return prepare_embedded(offer, self.means.data_root, self.protocol.input_size)
+            return require_prepared(offer, self.means.data_root, self.protocol.input_size)
 
     @cached_property
     def device(self) -> torch.device:

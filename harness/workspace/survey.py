@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.api import Cell, Job
 from harness.catalog import Catalog
-from harness.data.prepare import prepare_embedded
+from harness.data.ingest import require_prepared
 from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, HarnessError, PluginError
 from harness.fingerprint import fingerprints
@@ -108,7 +108,7 @@ class Surveyor:
 
     def _prepare(self, plan: Plan, dataset: str) -> PreparedDataset:
         try:
-            return prepare_embedded(self._catalog.dataset(dataset), self._data_root, plan.protocol.input_size)
+            return require_prepared(self._catalog.dataset(dataset), self._data_root, plan.protocol.input_size)
         except DatasetError as error:
             ablation = self._benchmark.ablations.get(plan.protocol.name)
             if ablation is None or not str(error).endswith(f"harness prepare {dataset}"):

@@ -65,7 +65,7 @@ def definition(offer: Offer[DatasetSpec]) -> str:
     return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def prepare_embedded(offer: Offer[DatasetSpec], root: Path, input_size: int) -> PreparedDataset:
+def require_prepared(offer: Offer[DatasetSpec], root: Path, input_size: int) -> PreparedDataset:
     """Return the prepared data set, making it first where that needs no download.
 
     Args:
@@ -83,10 +83,10 @@ def prepare_embedded(offer: Offer[DatasetSpec], root: Path, input_size: int) -> 
         return prepared
     if spec.sources:
         raise DatasetError(f"The data set '{spec.name}' is not prepared in {root}. Run: harness prepare {spec.name}")
-    return prepare(offer, folder=Path(), root=root, input_size=input_size)
+    return ingest(offer, folder=Path(), root=root, input_size=input_size)
 
 
-def prepare(
+def ingest(
     offer: Offer[DatasetSpec], *, folder: Path, root: Path, input_size: int, sources: Sequence[SourceRecord] = (),
     workers: int | None = None, report: Report = say_nothing,
 ) -> PreparedDataset:  # fmt: skip
@@ -106,16 +106,16 @@ def prepare(
         StoreError: the disk is full or not writable; the next attempt goes on where this one ended.
     """
     with locked(root, offer.spec.name):
-        return prepare_locked(
+        return ingest_locked(
             offer, folder=folder, root=root, input_size=input_size, sources=sources, workers=workers, report=report
         )
 
 
-def prepare_locked(
+def ingest_locked(
     offer: Offer[DatasetSpec], *, folder: Path, root: Path, input_size: int, sources: Sequence[SourceRecord] = (),
     workers: int | None = None, report: Report = say_nothing,
 ) -> PreparedDataset:  # fmt: skip
-    """Do what ``prepare`` does, for a caller that holds the data set's lock."""
+    """Do what ``ingest`` does, for a caller that holds the data set's lock."""
     work = _Work(offer, folder, root, input_size, tuple(sources), workers or bound_cores(), report)
     # Another process may have prepared it while this one waited.
     found = find_prepared(root, offer.spec.name, definition(offer), input_size)
