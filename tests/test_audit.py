@@ -13,9 +13,16 @@ from PIL import Image
 
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer, Plugin
-from harness.data.audit import audit, audit_file, known_leakage, perceptual_hashes, thumbnails, write_audit
+from harness.data.audit import (
+    audit,
+    audit_file,
+    known_leakage,
+    perceptual_hashes,
+    thumbnails,
+    write_audit,
+    write_contact_sheet,
+)
 from harness.data.ingest import ingest
-from harness.data.sheet import write_contact_sheet
 from harness.data.store import PreparedDataset, SplitArrays, open_split
 
 

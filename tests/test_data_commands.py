@@ -16,7 +16,7 @@ from harness import cli
 from harness.catalog import Catalog, Offer, discover
 from harness.cli import options
 from harness.cli.prepare import input_sizes
-from harness.data.acquire import known_leaks
+from harness.data.prepare import known_leaks
 from harness.registry import load_benchmark
 from tests.loopback import serving
 from tests.published_layouts import Miniature, build

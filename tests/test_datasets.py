@@ -14,8 +14,8 @@ from PIL import Image
 
 from harness.api import DatasetSpec
 from harness.catalog import Offer
-from harness.data.acquire import Request, acquire, verify_prepared
 from harness.data.fetch import FetchPolicy
+from harness.data.prepare import PrepareRequest, prepare_dataset, verify_prepared
 from harness.data.store import PreparedDataset, open_split, read_groups
 from harness.errors import DatasetError, HarnessError, LicenceError, SourceError
 from harness.plan import dataset_facts
@@ -41,7 +41,9 @@ def get(
     offer: Offer[DatasetSpec], root: Path, given: Path | None = None, policy: FetchPolicy = POLICY
 ) -> tuple[PreparedDataset, list[str]]:
     said: list[str] = []
-    [prepared] = acquire(Request(offer, root, (SIZE,), given, policy, accept_licence=True), say=said.append)
+    [prepared] = prepare_dataset(
+        PrepareRequest(offer, root, (SIZE,), given, policy, accept_licence=True), say=said.append
+    )
     return prepared, said
 
 
@@ -206,10 +208,10 @@ def test_terms_must_be_accepted_once(tmp_path: Path) -> None:
     given = unpacked(miniature, tmp_path / "given")
     offer = miniature.offer()
     with pytest.raises(LicenceError, match=r"CC BY-NC 4.0.*--accept-licence"):
-        acquire(Request(offer, tmp_path / "data", (SIZE,), given, POLICY), say=lambda _: None)
+        prepare_dataset(PrepareRequest(offer, tmp_path / "data", (SIZE,), given, POLICY), say=lambda _: None)
     assert not (tmp_path / "data").exists()
     get(offer, tmp_path / "data", given)
-    acquire(Request(offer, tmp_path / "data", (64,), given, POLICY), say=lambda _: None)
+    prepare_dataset(PrepareRequest(offer, tmp_path / "data", (64,), given, POLICY), say=lambda _: None)
 
 
 # ------------------------------------------------------------------------------------------------------- HAM10000

@@ -20,9 +20,9 @@ from PIL import Image
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer, Plugin
 from harness.data import arrays, decode, ingest
-from harness.data.acquire import Request, acquire, disk_use, estimate, remove, verify_prepared
 from harness.data.fetch import FetchPolicy
 from harness.data.ingest import definition, locked
+from harness.data.prepare import PrepareRequest, disk_use, estimate, prepare_dataset, remove, verify_prepared
 from harness.data.store import PreparedDataset, find_prepared, open_split, read_manifest
 from harness.errors import DatasetError, StoreError
 from tests.published_layouts import build, picture
@@ -234,9 +234,9 @@ def test_the_room_is_looked_at_before_anything_is_written(
     with pytest.raises(DatasetError, match=r"has 0.00 GB free, but .* are needed"):
         make(images, tmp_path / "data")
     miniature = build("cifar10")
-    request = Request(miniature.offer(), tmp_path / "more", (224,), None, FetchPolicy(offline=True))
+    request = PrepareRequest(miniature.offer(), tmp_path / "more", (224,), None, FetchPolicy(offline=True))
     with pytest.raises(DatasetError, match="Make room"):
-        acquire(request, say=lambda _: None)
+        prepare_dataset(request, say=lambda _: None)
     assert not list((tmp_path / "data" / "folder").glob("*/*"))
 
 
@@ -244,7 +244,7 @@ def test_the_estimate_is_of_the_right_size() -> None:
     from tests.published_layouts import SPECS
 
     def of(name: str) -> float:
-        request = Request(Offer(SPECS[name], Plugin(name, "m", "d", "1")), Path("/nowhere"), (224,))
+        request = PrepareRequest(Offer(SPECS[name], Plugin(name, "m", "d", "1")), Path("/nowhere"), (224,))
         return estimate(request).total / 1e9
 
     assert of("cifar10") == pytest.approx(0.17 + 0.187 + 0.184, abs=0.01)
@@ -253,9 +253,9 @@ def test_the_estimate_is_of_the_right_size() -> None:
 
 
 def test_two_processes_do_not_prepare_the_same_set(images: Path, tmp_path: Path) -> None:
-    request = Request(offer(files), tmp_path, (SIZE,))
+    request = PrepareRequest(offer(files), tmp_path, (SIZE,))
     with locked(tmp_path, "folder"), pytest.raises(DatasetError, match="Another process is preparing 'folder'"):
-        acquire(request, say=lambda _: None)
+        prepare_dataset(request, say=lambda _: None)
 
 
 def broken(folder: Path, split: Split) -> Iterator[Any]:
@@ -366,7 +366,7 @@ def test_removing_frees_what_no_other_set_uses(tmp_path: Path) -> None:
     with serving(packed) as server:
         offers = [mini.offer(server.base, packed) for mini in (one, other)]
         for each in offers:
-            acquire(Request(each, tmp_path, (224,), accept_licence=True), say=lambda _: None)
+            prepare_dataset(PrepareRequest(each, tmp_path, (224,), accept_licence=True), say=lambda _: None)
     downloads = disk_use(tmp_path / "downloads")
     assert remove(offers[0], tmp_path, offers) > 0
     assert disk_use(tmp_path / "downloads") == downloads
@@ -383,7 +383,7 @@ def test_removing_leaves_the_users_own_files(tmp_path: Path) -> None:
         (given / name).parent.mkdir(parents=True, exist_ok=True)
         (given / name).write_bytes(content)
     before = sorted(given.rglob("*"))
-    acquire(Request(miniature.offer(), tmp_path / "data", (224,), given), say=lambda _: None)
+    prepare_dataset(PrepareRequest(miniature.offer(), tmp_path / "data", (224,), given), say=lambda _: None)
     remove(miniature.offer(), tmp_path / "data", [])
     assert sorted(given.rglob("*")) == before
 

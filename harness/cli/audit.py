@@ -52,8 +52,7 @@ def audit(
     harness audit cifar10 --sheet . --format json
     """
     from harness.data.audit import audit as look
-    from harness.data.audit import write_audit
-    from harness.data.sheet import write_contact_sheet
+    from harness.data.audit import write_audit, write_contact_sheet
     from harness.files import writing_to
 
     benchmark, catalog = load(registry)

@@ -92,7 +92,7 @@ def leaderboard(
     harness leaderboard --suite pocket --separate mynet mobilenet
     harness leaderboard --lambda 1 --format latex
     """
-    from harness.data.acquire import known_leaks
+    from harness.data.prepare import known_leaks
     from harness.report.leaderboard import BASELINE_KIND
 
     if published and protocol:

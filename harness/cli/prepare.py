@@ -82,9 +82,8 @@ def prepare(
         print_rows(rows, format_, columns=_COLUMNS)
         return 1 if any(row["state"] == "damaged" for row in rows) else 0
 
-    from harness.data.acquire import Request, acquire
     from harness.data.fetch import FetchPolicy
-    from harness.data.licences import require_licence
+    from harness.data.prepare import PrepareRequest, prepare_dataset, require_licence
 
     policy = FetchPolicy(offline=offline, accepted=frozenset(digest.lower() for digest in accepted))
     for offer in offers:  # all questions before the first hour of work
@@ -92,9 +91,11 @@ def prepare(
     rows = []
     for offer in offers:
         teller = Teller(offer.spec.name)
-        request = Request(offer, root, input_sizes(benchmark, offer.spec.name, protocol), given, policy, accept_licence)
+        request = PrepareRequest(
+            offer, root, input_sizes(benchmark, offer.spec.name, protocol), given, policy, accept_licence
+        )
         try:
-            forms = acquire(request, say=teller.say, on_bytes=teller.on_bytes, on_images=teller.on_images)
+            forms = prepare_dataset(request, say=teller.say, on_bytes=teller.on_bytes, on_images=teller.on_images)
         finally:
             teller.end()
         rows += [_row(one, "ready") for one in {one.folder: one for one in forms}.values()]
@@ -131,7 +132,7 @@ def _row(prepared: PreparedDataset, state: str, problems: tuple[str, ...] = ()) 
 
 
 def _verify(catalog: Catalog, name: str, sizes: tuple[int, ...], root: Path) -> list[dict[str, Any]]:
-    from harness.data.acquire import verify_prepared
+    from harness.data.prepare import verify_prepared
 
     offer = catalog.dataset(name)
     found = [find_prepared(root, name, definition(offer), size) for size in sizes]
@@ -150,7 +151,7 @@ def _verify(catalog: Catalog, name: str, sizes: tuple[int, ...], root: Path) -> 
 
 
 def _remove(catalog: Catalog, names: list[str], root: Path) -> int:
-    from harness.data.acquire import remove
+    from harness.data.prepare import remove
 
     for name in names:
         freed = remove(catalog.dataset(name), root, catalog.datasets.values())

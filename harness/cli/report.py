@@ -84,7 +84,7 @@ def gather(
     frozen: Benchmark, published: bool, patterns: bool,
 ) -> Facts:  # fmt: skip
     """Collect everything that the page shows; ``frozen`` is the registry's own, for the published table."""
-    from harness.data.acquire import known_leaks
+    from harness.data.prepare import known_leaks
     from harness.report.facts import Facts, gather_confusions, gather_histories, methods
     from harness.report.published import full_suite, published_accuracies, published_anchors
     from harness.results.store import RunsFolder

@@ -19,16 +19,18 @@ from filelock import FileLock, Timeout
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer
 from harness.data.arrays import ArrayWriter, Chain, Journal, array_file
-from harness.data.content import channel_moments, content_fingerprint, pixel_histogram
 from harness.data.decode import Encoded, NotUniformError, decode_samples, read_samples
 from harness.data.store import (
     SCHEMA,
     Manifest,
     PreparedDataset,
     SourceRecord,
+    channel_moments,
+    content_fingerprint,
     find_prepared,
     groups_digest,
     groups_file,
+    pixel_histogram,
 )
 from harness.errors import DatasetError, StoreError
 from harness.files import write_text_atomically, writing_to

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from harness.api import DatasetSpec
 from harness.catalog import Offer
-from harness.data.acquire import Request, disk_use, estimate, verify_prepared
 from harness.data.ingest import SPLITS, definition
+from harness.data.prepare import PrepareRequest, disk_use, estimate, verify_prepared
 from harness.data.store import find_prepared, open_split
 from harness.doctor.check import Finding, Place
 from harness.errors import HarnessError
@@ -51,7 +51,7 @@ def check_disk(place: Place) -> Iterator[Finding]:
     yield _room("disk of runs", place.runs.root, runs, what, "--runs")
     offers = [place.catalog.datasets[name] for name in place.suite.datasets if name in place.catalog.datasets]
     data = sum(
-        estimate(Request(offer, place.data_root, (place.protocol.input_size,))).total
+        estimate(PrepareRequest(offer, place.data_root, (place.protocol.input_size,))).total
         for offer in offers
         if _prepared(place, offer) is None
     )

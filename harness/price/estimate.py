@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 from harness.api import Cell, Job
 from harness.catalog import Catalog
-from harness.data.acquire import Request, estimate
 from harness.data.ingest import definition, require_prepared
+from harness.data.prepare import PrepareRequest, estimate
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import HarnessError
 from harness.machine import WATTS, Device, forks_workers
@@ -347,5 +347,5 @@ class Appraiser:
             offer = self._catalog.datasets.get(name)
             if offer is not None and offer.spec.sources and self._find(plan, name) is None:
                 names.append(name)
-                total += estimate(Request(offer, self._data_root, (plan.protocol.input_size,))).total
+                total += estimate(PrepareRequest(offer, self._data_root, (plan.protocol.input_size,))).total
         return tuple(names), total

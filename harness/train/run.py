@@ -16,8 +16,7 @@ from torch import nn
 
 from harness.api import EpochRecord, Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
-from harness.data.content import content_fingerprint, pixel_digest
-from harness.data.store import PreparedDataset
+from harness.data.store import PreparedDataset, content_fingerprint, pixel_digest
 from harness.errors import DatasetError, TrainingError
 from harness.fingerprint import job_fingerprint
 from harness.models import architecture_digest, build_module

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.api import DatasetSpec, Split
 from harness.catalog import Catalog, Offer
 from harness.data.audit import known_leakage
-from harness.data.content import channel_moments, content_fingerprint, pixel_histogram
 from harness.data.fetch import FetchPolicy, Progress, no_progress
 from harness.data.ingest import (
     SPLITS,
@@ -23,18 +24,25 @@ from harness.data.ingest import (
     require_room,
     say_nothing,
 )
-from harness.data.licences import require_licence
 from harness.data.sources import clear_work, download_folder, find_given, gather, working_folder
-from harness.data.store import PreparedDataset, find_prepared, groups_digest, open_split
+from harness.data.store import (
+    PreparedDataset,
+    channel_moments,
+    content_fingerprint,
+    find_prepared,
+    groups_digest,
+    open_split,
+    pixel_histogram,
+)
 from harness.data.unpack import is_archive
-from harness.errors import DatasetError, SourceError
-from harness.files import writing_to
+from harness.errors import DatasetError, LicenceError, SourceError
+from harness.files import write_text_atomically, writing_to
 
 _CHUNK = 256  # images in memory while a store is verified
 
 
 @dataclass(frozen=True)
-class Request:
+class PrepareRequest:
     """What a user wants of one data set.
 
     Attributes:
@@ -69,7 +77,7 @@ class Estimate:
         return self.download + self.unpacked + self.arrays
 
 
-def estimate(request: Request) -> Estimate:
+def estimate(request: PrepareRequest) -> Estimate:
     """Say what a request will need, from what the data set declares."""
     spec, root = request.offer.spec, request.root
     sizes = [
@@ -94,8 +102,8 @@ def estimate(request: Request) -> Estimate:
     )
 
 
-def acquire(
-    request: Request,
+def prepare_dataset(
+    request: PrepareRequest,
     *,
     say: Callable[[str], object],
     on_bytes: Progress = no_progress,
@@ -267,3 +275,34 @@ def known_leaks(catalog: Catalog, names: Iterable[str], root: Path, input_size: 
 def disk_use(folder: Path) -> int:
     """Bytes of all files below a folder; links are not followed."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_symlink() or file.is_file())
+
+
+def require_licence(spec: DatasetSpec, root: Path, *, accept: bool) -> None:
+    """Record that the user accepts a data set's terms, or say what they are.
+
+    Raises:
+        LicenceError: they must be accepted and were not.
+    """
+    records = _licence_records(root)
+    record = records.get(spec.name)
+    accepted = isinstance(record, dict) and record.get("licence") == spec.licence  # other terms must be accepted anew
+    if accepted or not spec.accept_licence:
+        return
+    if not accept:
+        raise LicenceError(
+            f"{spec.title} may be used under these terms: {spec.licence}. "
+            f"{f'See {spec.homepage}. ' if spec.homepage else ''}"
+            f"If you accept them, say: harness prepare {spec.name} --accept-licence"
+        )
+    records[spec.name] = {"licence": spec.licence, "accepted": datetime.now(UTC).isoformat(timespec="seconds")}
+    with writing_to(root):
+        root.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(root / "licences.json", json.dumps(records, indent=2) + "\n")
+
+
+def _licence_records(root: Path) -> dict[str, dict[str, str]]:
+    try:
+        content = json.loads((root / "licences.json").read_bytes())
+    except (OSError, ValueError):
+        return {}  # an unreadable record costs a question, nothing else
+    return content if isinstance(content, dict) else {}
