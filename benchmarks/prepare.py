@@ -56,7 +56,7 @@ def through_the_store(folder: Path, workers: int) -> int:
     """Decode, check, hash, measure and store with the harness."""
     from harness.api import DatasetSpec
     from harness.catalog import Offer, Plugin
-    from harness.data.ingest import ingest
+    from harness.data.ingest import Ingestion, ingest
 
     paths = sorted(folder.iterdir())
 
@@ -70,7 +70,7 @@ def through_the_store(folder: Path, workers: int) -> int:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as root:
         offer = Offer(spec, Plugin("bench", "bench", "bench", "1"))
-        ingest(offer, folder=folder, root=Path(root), input_size=SIZE, workers=workers)
+        ingest(Ingestion(offer, Path(root), SIZE, folder, workers=workers))
     return len(paths)
 
 
@@ -80,7 +80,7 @@ def flat_memory(count: int) -> None:
 
     from harness.api import DatasetSpec
     from harness.catalog import Offer, Plugin
-    from harness.data.ingest import ingest
+    from harness.data.ingest import Ingestion, ingest
 
     buffer = io.BytesIO()
     Image.effect_noise((128, 128), 60).convert("RGB").save(buffer, "JPEG", quality=75)
@@ -104,7 +104,7 @@ def flat_memory(count: int) -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         offer = Offer(spec, Plugin("flat", "bench", "bench", "1"))
-        prepared = ingest(offer, folder=Path(), root=Path(root), input_size=SIZE, report=report)
+        prepared = ingest(Ingestion(offer, Path(root), SIZE, report=report))
         size = sum(file.stat().st_size for file in prepared.folder.iterdir())
     print(f"{size / 1e9:.2f} GB of arrays were written")
 

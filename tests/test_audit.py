@@ -22,7 +22,7 @@ from harness.data.audit import (
     write_audit,
     write_contact_sheet,
 )
-from harness.data.ingest import ingest
+from harness.data.ingest import Ingestion, ingest
 from harness.data.store import PreparedDataset, SplitArrays, open_split
 
 
@@ -61,7 +61,7 @@ def prepared(tmp_path: Path) -> PreparedDataset:
         licence="CC0", citation="nobody",
     )  # fmt: skip
     offer = Offer(spec, Plugin("leaky", "tests", "tests", "1"))
-    return ingest(offer, folder=tmp_path, root=tmp_path / "data", input_size=64)
+    return ingest(Ingestion(offer, tmp_path / "data", 64, tmp_path))
 
 
 def test_every_kind_of_leak_is_found(prepared: PreparedDataset) -> None:

@@ -55,7 +55,7 @@ def files(folder: Path, split: Split) -> Iterator[tuple[Path, int, str]]:
 
 
 def make(images: Path, root: Path, read: Read = files, **options: Any) -> PreparedDataset:
-    return ingest.ingest(offer(read), folder=images, root=root, input_size=SIZE, **options)
+    return ingest.ingest(ingest.Ingestion(offer(read), root, SIZE, images, **options))
 
 
 def test_paths_bytes_and_images_give_the_same(images: Path, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_bad_sample_is_refused_and_leaves_nothing(tmp_path: Path, sample: Any,
         yield sample
 
     with pytest.raises(DatasetError) as caught:
-        ingest.ingest(offer(read, 2, 2), folder=tmp_path, root=tmp_path / "data", input_size=SIZE)
+        ingest.ingest(ingest.Ingestion(offer(read, 2, 2), tmp_path / "data", SIZE, tmp_path))
     assert reason in str(caught.value)
     assert [path.name for path in (tmp_path / "data" / "folder").iterdir()] == [".lock"]
 
@@ -302,11 +302,11 @@ def test_documented_unreadable_files_are_left_out_and_others_are_not(images: Pat
             yield path, index % 2
 
     known = offer(more, 40, 9, unreadable=("05.png",))
-    made = ingest.ingest(known, folder=images, root=tmp_path / "data", input_size=SIZE)
+    made = ingest.ingest(ingest.Ingestion(known, tmp_path / "data", SIZE, images))
     assert made.manifest.left_out == ("05.png",)
     (images / "06.png").write_bytes(b"damaged by accident")
     with pytest.raises(DatasetError, match=r"train image 5 \(06.png\) is no image"):
-        ingest.ingest(known, folder=images, root=tmp_path / "other", input_size=SIZE)
+        ingest.ingest(ingest.Ingestion(known, tmp_path / "other", SIZE, images))
 
 
 # ------------------------------------------------------------------------------------------------- verify, remove
@@ -398,7 +398,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
         "def read(folder, split):\n"
         "    for i in range(n if split == 'train' else 10): yield buffer.getvalue(), i % 2\n"
         "offer = t.offer(read, n, 10)\n"
-        "ingest.ingest(offer, folder=Path(), root=Path(sys.argv[2]), input_size=128, workers=2)\n"
+        "ingest.ingest(ingest.Ingestion(offer, Path(sys.argv[2]), 128, workers=2))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     peaks = [

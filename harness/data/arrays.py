@@ -1,7 +1,7 @@
-"""Writes one split's images to a ``.npy`` file one by one, and goes on with a half-written one.
+"""Writes one split's images to a ``.npy`` file one by one, and resumes a half-written file.
 
-A plain file rather than a memory map: a full disk is then an error that can be reported, where a map would end the
-process with a bus error; and what is written does not count as this process's memory.
+The file is not memory-mapped. A full disk is then an error that can be reported, where a map would end the process with
+a bus error. Written images do not count as this process's memory.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Journal:
-    """How far a preparation has come, in ``journal.json``.
+    """The progress of an ingestion, kept in ``journal.json``.
 
     Attributes:
-        stamp: What determines the pixels; another one makes the half-written arrays useless.
-        done: Images that are on disk, by split.
+        stamp: Everything that determines the pixels. Half-written arrays of another stamp are useless.
+        done: Number of images on disk, by split.
         chain: Hash of their identities, by split.
     """
 
@@ -40,7 +40,7 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path, stamp: str) -> Journal:
-        """Return the journal of an interrupted attempt with the same stamp, or none."""
+        """Return the journal of an interrupted attempt with the same stamp, or an empty one."""
         with contextlib.suppress(OSError, ValueError, TypeError):
             found = cls(**json.loads((folder / "journal.json").read_bytes()))
             if found.stamp == stamp:
@@ -48,18 +48,18 @@ class Journal:
         return cls(stamp)
 
     def note(self, folder: Path, split: Split, done: int, chain: str) -> None:
-        """Write down how far a split has come, after its images are on the disk."""
+        """Record the progress of a split, after its images are on the disk."""
         self.done[split], self.chain[split] = done, chain
         write_text_atomically(folder / "journal.json", json.dumps(vars(self)))
 
     @staticmethod
     def remove(folder: Path) -> None:
-        """Remove it, since there is nothing more to go on with."""
+        """Remove the journal of a finished ingestion."""
         (folder / "journal.json").unlink(missing_ok=True)
 
 
 class ArrayWriter:
-    """A ``.npy`` file of ``count`` images that grows image by image."""
+    """Grows a ``.npy`` file of ``count`` images, image by image."""
 
     def __init__(self, path: Path, count: int) -> None:
         self._path = path
@@ -82,10 +82,10 @@ class ArrayWriter:
             self._file.write(pixels.data.cast("B"))
 
     def resume(self, done: int) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield the images that are on disk already, and go on behind them.
+        """Yield the images that are on disk, then continue behind them.
 
         Raises:
-            ValueError, OSError: the file is not what the journal says.
+            ValueError, OSError: the file does not match the journal.
         """
         import numpy as np
 
@@ -95,7 +95,7 @@ class ArrayWriter:
             np.lib.format.read_magic(file)
             (count, *shape), _, kind = np.lib.format.read_array_header_1_0(file)
             if count != self._count or len(shape) != 3 or kind != np.uint8:
-                raise ValueError(f"{self._path} holds another array")
+                raise ValueError(f"{self._path} holds an array of another shape")
             self._shape = (shape[0], shape[1], shape[2])
             size = int(np.prod(shape))
             for _ in range(done):
@@ -110,14 +110,14 @@ class ArrayWriter:
             self._file.seek(end)
 
     def sync(self) -> None:
-        """Make sure that what was added is on the disk."""
+        """Flush the added images to the disk."""
         if self._file is not None:
             with writing_to(self._path.parent):
                 self._file.flush()
                 os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file, whether it is complete or not."""
+        """Close the file, complete or not."""
         if self._file is not None:
             with contextlib.suppress(OSError):  # on a full disk, closing fails like the write before it
                 self._file.close()
@@ -132,13 +132,13 @@ def _header(count: int, shape: tuple[int, ...]) -> bytes:
 
 
 class Chain:
-    """A running hash over samples' identities; ``None`` once a sample can't be identified."""
+    """A running hash over the samples' identities; ``None`` once a sample has no identity."""
 
     def __init__(self) -> None:
         self._hash: hashlib._Hash | None = hashlib.sha256()
 
     def add(self, identity: str | None) -> None:
-        """Add the next sample's."""
+        """Add the identity of the next sample."""
         if identity is None:
             self._hash = None
         elif self._hash is not None:
@@ -151,5 +151,5 @@ class Chain:
 
 
 def array_file(folder: Path, split: Split) -> Path:
-    """Where a split's images are."""
+    """The path of a split's images."""
     return folder / f"{split}.images.npy"

@@ -1,9 +1,9 @@
-"""A prepared data set -> what its test split shares with train: groups, identical and nearly identical images.
+"""Compares the splits of a prepared data set: shared groups, identical and nearly identical images.
 
-Near-duplicates are found in two steps. A 64-bit perceptual hash (the ``phash`` of the imagehash library, computed here
-for many images at once and compared with it by a test) finds candidates among all pairs of a test and a train image,
-mirrored ones included, since training mirrors. Of the candidates, those count whose thumbnails correlate. What remains
-is for people to look at: the contact sheet shows the pairs that are most alike.
+Near-duplicates are found in two steps. A 64-bit perceptual hash compares every test image with every train image, also
+mirrored, since training mirrors images. It is the ``phash`` of the imagehash library, computed for many images at once;
+a test compares the two. A candidate pair counts if its thumbnails correlate. People judge the rest: the contact sheet
+shows the pairs that are most alike.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 NEAR_BITS = 8
-"""Differing bits of 64 up to which two hashes make a candidate; unrelated photographs differ in about 32."""
+"""Two hashes with at most this many differing bits of 64 make a candidate. Unrelated photographs differ in about 32."""
 NEAR_CORRELATION = 0.90
-"""Correlation of two 32 x 32 grey thumbnails from which a candidate counts: with these two limits, all of the 175 pairs
-found in CIFAR-10 have one label, and with 10 bits 3 of 201 have two."""
+"""A candidate counts from this correlation of two 32 x 32 grey thumbnails. With these two limits, all 175 pairs of
+CIFAR-10 have equal labels; with 10 bits, 3 of 201 pairs have two labels."""
 _THUMBNAIL = 32
 _BLOCK = 64  # test images compared at once
-_CANDIDATES = 8  # train images looked at closely for each test image
+_CANDIDATES = 8  # train images per test image whose thumbnails are compared
 _TILE = 128
 _GAP = 8
 _CAPTION = 30
@@ -37,15 +37,15 @@ _COLUMNS = 4
 
 
 @dataclass(frozen=True, order=True)
-class Pair:
+class ImagePair:
     """A test image and the train image that is most like it.
 
     Attributes:
-        correlation: Of the thumbnails; 1 for identical images.
+        correlation: Correlation of the thumbnails; 1 for identical images.
         test, train: Positions in the splits.
         bits: Differing bits of the hashes.
-        mirrored: Whether the train image is like the mirrored test image.
-        identical: Whether all stored pixels are equal.
+        mirrored: The train image is like the mirrored test image.
+        identical: All stored pixels are equal.
     """
 
     correlation: float
@@ -58,20 +58,20 @@ class Pair:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """The findings of an audit. All counts are numbers of images.
 
     Attributes:
-        dataset, fingerprint: What was looked at.
-        train, test: Numbers of images.
+        dataset, fingerprint: The audited data set.
+        train, test: Images in the splits.
         smallest_class, largest_class: Train images of the rarest and of the most frequent class.
         majority_accuracy: Top-1 accuracy in percent of always answering with train's most frequent class.
-        groups: Whether the plugin names groups.
-        shared_groups: Groups that are in both splits.
+        groups: The plugin names groups.
+        shared_groups: Number of groups that are in both splits.
         group_leaks: Test images whose group is in train.
         identical: Test images with an identical train image.
-        conflicting: Those of them whose label differs from that train image's.
+        conflicting: Identical test images whose label differs from the train image's.
         repeated_train, repeated_test: Images that repeat an earlier one of their own split.
-        near: Test images that nearly repeat a train image, identical ones not counted.
+        near: Test images that nearly repeat a train image, without the identical ones.
         pairs: The identical and near pairs, most alike first.
     """
 
@@ -90,22 +90,22 @@ class Audit:
     repeated_train: int
     repeated_test: int
     near: int
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ImagePair, ...]
 
     @property
     def leaks(self) -> str:
-        """What certainly leaks, for people; empty if nothing does."""
-        return self._tell(
+        """The certain leaks as a sentence; empty if there are none."""
+        return self._counted(
             (self.group_leaks, "belong to a group that is also in train"), (self.identical, "are also in train")
         )
 
     @property
     def sentence(self) -> str:
-        """What leaks and what seems to, for people; empty if nothing was found."""
-        alike = self._tell((self.near, "nearly repeat a train image"))
+        """The certain and the likely leaks as a sentence; empty if nothing was found."""
+        alike = self._counted((self.near, "nearly repeat a train image"))
         return "; ".join(part for part in (self.leaks, alike) if part)
 
-    def _tell(self, *found: tuple[int, str]) -> str:
+    def _counted(self, *found: tuple[int, str]) -> str:
         return "; ".join(f"{count:,} of {self.test:,} test images {what}" for count, what in found if count)
 
 
@@ -113,11 +113,11 @@ def audit(prepared: PreparedDataset, report: Callable[[str, int, int], object] =
     """Compare the splits of a prepared data set.
 
     Args:
-        prepared: The data set. Nothing of it is changed, and no training is involved.
-        report: Called with what is done, how much is done, and of how much.
+        prepared: The data set. It is only read, and nothing is trained.
+        report: Called with the step's name, the number of images done, and the number of all.
 
     Raises:
-        DatasetError: its files are damaged.
+        DatasetError: the files are damaged.
     """
     import numpy as np
 
@@ -132,7 +132,7 @@ def audit(prepared: PreparedDataset, report: Callable[[str, int, int], object] =
         if original in same:
             same[index] = same[original]
     near = _near_pairs(train, test, skip=same.keys(), report=report)
-    identical = [Pair(1.0, index, twin, 0, mirrored=False, identical=True) for index, twin in sorted(same.items())]
+    identical = [ImagePair(1.0, index, twin, 0, mirrored=False, identical=True) for index, twin in sorted(same.items())]
     counts = np.asarray(manifest.class_counts["train"])
     return Audit(
         dataset=manifest.dataset,
@@ -155,7 +155,7 @@ def audit(prepared: PreparedDataset, report: Callable[[str, int, int], object] =
 
 
 def _by_pixels(split: SplitArrays) -> tuple[dict[bytes, int], dict[int, int]]:
-    """Return the first image of each content, and for each repetition which image it repeats."""
+    """Return the first image by content, and the image that each repetition repeats."""
     first: dict[bytes, int] = {}
     repeats: dict[int, int] = {}
     for index in range(len(split)):
@@ -167,7 +167,7 @@ def _by_pixels(split: SplitArrays) -> tuple[dict[bytes, int], dict[int, int]]:
 
 
 def thumbnails(split: SplitArrays, report: Callable[[int], object] = lambda _: None) -> npt.NDArray[np.uint8]:
-    """Return grey thumbnails, uint8 (N, 32, 32), as imagehash makes them."""
+    """Return the grey thumbnails that imagehash makes: uint8 (N, 32, 32)."""
     import numpy as np
     from PIL import Image
 
@@ -181,7 +181,7 @@ def thumbnails(split: SplitArrays, report: Callable[[int], object] = lambda _: N
 
 
 def perceptual_hashes(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Return imagehash's ``phash`` of thumbnails (N, 32, 32): which of 64 low frequencies exceed their median."""
+    """Return imagehash's ``phash`` of thumbnails (N, 32, 32): one bit per low frequency of 64, set above the median."""
     import numpy as np
     from scipy.fftpack import dct
 
@@ -196,14 +196,14 @@ def perceptual_hashes(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 
 def _near_pairs(
     train: SplitArrays, test: SplitArrays, skip: Any, report: Callable[[str, int, int], object]
-) -> list[Pair]:
+) -> list[ImagePair]:
     import numpy as np
 
     total = len(train) + len(test)
     train_small = thumbnails(train, lambda done: report("hashed", done, total))
     test_small = thumbnails(test, lambda done: report("hashed", len(train) + done, total))
     train_hashes = perceptual_hashes(train_small)
-    best: dict[int, Pair] = {}
+    best: dict[int, ImagePair] = {}
     for mirrored in (False, True):
         turned = test_small[:, :, ::-1] if mirrored else test_small
         hashes = perceptual_hashes(turned)
@@ -217,7 +217,7 @@ def _near_pairs(
                 candidates = candidates[np.argsort(distances[row][candidates], kind="stable")[:_CANDIDATES]]
                 for twin in candidates.tolist():
                     likeness = _correlation(turned[index], train_small[twin])
-                    pair = Pair(likeness, index, twin, int(distances[row, twin]), mirrored, identical=False)
+                    pair = ImagePair(likeness, index, twin, int(distances[row, twin]), mirrored, identical=False)
                     if likeness >= NEAR_CORRELATION and (index not in best or likeness > best[index].correlation):
                         best[index] = pair
             report("compared", start + len(distances) + (len(test) if mirrored else 0), 2 * len(test))
@@ -225,7 +225,7 @@ def _near_pairs(
 
 
 def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """Pearson's correlation of two thumbnails; 0 where one of them has a single shade."""
+    """Pearson's correlation of two thumbnails; 0 if one of them has a single shade."""
     import numpy as np
 
     a, b = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
@@ -235,19 +235,20 @@ def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> fl
 
 
 def audit_file(prepared: PreparedDataset) -> Path:
-    """Where the last audit of a prepared form is kept."""
+    """The file of the last audit of a prepared data set."""
     return prepared.folder / "audit.json"
 
 
 def write_audit(prepared: PreparedDataset, found: Audit) -> None:
-    """Keep an audit beside the arrays."""
+    """Write an audit beside the arrays."""
     write_text_atomically(audit_file(prepared), json.dumps({"leaks": found.leaks, **asdict(found)}, indent=2) + "\n")
 
 
 def known_leakage(declared: str, prepared: PreparedDataset | None) -> str:
-    """Say what is known to leak: what an audit of these very pixels proved, else what the plugin declares.
+    """Return the known leaks: those that an audit of these very pixels proved, else those that the plugin declares.
 
-    Near-duplicates that nobody has looked at are no proof: drawings of 8 x 8 pixels are alike without being copies.
+    Near-duplicates are no proof until a person has looked at them: drawings of 8 x 8 pixels are alike without being
+    copies.
     """
     if prepared is not None:
         try:
@@ -255,21 +256,21 @@ def known_leakage(declared: str, prepared: PreparedDataset | None) -> str:
             if content["fingerprint"] == prepared.manifest.fingerprint and content["leaks"]:
                 return str(content["leaks"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # no audit, or none that can be read: the declaration stands
+            pass  # without a readable audit, the declaration stands
     return declared
 
 
-def write_contact_sheet(prepared: PreparedDataset, pairs: Sequence[Pair], path: Path, limit: int = 40) -> int:
-    """Draw the first pairs.
+def write_contact_sheet(prepared: PreparedDataset, pairs: Sequence[ImagePair], path: Path, limit: int = 40) -> int:
+    """Draw the first pairs for people to look at: the test image on the left, the train image on the right.
 
     Args:
-        prepared: Where the images are.
-        pairs: Which; the order is kept.
+        prepared: The data set of the pairs.
+        pairs: The pairs, drawn in this order.
         path: The PNG file to write.
-        limit: Number of pairs at most.
+        limit: Maximum number of pairs.
 
     Returns:
-        The number of pairs drawn; no file is written for none.
+        The number of pairs drawn. Without pairs, no file is written.
 
     Raises:
         StoreError: the file can't be written.

@@ -1,7 +1,7 @@
-"""A plugin's reader -> decoded, checked images in its order: decoded by several threads, a few at a time.
+"""Runs a plugin's reader, checks its samples, and decodes the images in several threads, in the reader's order.
 
-Pillow gives up Python's global lock while it decodes and resizes, so threads use all cores, and a reader may be any
-generator. Only a window of images is in memory at once, whatever the set's size.
+Pillow releases Python's global lock while it decodes and resizes. Threads therefore use all cores, and a reader may be
+any generator. Only a window of images is in memory, however large the set is.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _MODES = ("RGB", "L")
-_WINDOW = 4  # images a thread may be ahead
+_WINDOW = 4  # images per thread that are decoded in advance
 
 
 class NotUniformError(Exception):
-    """The images are not all of one size below the network's input, so they are stored resized."""
+    """The images differ in size or exceed the network's input, so they must be stored resized."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample as the reader gave it.
+    """One sample from the reader, checked but not decoded.
 
     Attributes:
-        where: What it is called in messages.
+        where: The sample's name in messages.
         image: A PIL image, a path or bytes.
         label: Its checked label.
         group: Its group, or None.
-        identity: What it can be recognised by in a later attempt; None where only its pixels could tell.
+        identity: A text by which a later attempt recognises the sample; None for a PIL image.
     """
 
     where: str
@@ -51,7 +51,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One sample, decoded: ``pixels`` uint8 (H, W, 3) and how often each value occurs (3, 256); None where skipped."""
+    """One decoded sample: ``pixels`` uint8 (H, W, 3) and ``histogram`` int64 (3, 256); None where it was skipped."""
 
     sample: Encoded
     pixels: npt.NDArray[np.uint8] | None
@@ -62,7 +62,7 @@ def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Enc
     """Run a plugin's reader and check everything but the pixels.
 
     Raises:
-        DatasetError: naming the image, what it is and what was expected.
+        DatasetError: names the image, the value that was found, and the one that was expected.
     """
     expected = spec.splits[split]
     index = 0
@@ -71,12 +71,12 @@ def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Enc
             where = f"Data set '{spec.name}', {split} image {index}"
             if isinstance(image, Path):
                 name = image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image)
-                if name in spec.unreadable:  # left out whether or not this decoder could make something of it
+                if name in spec.unreadable:  # left out even if this decoder could read it
                     continue
                 where += f" ({name})"
             if index == expected:
                 raise DatasetError(
-                    f"{where}: expected {expected} images and no more. The reader or the files are wrong."
+                    f"{where}: expected no more than {expected} images. The reader or the files are wrong."
                 )
             _check_sample(where, image, label, group, spec)
             yield Encoded(where, image, label, group, _identity(image, label, group))
@@ -96,9 +96,9 @@ def decode_samples(
     Args:
         samples: From ``read_samples``.
         input_size: Side of the network's input in pixels.
-        native: Keep the images' own size, and raise NotUniformError for one that is larger than the input.
+        native: Keep the images' own size, and raise NotUniformError for an image that is larger than the input.
         workers: Number of threads.
-        skip: This many of the first samples are passed on without being decoded.
+        skip: Number of first samples that are yielded without being decoded.
 
     Raises:
         NotUniformError: an image does not fit the native form.
@@ -118,7 +118,7 @@ def decode_samples(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for _, sample in waiting:
-            if getattr(sample.image, "fp", None) is not None:  # opened by the reader, and nobody else will close it
+            if getattr(sample.image, "fp", None) is not None:  # opened by the reader, closed nowhere else
                 sample.image.close()
 
 
@@ -131,19 +131,19 @@ def _decode(sample: Encoded, input_size: int, *, native: bool) -> Decoded:
         colour: Image = open_image(image, sample.where) if isinstance(image, Path | bytes) else image.convert("RGB")
     except ReadError as error:
         raise DatasetError(str(error)) from error
-    except (OSError, SyntaxError, ValueError) as error:  # an image that the plugin opened but did not load
+    except (OSError, SyntaxError, ValueError) as error:  # the plugin opened this image but did not load it
         raise DatasetError(f"{sample.where} is damaged: {error}.") from error
     if native and max(colour.size) > input_size:
         raise NotUniformError
     if not native:
-        # Pillow's bilinear filter widens its support when it shrinks: that is the antialias of the protocol.
+        # Pillow's bilinear filter widens its support when it shrinks an image. That is the protocol's antialiasing.
         colour = colour.resize((input_size, input_size), Resampling.BILINEAR)
     histogram = np.asarray(colour.histogram(), dtype=np.int64).reshape(3, 256)
     return Decoded(sample, np.asarray(colour, dtype=np.uint8), histogram)
 
 
 def _run_reader(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tuple[Any, Any, Any]]:
-    """What goes wrong inside a reader is reported as the plugin's failure."""
+    """Run the reader; report any error in it as the plugin's failure."""
     try:
         for item in spec.read(folder, split):
             match item:
@@ -174,7 +174,7 @@ def _check_sample(where: str, image: object, label: object, group: object, spec:
     if isinstance(image, Image) and image.mode not in _MODES:
         raise DatasetError(
             f"{where} has mode {image.mode}, expected {' or '.join(_MODES)}. The plugin's reader must convert it, "
-            "since there is more than one way to."
+            "since several conversions are possible."
         )
     if isinstance(label, bool) or not isinstance(label, int):
         raise DatasetError(f"{where} has the label {label!r} of type {type(label).__name__}, expected an int.")

@@ -1,4 +1,4 @@
-"""DatasetSpec -> PreparedDataset: decode once, check everything, store as uint8 arrays, and measure the train split."""
+"""Turns a data set's sources into a PreparedDataset: checked uint8 arrays and a manifest with the train statistics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -42,19 +42,42 @@ if TYPE_CHECKING:
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 Report: TypeAlias = Callable[[str, int, int], object]
-_SAFETY = 1.1  # share of the estimated size that must be free before anything is written
-_SYNC_EVERY = 512  # images between two points from which an interrupted preparation goes on
+_SAFETY = 1.1  # times the estimated size must be free before anything is written
+_SYNC_EVERY = 512  # images between two points at which an interrupted ingestion can resume
 
 
-def say_nothing(split: str, done: int, expected: int) -> None:
+def report_nothing(split: str, done: int, expected: int) -> None:
     """Report nothing."""
 
 
-def definition(offer: Offer[DatasetSpec]) -> str:
-    """Hash of what a plugin declares of a data set, so that a store made from another declaration is not used.
+@dataclass(frozen=True)
+class Ingestion:
+    """One data set to decode for one input size.
 
-    The pixels of an embedded set come with the plugin, so its version is part of the hash; those of a downloaded one
-    are pinned by the checksums of its sources.
+    Attributes:
+        offer: The data set and its owner.
+        root: The data folder; ``root/<name>/<form>`` is made, whole or not at all.
+        input_size: Side of the network's input in pixels.
+        folder: The folder of the unpacked sources; embedded sets ignore it.
+        sources: Records of the sources, for the manifest.
+        workers: Decoding threads; None for one per core.
+        report: Called with the split, the images done and the images expected.
+    """
+
+    offer: Offer[DatasetSpec]
+    root: Path
+    input_size: int
+    folder: Path = Path()
+    sources: tuple[SourceRecord, ...] = ()
+    workers: int | None = None
+    report: Report = report_nothing
+
+
+def definition(offer: Offer[DatasetSpec]) -> str:
+    """Hash a plugin's declaration of a data set. A store that was made from another declaration is not used.
+
+    An embedded set's pixels come with the plugin, so the plugin's version is part of the hash. A downloaded set's
+    pixels are pinned by the checksums of its sources.
     """
     spec = offer.spec
     declared = {
@@ -68,7 +91,7 @@ def definition(offer: Offer[DatasetSpec]) -> str:
 
 
 def require_prepared(offer: Offer[DatasetSpec], root: Path, input_size: int) -> PreparedDataset:
-    """Return the prepared data set, making it first where that needs no download.
+    """Return the prepared data set. An embedded set, which needs no download, is ingested first.
 
     Args:
         offer: The data set and its owner.
@@ -76,7 +99,7 @@ def require_prepared(offer: Offer[DatasetSpec], root: Path, input_size: int) -> 
         input_size: Side of the network's input in pixels.
 
     Raises:
-        DatasetError: it has to be downloaded first, or its reader yields something else than it declares.
+        DatasetError: the set must be downloaded first, or its reader does not yield what the plugin declares.
         StoreError: the data folder can't be written.
     """
     spec = offer.spec
@@ -85,53 +108,36 @@ def require_prepared(offer: Offer[DatasetSpec], root: Path, input_size: int) -> 
         return prepared
     if spec.sources:
         raise DatasetError(f"The data set '{spec.name}' is not prepared in {root}. Run: harness prepare {spec.name}")
-    return ingest(offer, folder=Path(), root=root, input_size=input_size)
+    return ingest(Ingestion(offer, root, input_size))
 
 
-def ingest(
-    offer: Offer[DatasetSpec], *, folder: Path, root: Path, input_size: int, sources: Sequence[SourceRecord] = (),
-    workers: int | None = None, report: Report = say_nothing,
-) -> PreparedDataset:  # fmt: skip
-    """Decode a data set into the store. What an earlier, interrupted attempt has decoded is used.
-
-    Args:
-        offer: The data set and its owner.
-        folder: Where the unpacked sources are; ignored by embedded sets.
-        root: The data folder; ``root/<name>/<form>`` is made, whole or not at all.
-        input_size: Side of the network's input in pixels.
-        sources: What the folder was made from, for the manifest.
-        workers: Decoding threads; one a core for None.
-        report: Called with split, images done and images expected.
+def ingest(ingestion: Ingestion) -> PreparedDataset:
+    """Decode a data set into the store. Resumes an earlier, interrupted attempt.
 
     Raises:
-        DatasetError: naming the image, what it is and what was expected; nothing is left behind.
-        StoreError: the disk is full or not writable; the next attempt goes on where this one ended.
+        DatasetError: names the image, the value that was found, and the one that was expected; nothing is left behind.
+        StoreError: the disk is full or not writable; the next attempt resumes where this one ended.
     """
-    with locked(root, offer.spec.name):
-        return ingest_locked(
-            offer, folder=folder, root=root, input_size=input_size, sources=sources, workers=workers, report=report
-        )
+    with locked(ingestion.root, ingestion.offer.spec.name):
+        return ingest_locked(ingestion)
 
 
-def ingest_locked(
-    offer: Offer[DatasetSpec], *, folder: Path, root: Path, input_size: int, sources: Sequence[SourceRecord] = (),
-    workers: int | None = None, report: Report = say_nothing,
-) -> PreparedDataset:  # fmt: skip
-    """Do what ``ingest`` does, for a caller that holds the data set's lock."""
-    work = _Work(offer, folder, root, input_size, tuple(sources), workers or bound_cores(), report)
-    # Another process may have prepared it while this one waited.
-    found = find_prepared(root, offer.spec.name, definition(offer), input_size)
+def ingest_locked(ingestion: Ingestion) -> PreparedDataset:
+    """Do the same as ``ingest``, for a caller that holds the data set's lock."""
+    offer = ingestion.offer
+    # Another process may have prepared the set while this one waited for the lock.
+    found = find_prepared(ingestion.root, offer.spec.name, definition(offer), ingestion.input_size)
     if found is not None:
         return found
     try:
-        return _store(work, native=True)
+        return _store(ingestion, native=True)
     except NotUniformError:
-        return _store(work, native=False)
+        return _store(ingestion, native=False)
 
 
 @contextlib.contextmanager
 def locked(root: Path, dataset: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold a data set's lock, which the operating system gives back if this process dies.
+    """Hold a data set's lock. The operating system releases it if this process dies.
 
     Raises:
         StoreError: the folder can't be written.
@@ -144,7 +150,7 @@ def locked(root: Path, dataset: str, *, wait: bool = True) -> Iterator[None]:
             lock.acquire(blocking=wait)
         except Timeout:
             raise DatasetError(
-                f"Another process is preparing '{dataset}' in {root} at this moment. Try again when it has finished."
+                f"Another process is preparing '{dataset}' in {root}. Try again when it has finished."
             ) from None
     try:
         yield
@@ -152,24 +158,11 @@ def locked(root: Path, dataset: str, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What is to be prepared, from what, and how."""
-
-    offer: Offer[DatasetSpec]
-    folder: Path
-    root: Path
-    input_size: int
-    sources: tuple[SourceRecord, ...]
-    workers: int
-    report: Report
-
-
 @dataclass
 class _Sum:
-    """What one pass over a split gathers: its hash, its labels and groups, and a histogram of every channel.
+    """Sums over one split: the pixels' hash, the labels and groups, and a histogram of every channel.
 
-    The histogram holds integers, so that mean and standard deviation are exact whatever the number of images.
+    The histogram holds integers, so that mean and standard deviation are exact for any number of images.
     """
 
     digest: hashlib._Hash
@@ -187,51 +180,51 @@ class _Sum:
 
 
 class _OutdatedError(Exception):
-    """What an interrupted attempt left behind is not of these files."""
+    """The half-written arrays were made from other files."""
 
 
-def _store(work: _Work, *, native: bool) -> PreparedDataset:
-    spec = work.offer.spec
-    final = work.root / spec.name / ("native" if native else str(work.input_size))
-    partial = work.root / spec.name / f".preparing-{final.name}"
+def _store(ingestion: Ingestion, *, native: bool) -> PreparedDataset:
+    spec = ingestion.offer.spec
+    final = ingestion.root / spec.name / ("native" if native else str(ingestion.input_size))
+    partial = ingestion.root / spec.name / f".preparing-{final.name}"
     try:
         with writing_to(partial):
             partial.mkdir(exist_ok=True)
         try:
-            sums = {split: _store_split(work, split, partial, native=native) for split in SPLITS}
-        except (_OutdatedError, ValueError, OSError):  # what an earlier attempt left behind is of no use
+            sums = {split: _store_split(ingestion, split, partial, native=native) for split in SPLITS}
+        except (_OutdatedError, ValueError, OSError):  # the half-written arrays are of no use: start anew
             shutil.rmtree(partial)
             with writing_to(partial):
                 partial.mkdir()
-            sums = {split: _store_split(work, split, partial, native=native) for split in SPLITS}
-        manifest = _manifest(work, sums, partial, native=native)
+            sums = {split: _store_split(ingestion, split, partial, native=native) for split in SPLITS}
+        manifest = _manifest(ingestion, sums, partial, native=native)
         write_text_atomically(partial / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)).decode())
         Journal.remove(partial)
         with writing_to(final):
             shutil.rmtree(final, ignore_errors=True)  # a store of an older definition
             partial.rename(final)
     except (StoreError, KeyboardInterrupt):
-        raise  # to be gone on with
+        raise  # the partial folder stays, so that the next attempt resumes
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return PreparedDataset(final, manifest)
 
 
-def _manifest(work: _Work, sums: dict[Split, _Sum], partial: Path, *, native: bool) -> Manifest:
+def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, native: bool) -> Manifest:
     import numpy as np
 
-    spec, owner = work.offer.spec, work.offer.owner
+    spec, owner = ingestion.offer.spec, ingestion.offer.owner
     mean, std = channel_moments(sums["train"].histogram)
     if 0 in std:
-        raise DatasetError(f"Data set '{spec.name}': a colour channel is the same in every training pixel.")
+        raise DatasetError(f"Data set '{spec.name}': a colour channel has one value in all training pixels.")
     sizes = {part.size for part in sums.values()}
     if len(sizes) > 1:
         raise NotUniformError
     return Manifest(
         schema=SCHEMA,
         dataset=spec.name,
-        definition=definition(work.offer),
+        definition=definition(ingestion.offer),
         fingerprint=content_fingerprint(
             spec.classes, {split: (part.labels, part.digest.hexdigest()) for split, part in sums.items()}
         ),
@@ -247,25 +240,26 @@ def _manifest(work: _Work, sums: dict[Split, _Sum], partial: Path, *, native: bo
         plugin=f"{owner.distribution} {owner.version}",
         libraries=_libraries(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        sources=work.sources,
+        sources=ingestion.sources,
         left_out=spec.unreadable,
         groups_sha256={split: digest for split in SPLITS if (digest := groups_digest(partial, split))},
         licence=spec.licence,
     )
 
 
-def _store_split(work: _Work, split: Split, target: Path, *, native: bool) -> _Sum:
+def _store_split(ingestion: Ingestion, split: Split, target: Path, *, native: bool) -> _Sum:
     import numpy as np
 
-    spec = work.offer.spec
+    spec = ingestion.offer.spec
     expected = spec.splits[split]
     sums = _Sum(hashlib.sha256(), [], [], np.zeros((3, 256), dtype=np.int64))
-    journal = Journal.read(target, _stamp(work))
+    journal = Journal.read(target, _stamp(ingestion))
     done = journal.done.get(split, 0)
     writer, chain = ArrayWriter(array_file(target, split), expected), Chain()
     earlier = writer.resume(done)
-    samples = read_samples(spec, work.folder, split)
-    decoded = decode_samples(samples, work.input_size, native=native, workers=work.workers, skip=done)
+    samples = read_samples(spec, ingestion.folder, split)
+    workers = ingestion.workers or bound_cores()
+    decoded = decode_samples(samples, ingestion.input_size, native=native, workers=workers, skip=done)
     try:
         with contextlib.closing(decoded), contextlib.closing(samples):
             for position, one in enumerate(decoded, start=1):
@@ -276,13 +270,13 @@ def _store_split(work: _Work, split: Split, target: Path, *, native: bool) -> _S
                     if position == done and chain.value != journal.chain[split]:
                         raise _OutdatedError
                     if position == done:
-                        next(earlier, None)  # behind the last one, the file is made ready for more
+                        next(earlier, None)  # lets the writer open its file for the remaining images
                 else:
                     pixels, histogram = one.pixels, one.histogram
-                    _append(writer, pixels, work, split, target)
+                    _append(writer, pixels, spec, split, target)
                 sums.add(pixels, histogram, one.sample)
                 if position % _SYNC_EVERY == 0 or position == expected:
-                    work.report(split, position, expected)
+                    ingestion.report(split, position, expected)
                     if position > done and chain.value is not None:
                         writer.sync()
                         journal.note(target, split, position, chain.value)
@@ -298,24 +292,25 @@ def _store_split(work: _Work, split: Split, target: Path, *, native: bool) -> _S
     return sums
 
 
-def _append(writer: ArrayWriter, pixels: npt.NDArray[np.uint8], work: _Work, split: Split, target: Path) -> None:
+def _append(writer: ArrayWriter, pixels: npt.NDArray[np.uint8], spec: DatasetSpec, split: Split, target: Path) -> None:
     if writer.shape is None:
-        later = work.offer.spec.splits["test"] if split == "train" else 0
-        require_room(target.parent, (work.offer.spec.splits[split] + later) * pixels.nbytes)
+        later = spec.splits["test"] if split == "train" else 0
+        require_room(target.parent, (spec.splits[split] + later) * pixels.nbytes)
     elif pixels.shape != writer.shape:
         raise NotUniformError
     writer.append(pixels)
 
 
-def _stamp(work: _Work) -> str:
-    """What determines the pixels beside the files."""
+def _stamp(ingestion: Ingestion) -> str:
+    """Everything that determines the pixels, apart from the files."""
+    offer = ingestion.offer
     return json.dumps(
-        [definition(work.offer), work.offer.spec.unreadable, work.offer.owner.version, work.input_size, _libraries()]
+        [definition(offer), offer.spec.unreadable, offer.owner.version, ingestion.input_size, _libraries()]
     )
 
 
 def _libraries() -> dict[str, str]:
-    """Versions of what decodes: the codecs that Pillow was built with matter as much as Pillow itself."""
+    """Versions of the decoders: Pillow's codecs matter as much as Pillow itself."""
     from PIL import features
 
     codecs = {name: str(features.version(name)) for name in ("jpg", "libjpeg_turbo", "zlib", "webp")}
@@ -323,10 +318,10 @@ def _libraries() -> dict[str, str]:
 
 
 def require_room(folder: Path, needed: int) -> None:
-    """Raise DatasetError if a folder's disk has less than ``needed`` bytes free, and a little more."""
+    """Raise DatasetError unless a folder's disk has ``needed`` bytes free, and a tenth more."""
     free = shutil.disk_usage(folder).free
     if free < needed * _SAFETY:
         raise DatasetError(
             f"{folder} has {free / 1e9:.2f} GB free, but {needed * _SAFETY / 1e9:.2f} GB are needed. "
-            "Make room, or choose another folder with --data."
+            "Free some space, or choose another folder with --data."
         )

@@ -1,4 +1,4 @@
-"""A data set's name -> prepared, from nothing: terms, room, lock, sources, arrays. And back: verified, removed."""
+"""The steps behind ``harness prepare``: terms, disk space, lock, sources, arrays; and verifying and removing them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from harness.data.audit import known_leakage
 from harness.data.fetch import FetchPolicy, Progress, no_progress
 from harness.data.ingest import (
     SPLITS,
+    Ingestion,
     Report,
     definition,
     ingest_locked,
     locked,
+    report_nothing,
     require_room,
-    say_nothing,
 )
 from harness.data.sources import clear_work, download_folder, find_given, gather, working_folder
 from harness.data.store import (
@@ -43,14 +44,14 @@ _CHUNK = 256  # images in memory while a store is verified
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """What a user wants of one data set.
+    """A data set to prepare.
 
     Attributes:
         offer: The data set and its owner.
         root: The data folder.
         input_sizes: The network inputs to prepare for.
-        given: A file or folder of the user's own; None to download.
-        policy: How to download.
+        given: The user's own file or folder; None to download.
+        policy: The download settings.
         accept_licence: The user accepts the terms.
     """
 
@@ -64,7 +65,7 @@ class PrepareRequest:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Disk space in bytes: for downloads that are not there yet, for unpacking, and for the arrays at most."""
+    """Disk space in bytes for missing downloads, for unpacked files, and for the arrays (an upper bound)."""
 
     download: int
     unpacked: int
@@ -73,12 +74,12 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """All of it; what was unpacked is removed in the end."""
+        """The sum. The unpacked files are removed in the end."""
         return self.download + self.unpacked + self.arrays
 
 
 def estimate(request: PrepareRequest) -> Estimate:
-    """Say what a request will need, from what the data set declares."""
+    """Return the disk space that a request needs, by the data set's declaration."""
     spec, root = request.offer.spec, request.root
     sizes = [
         min(spec.native_side or size, size) for size in request.input_sizes if not _find(request.offer, root, size)
@@ -107,23 +108,23 @@ def prepare_dataset(
     *,
     say: Callable[[str], object],
     on_bytes: Progress = no_progress,
-    on_images: Report = say_nothing,
+    on_images: Report = report_nothing,
 ) -> list[PreparedDataset]:
-    """Prepare a data set for every input size that was asked for. Interrupted at any point, the next call goes on.
+    """Prepare a data set for every requested input size. After an interruption, the next call resumes.
 
     Args:
-        request: What to do.
-        say: Told sentences that a user should read.
-        on_bytes: Told about downloads.
-        on_images: Told about decoded images.
+        request: The data set and the settings.
+        say: Called with sentences for the user.
+        on_bytes: Called with the progress of downloads.
+        on_images: Called with the progress of decoding.
 
     Returns:
-        The prepared forms, one an input size; one form may serve several.
+        One prepared form per input size. One form may serve several sizes.
 
     Raises:
         LicenceError: the terms must be accepted first.
-        DatasetError: there is not enough room, another process is at it, or the content is not as declared.
-        SourceError: a file can't be had, is not the expected one, or can't be unpacked.
+        DatasetError: the disk has too little space, another process prepares the set, or its content is wrong.
+        SourceError: a file can't be fetched, is not the expected one, or can't be unpacked.
         StoreError: the disk is full or not writable.
     """
     spec, root = request.offer.spec, request.root
@@ -134,22 +135,17 @@ def prepare_dataset(
     say(_needs(spec, needed, root))
     with writing_to(root):
         root.mkdir(parents=True, exist_ok=True)
-    if not (working_folder(root, spec) / "parts").exists():  # an interrupted attempt has taken its room already
+    if not (working_folder(root, spec) / "parts").exists():  # an interrupted attempt holds its space already
         require_room(root, needed.total)
     with locked(root, spec.name, wait=False):
         say(f"{spec.name}: terms of use: {spec.licence}.")
-        with _leaving_nothing_useless(spec, root):
+        with _cleaning_up(spec, root):
             gathered = gather(spec, root, request.given, request.policy, on_bytes)
             for note in gathered.notes:
                 say(f"{spec.name}: {note}")
             prepared = [
                 ingest_locked(
-                    request.offer,
-                    folder=gathered.folder,
-                    root=root,
-                    input_size=size,
-                    sources=gathered.records,
-                    report=on_images,
+                    Ingestion(request.offer, root, size, gathered.folder, sources=gathered.records, report=on_images)
                 )
                 for size in sorted(request.input_sizes)
             ]
@@ -158,8 +154,8 @@ def prepare_dataset(
 
 
 @contextlib.contextmanager
-def _leaving_nothing_useless(spec: DatasetSpec, root: Path) -> Iterator[None]:
-    """After bad content, remove what was unpacked; after anything else that stops the work, keep what is good."""
+def _cleaning_up(spec: DatasetSpec, root: Path) -> Iterator[None]:
+    """Remove the unpacked files after bad content; keep them after any other error, so that the next call resumes."""
     try:
         yield
     except (DatasetError, SourceError) as error:
@@ -181,7 +177,7 @@ def _needs(spec: DatasetSpec, needed: Estimate, root: Path) -> str:
         if size
     ]
     place = next(folder for folder in (root, *root.resolve().parents) if folder.exists())
-    unknown = f"; the size of {', '.join(needed.unknown)} is not known" if needed.unknown else ""
+    unknown = f"; the size of {', '.join(needed.unknown)} is unknown" if needed.unknown else ""
     return (
         f"{spec.name} needs up to {needed.total / 1e9:.2f} GB in {root}: {', '.join(parts)}{unknown}. "
         f"{shutil.disk_usage(place).free / 1e9:.1f} GB are free."
@@ -189,7 +185,7 @@ def _needs(spec: DatasetSpec, needed: Estimate, root: Path) -> str:
 
 
 def verify_prepared(prepared: PreparedDataset) -> list[str]:
-    """Compare a prepared data set with its manifest, byte by byte; return a sentence for each difference."""
+    """Compare a prepared data set with its manifest, byte by byte. Return one sentence per difference."""
     import numpy as np
 
     manifest, problems = prepared.manifest, []
@@ -211,11 +207,11 @@ def verify_prepared(prepared: PreparedDataset) -> list[str]:
             problems.append(f"{split}: {len(arrays)} images, the manifest says {manifest.counts[split]}.")
         found = tuple(np.bincount(labels, minlength=len(manifest.classes)).tolist())
         if found != tuple(manifest.class_counts[split]):
-            problems.append(f"{split}: the numbers of images by class are not those of the manifest.")
+            problems.append(f"{split}: the number of images per class differs from the manifest.")
         if groups_digest(prepared.folder, split) != manifest.groups_sha256.get(split) and manifest.groups_sha256:
-            problems.append(f"{split}: the groups are not those of the manifest.")
+            problems.append(f"{split}: the groups differ from the manifest.")
         if split == "train" and channel_moments(histogram) != (manifest.mean, manifest.std):
-            problems.append("The mean and standard deviation are not those of the training images.")
+            problems.append("The manifest's mean and standard deviation differ from those of the training images.")
     fingerprint = content_fingerprint(manifest.classes, contents)
     if fingerprint != manifest.fingerprint:
         problems.append(
@@ -226,18 +222,18 @@ def verify_prepared(prepared: PreparedDataset) -> list[str]:
 
 
 def remove(offer: Offer[DatasetSpec], root: Path, others: Iterable[Offer[DatasetSpec]]) -> int:
-    """Remove what a data set takes on the disk: arrays, what was unpacked, and downloads that no other set uses.
+    """Remove a data set's files: arrays, unpacked files, and downloads that no other prepared set uses.
 
     Args:
         offer: The data set.
         root: The data folder.
-        others: All data sets; a download stays while another one of them that uses it is prepared.
+        others: All data sets. A download stays if another prepared set uses it.
 
     Returns:
         The number of bytes freed.
 
     Raises:
-        DatasetError: it is being prepared at this moment.
+        DatasetError: another process prepares the set.
     """
     spec = offer.spec
     if not (root / spec.name).is_dir() and not any(download_folder(root, s).exists() for s in spec.sources):
@@ -261,27 +257,27 @@ def remove(offer: Offer[DatasetSpec], root: Path, others: Iterable[Offer[Dataset
 
 
 def known_leaks(catalog: Catalog, names: Iterable[str], root: Path, input_size: int) -> dict[str, str]:
-    """Say by data set what its test split is known to share with train; those without known leakage are left out."""
+    """Return the known leaks from train into the test split, by data set; sets without known leaks are left out."""
     found: dict[str, str] = {}
     for name in names:
         if name in catalog.datasets:
             offer = catalog.datasets[name]
-            with contextlib.suppress(DatasetError):  # a damaged store is reported by whoever uses it
+            with contextlib.suppress(DatasetError):  # the code that trains on a damaged store reports it
                 sentence = known_leakage(offer.spec.leakage, _find(offer, root, input_size))
                 found |= {name: sentence} if sentence else {}
     return found
 
 
 def disk_use(folder: Path) -> int:
-    """Bytes of all files below a folder; links are not followed."""
+    """Return the bytes of all files below a folder. Links are not followed."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_symlink() or file.is_file())
 
 
 def require_licence(spec: DatasetSpec, root: Path, *, accept: bool) -> None:
-    """Record that the user accepts a data set's terms, or say what they are.
+    """Record that the user accepts a data set's terms.
 
     Raises:
-        LicenceError: they must be accepted and were not.
+        LicenceError: the terms must be accepted and were not; the message states them.
     """
     records = _licence_records(root)
     record = records.get(spec.name)
@@ -292,7 +288,7 @@ def require_licence(spec: DatasetSpec, root: Path, *, accept: bool) -> None:
         raise LicenceError(
             f"{spec.title} may be used under these terms: {spec.licence}. "
             f"{f'See {spec.homepage}. ' if spec.homepage else ''}"
-            f"If you accept them, say: harness prepare {spec.name} --accept-licence"
+            f"If you accept them, run: harness prepare {spec.name} --accept-licence"
         )
     records[spec.name] = {"licence": spec.licence, "accepted": datetime.now(UTC).isoformat(timespec="seconds")}
     with writing_to(root):
@@ -304,5 +300,5 @@ def _licence_records(root: Path) -> dict[str, dict[str, str]]:
     try:
         content = json.loads((root / "licences.json").read_bytes())
     except (OSError, ValueError):
-        return {}  # an unreadable record costs a question, nothing else
+        return {}  # after an unreadable record, the user is asked again
     return content if isinstance(content, dict) else {}

@@ -1,13 +1,13 @@
-"""A prepared data set: a folder of memory-mapped uint8 arrays with a manifest, open for training and sealed for test.
+"""A prepared data set: a folder of memory-mapped uint8 arrays and a manifest. The train split is open, test is sealed.
 
     <data>/<data set>/<form>/
-        manifest.json       written last; a folder without it does not count
+        manifest.json       written last; a folder without it is ignored
         train.images.npy    uint8 (N, H, W, 3)
         train.labels.npy    int64 (N,)
-        train.groups.txt    one group a line, where the plugin names groups
+        train.groups.txt    one group per line, where the plugin names groups
         test.images.npy  test.labels.npy  test.groups.txt
 
-``form`` is ``native`` where all images are of one size below the network's input, else the input size, such as ``224``.
+``form`` is ``native`` if all images have one size below the network's input, else the input size, such as ``224``.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ SCHEMA = 1
 
 
 class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What one source was when the data set was made.
+    """One source as it was when the data set was prepared.
 
     Attributes:
-        filename: Its name.
-        sha256: Of the file; empty where the user gave a folder that was unpacked before.
-        verified: What was compared with what is published: ``"bytes, md5, sha256"``, ``"6 files by checksum"``,
+        filename: The file's name.
+        sha256: Hash of the file; empty where the user gave an unpacked folder.
+        verified: The comparison with the published file: ``"bytes, md5, sha256"``, ``"6 files by checksum"``,
             ``"names and counts"``, or ``"accepted by the user"``.
-        origin: ``"downloaded"``, or what the user gave.
+        origin: ``"downloaded"``, or ``"given: "`` and the user's path.
     """
 
     filename: str
@@ -51,26 +51,26 @@ class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prepared data set is.
+    """The facts about a prepared data set.
 
     Attributes:
         schema: Version of this file's layout.
         dataset: The data set's name.
-        definition: Hash of what the plugin declares; a store of another definition is not used.
-        fingerprint: Hash of pixels, labels and class names: the same wherever the decoder is the same.
+        definition: Hash of the plugin's declaration; a store of another definition is not used.
+        fingerprint: Hash of pixels, labels and class names; equal decoders give equal fingerprints.
         classes: Class names in label order.
         size: Stored height and width in pixels.
-        native: Whether the images are stored at their own size.
+        native: The images are stored at their own size.
         counts: Number of images by split.
         class_counts: Number of images by split and label.
         mean, std: Per channel over the train split at the stored resolution, in 0..1; std with ddof 0.
         plugin: Distribution and version that read the images.
         libraries: Versions of the decoding libraries.
         created: UTC, ISO 8601.
-        sources: What the set was made from; empty for an embedded one.
+        sources: The sources of the set; empty for an embedded set.
         left_out: Documented unreadable files that were left out.
-        groups_sha256: Hash of ``<split>.groups.txt`` by split, where there is one.
-        licence: The terms as they were when the set was prepared.
+        groups_sha256: Hash of ``<split>.groups.txt`` by split, if the file exists.
+        licence: The terms at the time of preparation.
     """
 
     schema: int
@@ -105,9 +105,9 @@ class SplitArrays:
 
 
 class SealedTest:
-    """The test split, which opens once, and only to a training that has ended.
+    """The test split. It opens once, after the last epoch of training.
 
-    The runner holds nothing else by which it could reach the test images, so that blindness does not depend on care.
+    The training code holds no other reference to the test images, so it cannot read them by mistake.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,14 +125,14 @@ class SealedTest:
                 f"The test split stays sealed until the last epoch has ended: {epochs_done} of {epochs} are done."
             )
         if self.reads:
-            raise DatasetError("The test split was already read in this run; the protocol reads it once.")
+            raise DatasetError("The test split was already read in this run; the protocol allows one read.")
         self.reads += 1
         return open_split(self._folder, "test")
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A data set ready for training. Get one from ``harness.data.ingest``."""
+    """A data set ready for training. Made by ``harness.data.ingest``."""
 
     folder: Path
     manifest: Manifest
@@ -142,7 +142,7 @@ class PreparedDataset:
         return open_split(self.folder, "train")
 
     def sealed_test(self) -> SealedTest:
-        """Return the test split, unopened."""
+        """Return the unopened test split."""
         return SealedTest(self.folder)
 
 
@@ -156,7 +156,7 @@ def find_prepared(root: Path, dataset: str, definition: str, input_size: int) ->
     """Return the prepared data set that fits a network's input size, or None.
 
     Raises:
-        DatasetError: there is one, but its manifest is damaged.
+        DatasetError: its manifest is damaged.
     """
     for form in ("native", str(input_size)):
         folder = root / dataset / form
@@ -181,7 +181,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def open_split(folder: Path, split: Split) -> SplitArrays:
-    """Map a split into memory, for those who do not train: verification and the leakage audit.
+    """Map a split into memory. Training reads the test split through ``SealedTest`` only.
 
     Raises:
         DatasetError: its files are missing or damaged.
@@ -204,18 +204,18 @@ def open_split(folder: Path, split: Split) -> SplitArrays:
 
 
 def groups_file(folder: Path, split: Split) -> Path:
-    """Where the groups of a split are, one a line in the images' order."""
+    """The file of a split's groups, one per line in the images' order."""
     return folder / f"{split}.groups.txt"
 
 
 def groups_digest(folder: Path, split: Split) -> str | None:
-    """Hash of the groups of a split; None where the plugin names none."""
+    """Hash the groups of a split; None if the plugin names none."""
     file = groups_file(folder, split)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def read_groups(folder: Path, split: Split) -> tuple[str, ...]:
-    """Return the group of every image of a split, in order; empty where the plugin names none."""
+    """Return the group of every image of a split, in order; empty if the plugin names none."""
     try:
         return tuple(groups_file(folder, split).read_text(encoding="utf-8").splitlines())
     except FileNotFoundError:
@@ -225,7 +225,7 @@ def read_groups(folder: Path, split: Split) -> tuple[str, ...]:
 
 
 def pixel_histogram(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Count how often each value occurs in each channel of pixels (..., 3); int64 (3, 256)."""
+    """Return the histogram of each channel of pixels (..., 3): int64 (3, 256)."""
     import numpy as np
 
     return np.stack([np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)])
@@ -234,7 +234,7 @@ def pixel_histogram(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 def channel_moments(
     histogram: npt.NDArray[np.int64],
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Exact mean and standard deviation (ddof 0) of three channels in 0..1, from their histograms."""
+    """Return the exact mean and standard deviation (ddof 0) of three channels in 0..1, from their histograms."""
     means: list[float] = []
     deviations: list[float] = []
     for counts in histogram.tolist():
@@ -247,7 +247,7 @@ def channel_moments(
 
 
 def pixel_digest(images: npt.NDArray[np.uint8], chunk: int = 256) -> str:
-    """SHA-256 over the pixels of images (N, H, W, 3), some at a time, since they may be a map of a large file."""
+    """Return the SHA-256 of the pixels of images (N, H, W, 3), read in chunks, since they may map a large file."""
     import numpy as np
 
     digest = hashlib.sha256()
@@ -257,7 +257,7 @@ def pixel_digest(images: npt.NDArray[np.uint8], chunk: int = 256) -> str:
 
 
 def content_fingerprint(classes: Sequence[str], splits: Mapping[Split, tuple[Sequence[int], str]]) -> str:
-    """Hash class names, and by split the labels and the hash of the pixels."""
+    """Hash the class names and, per split, the labels and the pixels' hash."""
     parts = {
         split: [len(labels), pixels, hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest()]
         for split, (labels, pixels) in splits.items()

@@ -277,14 +277,14 @@ def has_sources(case: DatasetCase) -> str:
 @rule("dataset-prepares")
 def prepares(case: DatasetCase) -> str:
     """Training reads the prepared form, which preparation makes after checks of its own."""
-    from harness.data.ingest import ingest
+    from harness.data.ingest import Ingestion, ingest
 
     if case.spec.sources:
         return f"{sum(len(found) for found in case.samples.values()):,} prepared images were examined"
     case.require_sound()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            done = ingest(case.offer, folder=Path(), root=Path(folder), input_size=case.input_sizes[0])
+            done = ingest(Ingestion(case.offer, Path(folder), case.input_sizes[0]))
         except HarnessError as error:
             raise Broken(str(error)) from error
         return f"fingerprint {done.manifest.fingerprint}"

@@ -166,7 +166,7 @@ def train(notify: Callable[..., object], folder: Path) -> RunResult:
     import torch
 
     from harness.catalog import Catalog, Offer, Plugin
-    from harness.data.ingest import ingest
+    from harness.data.ingest import Ingestion, ingest
     from harness.registry import load_benchmark
     from harness.train.checkpoint import Found
     from harness.train.run import Task, build_model, run_task
@@ -179,7 +179,7 @@ def train(notify: Callable[..., object], folder: Path) -> RunResult:
         job=JOB,
         protocol=protocol,
         model=offers[0],
-        dataset=ingest(offers[1], folder=Path(), root=folder, input_size=12),
+        dataset=ingest(Ingestion(offers[1], folder, 12)),
         catalog=Catalog(
             models={NET.name: offers[0]},
             datasets={SET.name: offers[1]},

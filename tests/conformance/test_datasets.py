@@ -179,9 +179,9 @@ def test_healthy_set_keeps_every_rule(read: Callable[..., Any], tmp_path: Path) 
 
 
 def test_a_set_with_downloads_is_examined_as_it_was_prepared(tmp_path: Path) -> None:
-    from harness.data.ingest import ingest
+    from harness.data.ingest import Ingestion, ingest
 
     case = case_of(data(read_twins, sources=(SOURCE,)), tmp_path)
     assert complaints(RULES, case) == {}  # nothing is prepared, so nothing can be told
-    ingest(case.offer, folder=Path(), root=case.data_root, input_size=12)
+    ingest(Ingestion(case.offer, case.data_root, 12))
     assert set(complaints(RULES, case_of(case.spec, tmp_path))) == {"dataset-leakage"}
