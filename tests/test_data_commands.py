@@ -142,7 +142,7 @@ def test_a_file_can_be_accepted_where_its_checksum_is_known_once(
         (("prepare", "cifar10", "--from", "/nowhere/at/all"), 2, "does not exist"),
         (("prepare", "cifar10", "--verify", "--remove"), 2, "not both"),
         (("prepare", "cifar10", "--verify"), 3, "is not prepared"),
-        (("prepare", "cifar10", "--offline"), 3, "--offline forbids to fetch it"),
+        (("prepare", "cifar10", "--offline"), 3, "--offline forbids downloads"),
         (("audit", "cifar10"), 3, "Run: harness prepare cifar10"),
         (("audit", "nothing"), 2, "no data set named 'nothing'"),
     ],

@@ -187,7 +187,7 @@ def test_a_server_that_never_gets_further_is_given_up(server: Loopback, tmp_path
 def test_a_web_page_is_not_taken_for_an_archive(server: Loopback, tmp_path: Path) -> None:
     server.files["a.zip"] = Behaviour(b"<html>Please log in</html>", kind="text/html; charset=utf-8")
     lone = Source(filename="a.zip", urls=(server.url("a.zip"),), checksums={"md5": "0" * 32}, sole_origin="a blog")
-    with pytest.raises(SourceError, match="a web page is there, expected an archive"):
+    with pytest.raises(SourceError, match="found a web page, expected an archive"):
         fetch(lone, tmp_path, "d", POLICY)
     assert names(tmp_path) == []
 

@@ -76,7 +76,7 @@ def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Enc
                 where += f" ({name})"
             if index == expected:
                 raise DatasetError(
-                    f"{where}: expected no more than {expected} images. The reader or the files are wrong."
+                    f"{where}: expected {expected} images and no more. The reader or the files are wrong."
                 )
             _check_sample(where, image, label, group, spec)
             yield Encoded(where, image, label, group, _identity(image, label, group))

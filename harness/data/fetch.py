@@ -1,7 +1,7 @@
-"""Source -> a verified file on disk: resumed where a connection was cut, mirrors in turn, nothing used unverified.
+"""Downloads a source to a verified file: resumes cut connections, tries the mirrors in turn, uses no unverified file.
 
-pooch, the first choice, always begins a file anew; files here have up to 2.6 GB and hosts of universities, so this is
-written on requests, which brings redirects, proxies from the environment, TLS and time limits.
+pooch would be the first choice, but it always starts a file anew. Files here have up to 2.6 GB and come from university
+hosts. This module therefore uses requests, which handles redirects, proxies from the environment, TLS and time limits.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import requests
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with a file's name, the bytes that are there, and the bytes expected or None."""
+"""Called with a file's name, the bytes received so far, and the bytes expected or None."""
 
-# Some hosts (Harvard Dataverse) refuse a client that does not say who it is, or says the name of a library.
+# Some hosts (Harvard Dataverse) refuse a client without a name, or with the name of a library.
 USER_AGENT = f"xscore-harness/{__version__} (Python {platform.python_version()}; benchmark data sets)"
-_CHUNK = 1 << 16  # what is lost at most when a connection is cut
+_CHUNK = 1 << 16  # a cut connection loses at most these bytes
 _HASH_CHUNK = 1 << 22
 
 
@@ -39,17 +39,17 @@ def no_progress(name: str, done: int, total: int | None) -> None:
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """How files are fetched.
+    """The download settings.
 
     Attributes:
-        offline: Never touch the network.
-        mirror: A base address that is asked first, for ``<mirror>/<data set>/<file>``.
-        accepted: SHA-256 digests of files that the user accepts although they differ from what is expected, which is
-            possible only where the expected checksum is known from one place.
+        offline: Never use the network.
+        mirror: A base address that is tried first, for ``<mirror>/<data set>/<file>``.
+        accepted: SHA-256 digests of unexpected files that the user accepts. Accepting is possible only if the expected
+            checksum is known from one place, or from none.
         connect_seconds, read_seconds: Time limits for a connection and for the next piece of a file.
-        slowest, patience: A host that sends less than ``slowest`` bytes a second over ``patience`` seconds is given up.
-        attempts: Tries of one address in a row without a single new byte.
-        pause_seconds: Before the second try of an address; doubled before each further one.
+        slowest, patience: A host that sends under ``slowest`` bytes per second for ``patience`` seconds is given up.
+        attempts: Successive tries of one address without a new byte.
+        pause_seconds: Pause before the second try of an address; doubled before each further try.
     """
 
     offline: bool = False
@@ -63,8 +63,33 @@ class FetchPolicy:
     pause_seconds: float = 1.0
 
 
-class _Failed(Exception):
-    """One address did not give the file; the message says why. ``again`` is whether another try may help."""
+@dataclass(frozen=True)
+class _Transfer:
+    """One file on its way into a folder.
+
+    A partial download waits in ``part``. ``refused`` is a complete file of the wrong content that the user may accept.
+    """
+
+    source: Source
+    folder: Path
+    policy: FetchPolicy
+    progress: Progress
+
+    @property
+    def final(self) -> Path:
+        return self.folder / self.source.filename
+
+    @property
+    def part(self) -> Path:
+        return self.folder / f"{self.source.filename}.part"
+
+    @property
+    def refused(self) -> Path:
+        return self.folder / f"{self.source.filename}.refused"
+
+
+class _FetchError(Exception):
+    """One address did not give the file, for the reason in the message. If ``again``, another try may succeed."""
 
     def __init__(self, reason: str, *, again: bool = False) -> None:
         super().__init__(reason)
@@ -72,7 +97,7 @@ class _Failed(Exception):
 
 
 def digests_of(path: Path, algorithms: set[str]) -> dict[str, str]:
-    """Return a file's hex digests, from one pass over it. Raises SourceError if it can't be read."""
+    """Return a file's hex digests, computed in one pass. Raises SourceError if the file can't be read."""
     hashers = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
     try:
         with path.open("rb") as file:
@@ -85,13 +110,13 @@ def digests_of(path: Path, algorithms: set[str]) -> dict[str, str]:
 
 
 def verify_file(path: Path, source: Source, accepted: frozenset[str] = frozenset()) -> tuple[str, str]:
-    """Compare a file with what is known of a source.
+    """Compare a file with a source's size and checksums.
 
     Returns:
-        Its SHA-256, and what was compared, such as ``"bytes, md5, sha256"``.
+        The file's SHA-256, and the compared properties, such as ``"bytes, md5, sha256"``.
 
     Raises:
-        SourceError: naming what was found, what was expected, from where, and what to do.
+        SourceError: names the value that was found, the expected one and its origin, and the remedy.
     """
     size = path.stat().st_size
     found = digests_of(path, {"sha256", *source.checksums})
@@ -106,7 +131,7 @@ def verify_file(path: Path, source: Source, accepted: frozenset[str] = frozenset
         if found[name] != expected.lower()
     ]
     if not source.checksums:
-        problems.append(f"nobody has published a checksum of it; its sha256 is {found['sha256']}")
+        problems.append(f"no checksum of it is published; its sha256 is {found['sha256']}")
     if problems:
         raise SourceError(f"{path} is not the expected file: {'; '.join(problems)}. {_advice(source, found['sha256'])}")
     compared = [*(["bytes"] if source.bytes is not None else []), *sorted(source.checksums)]
@@ -114,41 +139,41 @@ def verify_file(path: Path, source: Source, accepted: frozenset[str] = frozenset
 
 
 def _advice(source: Source, sha256: str) -> str:
-    accept = f"say --accept-file {sha256}; the results then rest on your word, and the manifest says so."
+    accept = f"add --accept-file {sha256}. The manifest then records that you accepted this file."
     if not source.checksums:
-        return f"If you trust where it is from, {accept}"
+        return f"If you trust the file's origin, {accept}"
     if source.sole_origin:
         return (
             f"The expected checksum is known from one place only ({source.sole_origin}), so the published file may "
-            f"have changed. If you have made sure that this one is right, {accept}"
+            f"have changed. If you have made sure that this file is right, {accept}"
         )
     return (
-        "Several independent sources agree on the expected file, so this one is damaged or another one. Remove it and "
-        "fetch it again; a folder that you have unpacked yourself can be given with --from."
+        "Several independent sources agree on the expected file, so this file is damaged or a different one. Remove it "
+        "and fetch it again. If you have unpacked the archive yourself, pass the folder with --from."
     )
 
 
 def fetch(
     source: Source, folder: Path, dataset: str, policy: FetchPolicy, progress: Progress = no_progress
 ) -> tuple[Path, str, str]:
-    """Return a verified file, downloading it or the rest of it where it is not there yet.
+    """Return a verified file. Download it, or the missing rest of it, first.
 
     Args:
-        source: What to fetch.
-        folder: Where to; a partial download waits there under ``<name>.part``.
-        dataset: For the mirror's address.
-        policy: How.
-        progress: Told about every piece.
+        source: The file to fetch.
+        folder: The target folder; a partial download waits there under ``<name>.part``.
+        dataset: The data set's name, for the mirror's address.
+        policy: The download settings.
+        progress: Called after every piece.
 
     Returns:
-        The file, its SHA-256, and what was compared.
+        The file, its SHA-256, and the compared properties.
 
     Raises:
-        SourceError: no address gave the right file; the message says what each answered.
-        StoreError: the disk is full or not writable; what has arrived so far is kept.
+        SourceError: no address gave the right file; the message lists each address and its answer.
+        StoreError: the disk is full or not writable; the partial download is kept.
     """
-    final = folder / source.filename
-    refused = folder / f"{source.filename}.refused"
+    transfer = _Transfer(source, folder, policy, progress)
+    final, refused = transfer.final, transfer.refused
     if refused.exists() and policy.accepted and digests_of(refused, {"sha256"})["sha256"] in policy.accepted:
         refused.replace(final)
     if final.exists():
@@ -156,9 +181,9 @@ def fetch(
     mirror = [f"{policy.mirror.rstrip('/')}/{dataset}/{source.filename}"] if policy.mirror else []
     urls = [*mirror, *source.urls]
     if policy.offline or not urls:
-        reason = "--offline forbids to fetch it" if policy.offline else "no address is known for it"
+        reason = "--offline forbids downloads" if policy.offline else "no address is known for it"
         raise SourceError(
-            f"The file {source.filename} of '{dataset}' is not in {folder}, and {reason}. Get it another way and say: "
+            f"The file {source.filename} of '{dataset}' is not in {folder}, and {reason}. Get it another way and run: "
             f"harness prepare {dataset} --from PATH"
         )
     with writing_to(folder):
@@ -166,41 +191,40 @@ def fetch(
     answers: list[str] = []
     for url in urls:
         try:
-            sha256, compared = _fetch_from(url, source, folder, policy, progress)
-        except _Failed as failure:
+            sha256, compared = _fetch_from(url, transfer)
+        except _FetchError as failure:
             answers.append(f"  {url}: {failure}")
         else:
             return final, sha256, compared
     raise SourceError(
         f"The file {source.filename} of '{dataset}' could not be fetched:\n"
         + "\n".join(answers)
-        + f"\nTry again later (what has arrived is kept), set HARNESS_MIRROR, or give your own copy: "
+        + f"\nTry again later (the partial download is kept), set HARNESS_MIRROR, or pass your own copy: "
         f"harness prepare {dataset} --from PATH"
     )
 
 
-def _fetch_from(url: str, source: Source, folder: Path, policy: FetchPolicy, progress: Progress) -> tuple[str, str]:
-    """Fetch from one address until the file is whole and right."""
+def _fetch_from(url: str, transfer: _Transfer) -> tuple[str, str]:
+    """Fetch from one address until the file is complete and verified."""
     import requests
 
-    part = folder / f"{source.filename}.part"
-    final = folder / source.filename
+    source, policy, part = transfer.source, transfer.policy, transfer.part
     pause = policy.pause_seconds
     tries = restarts = 0
-    anew = False  # whether a file that was resumed and came out wrong has been begun anew
+    anew = False  # a resumed file was wrong and has been started anew
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _download(url, source, part, policy, progress)
-        except (_Failed, requests.RequestException) as error:
-            if isinstance(error, _Failed) and not error.again:
+            _download(url, transfer)
+        except (_FetchError, requests.RequestException) as error:
+            if isinstance(error, _FetchError) and not error.again:
                 raise
             now = part.stat().st_size if part.exists() else 0
             gained = now > before
             tries = 0 if gained else tries + 1
-            restarts += now < before  # a server that makes us begin again and again would never be given up
+            restarts += now < before  # limits the restarts that a server can force
             if tries >= policy.attempts or restarts > 1:
-                raise _Failed(_reason(error)) from error
+                raise _FetchError(_reason(error)) from error
             time.sleep(pause if not gained else policy.pause_seconds)
             pause = pause * 2 if not gained else policy.pause_seconds
             continue
@@ -208,111 +232,110 @@ def _fetch_from(url: str, source: Source, folder: Path, policy: FetchPolicy, pro
             sha256, compared = verify_file(part, source, policy.accepted)
         except SourceError as error:
             if before and not anew:
-                anew = True  # the two halves may be of two files
+                anew = True  # the two halves may come from two files
                 part.unlink()
                 continue
-            refused = folder / f"{source.filename}.refused"
             if source.sole_origin or not source.checksums:
-                part.replace(refused)  # the user may accept it, and should not have to fetch it twice
+                part.replace(transfer.refused)  # if the user accepts it, it need not be fetched twice
             else:
                 part.unlink()
-            raise _Failed(str(error).replace(str(part), "what came")) from error
-        with writing_to(folder):
-            part.replace(final)
+            raise _FetchError(str(error).replace(str(part), "the received file")) from error
+        with writing_to(transfer.folder):
+            part.replace(transfer.final)
         return sha256, compared
 
 
-def _download(url: str, source: Source, part: Path, policy: FetchPolicy, progress: Progress) -> None:
-    """Append to the partial file what is missing of it."""
+def _download(url: str, transfer: _Transfer) -> None:
+    """Append the missing bytes to the partial file."""
     import requests
 
+    source, part = transfer.source, transfer.part
     have = part.stat().st_size if part.exists() else 0
     if source.bytes is not None and have > source.bytes:
         part.unlink()
         have = 0
     if have and have == source.bytes:
         return
-    # Without "identity", a server may compress what it sends, and sizes and ranges would mean something else.
+    # Without "identity", a server may compress the file. Sizes and ranges would then be those of the compressed bytes.
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     validator = _validator_file(part)
     if have:
         headers["Range"] = f"bytes={have}-"
         if validator.exists():
             headers["If-Range"] = validator.read_text(encoding="latin-1")
-    with requests.get(
-        url, headers=headers, stream=True, timeout=(policy.connect_seconds, policy.read_seconds)
-    ) as response:
-        if response.status_code == 416:  # the file there is no longer than what is here, so that is of another one
+    timeout = transfer.policy.connect_seconds, transfer.policy.read_seconds
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+        if response.status_code == 416:  # the server's file is no longer than ours, so ours is part of another file
             part.unlink(missing_ok=True)
-            raise _Failed("it has fewer bytes than had arrived before", again=True)
+            raise _FetchError("it has fewer bytes than had arrived before", again=True)
         total, offset = _agree(response, source, have)
         with writing_to(part.parent):
             _remember_validator(response.headers, validator)
             file = part.open("r+b" if offset else "wb")
         with file:
             file.seek(offset)
-            _copy(response, file.write, part.parent, offset, total, source, policy, progress)
+            _copy(response, file.write, transfer, offset, total)
             file.truncate()
     size = part.stat().st_size
     if total is not None and size < total:
-        raise _Failed(f"the connection was cut after {size:,} of {total:,} bytes", again=True)
+        raise _FetchError(f"the connection was cut after {size:,} of {total:,} bytes", again=True)
     validator.unlink(missing_ok=True)
 
 
 def _agree(response: requests.Response, source: Source, have: int) -> tuple[int | None, int]:
-    """Return the file's total size and where this answer begins; refuse an answer that can't be the file."""
+    """Return the file's total size and the offset of this answer. Refuse an answer that can't be the file."""
     code = response.status_code
     if code >= 500 or code in (408, 429):
-        raise _Failed(f"the server answered {code} {response.reason}", again=True)
+        raise _FetchError(f"the server answered {code} {response.reason}", again=True)
     if code not in (200, 206):
         hint = " (access refused)" if code in (401, 403) else ""
-        raise _Failed(f"the server answered {code} {response.reason}{hint}")
+        raise _FetchError(f"the server answered {code} {response.reason}{hint}")
     kind = response.headers.get("Content-Type", "")
     if kind.startswith("text/html") and is_archive(source.filename):
-        raise _Failed("a web page is there, expected an archive; open it in a browser to see what it says")
+        raise _FetchError("found a web page, expected an archive; open the address in a browser to read the page")
     total: int | None = None
     offset = 0
     if code == 206:
         content_range = response.headers.get("Content-Range", "")
         span, _, whole = content_range.removeprefix("bytes ").partition("/")
         if not span.startswith(f"{have}-"):
-            raise _Failed(f"the server was asked for the bytes from {have:,} on and sent {content_range!r}")
+            raise _FetchError(f"the server was asked for the bytes from {have:,} on and sent {content_range!r}")
         offset = have
         total = int(whole) if whole.isdigit() else None
     elif response.headers.get("Content-Length", "").isdigit():
         total = int(response.headers["Content-Length"])
     if source.bytes is not None and total is not None and total != source.bytes:
-        raise _Failed(f"the file there has {total:,} bytes, expected {source.bytes:,}")
+        raise _FetchError(f"the server's file has {total:,} bytes, expected {source.bytes:,}")
     return total if total is not None else source.bytes, offset
 
 
 def _copy(
-    response: requests.Response, write: Callable[[bytes], object], folder: Path, done: int, total: int | None,
-    source: Source, policy: FetchPolicy, progress: Progress,
-) -> None:  # fmt: skip
+    response: requests.Response, write: Callable[[bytes], object], transfer: _Transfer, done: int, total: int | None
+) -> None:
+    policy = transfer.policy
     began, mark = time.monotonic(), done
     for chunk in response.iter_content(_CHUNK):
         done += len(chunk)
         if total is not None and done > total:
-            raise _Failed(f"the server sends more than the {total:,} bytes that the file should have")
-        with writing_to(folder):
+            raise _FetchError(f"the server sends more than the {total:,} bytes that the file should have")
+        with writing_to(transfer.folder):
             write(chunk)
-        progress(source.filename, done, total)
+        transfer.progress(transfer.source.filename, done, total)
         elapsed = time.monotonic() - began
         if elapsed > policy.patience:
             if done - mark < policy.slowest * elapsed:
-                raise _Failed(f"the server is too slow: {(done - mark) / elapsed:.0f} bytes a second")
+                raise _FetchError(f"the server is too slow: {(done - mark) / elapsed:.0f} bytes per second")
             began, mark = time.monotonic(), done
 
 
 def _validator_file(part: Path) -> Path:
-    """Where the server's name for the version of a partial file is kept, so that no two versions are joined."""
+    """The file with the ETag of a partial download, so that two versions of a file are never joined."""
     return part.with_name(f"{part.name}.etag")
 
 
 def _remember_validator(headers: Mapping[str, str], file: Path) -> None:
     etag = headers.get("ETag", "")
-    if etag and not etag.startswith("W/"):  # a weak one does not vouch for bytes
+    if etag and not etag.startswith("W/"):  # a weak ETag does not identify the bytes
         file.write_text(etag, encoding="latin-1")
     else:
         file.unlink(missing_ok=True)
@@ -332,5 +355,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection was cut"
     if isinstance(error, requests.ConnectionError):
-        return "there is no connection to it" if "Read timed out" not in str(error) else "the server stopped sending"
+        return "the connection failed" if "Read timed out" not in str(error) else "the server stopped sending"
     return str(error) or type(error).__name__

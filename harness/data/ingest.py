@@ -217,7 +217,7 @@ def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, n
     spec, owner = ingestion.offer.spec, ingestion.offer.owner
     mean, std = channel_moments(sums["train"].histogram)
     if 0 in std:
-        raise DatasetError(f"Data set '{spec.name}': a colour channel has one value in all training pixels.")
+        raise DatasetError(f"Data set '{spec.name}': a colour channel is the same in every training pixel.")
     sizes = {part.size for part in sums.values()}
     if len(sizes) > 1:
         raise NotUniformError
@@ -323,5 +323,5 @@ def require_room(folder: Path, needed: int) -> None:
     if free < needed * _SAFETY:
         raise DatasetError(
             f"{folder} has {free / 1e9:.2f} GB free, but {needed * _SAFETY / 1e9:.2f} GB are needed. "
-            "Free some space, or choose another folder with --data."
+            "Make room, or choose another folder with --data."
         )

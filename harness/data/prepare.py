@@ -207,7 +207,7 @@ def verify_prepared(prepared: PreparedDataset) -> list[str]:
             problems.append(f"{split}: {len(arrays)} images, the manifest says {manifest.counts[split]}.")
         found = tuple(np.bincount(labels, minlength=len(manifest.classes)).tolist())
         if found != tuple(manifest.class_counts[split]):
-            problems.append(f"{split}: the number of images per class differs from the manifest.")
+            problems.append(f"{split}: the numbers of images by class differ from the manifest.")
         if groups_digest(prepared.folder, split) != manifest.groups_sha256.get(split) and manifest.groups_sha256:
             problems.append(f"{split}: the groups differ from the manifest.")
         if split == "train" and channel_moments(histogram) != (manifest.mean, manifest.std):

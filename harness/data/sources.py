@@ -1,8 +1,8 @@
-"""A data set's sources -> one folder for its reader: fetched or given, verified, unpacked, and never more than needed.
+"""Gathers a data set's sources in one folder for its reader: fetches or finds, verifies and unpacks them.
 
-<data>/downloads/<key>/<file>           archives as they came; kept until 'harness prepare --remove'
-<data>/<data set>/.sources/parts/...    what was unpacked from each; removed once the set is prepared
-<data>/<data set>/.sources/view/        what the reader sees: links to the parts, or to a folder of the user's
+<data>/downloads/<key>/<file>           the archives; kept until 'harness prepare --remove'
+<data>/<data set>/.sources/parts/...    the unpacked archives; removed once the set is prepared
+<data>/<data set>/.sources/view/        the reader's folder: links to the parts, or to the user's own folder
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from harness.data.unpack import is_archive, unpack
 from harness.errors import SourceError, WrongUseError
 from harness.files import write_text_atomically, writing_to
 
-_DEPTH = 3  # how far below a given folder files are looked for; Kaggle's archives nest one or two levels
+_DEPTH = 3  # levels searched below a given folder; Kaggle's archives nest one or two
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a reader reads.
+    """The gathered sources of a data set.
 
     Attributes:
         folder: The reader's folder.
-        records: What each source was and how it was verified.
-        notes: What a user should know, such as that a folder's images have no published checksums.
+        records: The identity and the verification of each source.
+        notes: Notes for the user, such as that a folder's images have no published checksums.
     """
 
     folder: Path
@@ -44,74 +44,89 @@ class Gathered:
 
 
 def download_folder(root: Path, source: Source) -> Path:
-    """Where a source's file is kept; data sets that share a file share the folder."""
+    """The folder of a source's file. Data sets that share a file share the folder."""
     known = [source.filename, sorted(source.checksums.items()), list(source.urls[:1])]
     return root / "downloads" / hashlib.sha256(json.dumps(known).encode()).hexdigest()[:12]
 
 
 def working_folder(root: Path, spec: DatasetSpec) -> Path:
-    """Where a data set's sources lie unpacked while it is prepared."""
+    """The folder of a data set's unpacked sources during preparation."""
     return root / spec.name / ".sources"
 
 
 def gather(
     spec: DatasetSpec, root: Path, given: Path | None, policy: FetchPolicy, progress: Progress = no_progress
 ) -> Gathered:
-    """Get, verify and unpack a data set's sources. What an earlier, interrupted attempt has unpacked is used.
+    """Get, verify and unpack a data set's sources. Files unpacked by an earlier, interrupted attempt are used.
 
     Args:
         spec: The data set.
         root: The data folder.
-        given: A file or folder of the user's; None to download all. What is not in it is downloaded.
-        policy: How to download.
-        progress: Told about downloads.
+        given: The user's own file or folder; files missing in it are downloaded. None to download all.
+        policy: The download settings.
+        progress: Called with the progress of downloads.
 
     Raises:
         SourceError: something is missing, is not the expected file, or can't be unpacked.
         StoreError: the disk is full or not writable.
     """
-    work = working_folder(root, spec)
+    gathering = _Gathering(spec, root, policy, progress)
     found = [find_given(spec, source, given) if given else None for source in spec.sources]
     missing = [source for source, path in zip(spec.sources, found, strict=True) if path is None]
     if given and missing and (policy.offline or len(missing) == len(spec.sources)):
         raise SourceError(_missing(spec, missing, given))
-    view = work / "view"
-    with writing_to(work):
+    view = gathering.view
+    with writing_to(view.parent):
         shutil.rmtree(view, ignore_errors=True)
         view.mkdir(parents=True)
     records = []
-    notes = [f"{source.filename} is not in {given}; it is taken from the network." for source in missing if given]
+    notes = [f"{source.filename} is not in {given}; it is downloaded." for source in missing if given]
     for source, path in zip(spec.sources, found, strict=True):
         if path is not None and path.is_dir() and not is_archive(path.name):
             record, note = _use_folder(source, path, view)
             notes.append(note)
         else:
-            record = _use_file(spec, source, path, root, work, policy, progress)
+            record = _use_file(gathering, source, path)
         records.append(record)
     return Gathered(view, tuple(records), tuple(note for note in notes if note))
 
 
-def _use_file(
-    spec: DatasetSpec, source: Source, path: Path | None, root: Path, work: Path, policy: FetchPolicy,
-    progress: Progress,
-) -> SourceRecord:  # fmt: skip
-    """Fetch or verify a file, unpack it if it is an archive, and show it to the reader."""
+@dataclass(frozen=True)
+class _Gathering:
+    """One data set whose sources are gathered, with its folders and settings."""
+
+    spec: DatasetSpec
+    root: Path
+    policy: FetchPolicy
+    progress: Progress
+
+    @property
+    def parts(self) -> Path:
+        return working_folder(self.root, self.spec) / "parts"
+
+    @property
+    def view(self) -> Path:
+        return working_folder(self.root, self.spec) / "view"
+
+
+def _use_file(gathering: _Gathering, source: Source, path: Path | None) -> SourceRecord:
+    """Fetch or verify a file, unpack an archive, and link the content into the reader's folder."""
+    policy, view = gathering.policy, gathering.view
     if path is None:
-        folder = download_folder(root, source)
+        folder = download_folder(gathering.root, source)
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # another data set made from the same file may be fetching it
-            path, sha256, verified = fetch(source, folder, spec.name, policy, progress)
+        with FileLock(folder / ".lock"):  # another data set may be fetching the same file
+            path, sha256, verified = fetch(source, folder, gathering.spec.name, policy, gathering.progress)
         origin = "downloaded"
     else:
         sha256, verified = _verify_given(path, source, policy)
         origin = f"given: {path}"
     record = SourceRecord(filename=source.filename, sha256=sha256, verified=verified, origin=origin)
-    view = work / "view"
     if not is_archive(source.filename):
-        _show(path.resolve(), view / source.into / source.filename)
+        _link(path.resolve(), view / source.into / source.filename)
         return record
-    part, mark = work / "parts" / source.filename, work / "parts" / f"{source.filename}.sha256"
+    part, mark = gathering.parts / source.filename, gathering.parts / f"{source.filename}.sha256"
     if not (part.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == sha256):
         shutil.rmtree(part, ignore_errors=True)
         mark.unlink(missing_ok=True)
@@ -119,8 +134,8 @@ def _use_file(
         write_text_atomically(mark, sha256)
     try:
         for entry in sorted(part.iterdir()):
-            _show(entry.resolve(), view / source.into / entry.name)
-        _require_gives(source, path, part, view)
+            _link(entry.resolve(), view / source.into / entry.name)
+        _require_given_paths(source, path, part, view)
         _verify_members(source, view)
     except SourceError:
         mark.unlink()
@@ -130,7 +145,7 @@ def _use_file(
 
 
 def _verify_given(path: Path, source: Source, policy: FetchPolicy) -> tuple[str, str]:
-    """Verify a file of the user's. An archive that was packed anew is as good if each file in it can be verified."""
+    """Verify the user's file. An archive that was packed anew is accepted if each file in it can be verified."""
     try:
         return verify_file(path, source, policy.accepted)
     except SourceError:
@@ -139,26 +154,24 @@ def _verify_given(path: Path, source: Source, policy: FetchPolicy) -> tuple[str,
     return digests_of(path, {"sha256"})["sha256"], f"{len(source.members)} files by checksum"
 
 
-def _require_gives(source: Source, path: Path, part: Path, view: Path) -> None:
+def _require_given_paths(source: Source, path: Path, part: Path, view: Path) -> None:
     for wanted in source.gives:
         if not (view / wanted).exists():
             there = ", ".join(sorted(entry.name for entry in part.iterdir())[:5]) or "nothing"
-            raise SourceError(
-                f"The archive {path} does not hold '{wanted}', which is expected in it; it holds {there}."
-            )
+            raise SourceError(f"The archive {path} does not hold '{wanted}'; it holds {there}.")
 
 
 def _use_folder(source: Source, found: Path, view: Path) -> tuple[SourceRecord, str]:
-    """Show the reader a folder that the user has unpacked, verified file by file as far as digests are known."""
+    """Link a folder that the user has unpacked, and verify every file whose digest is known."""
     for wanted in source.gives:
         place = found / PurePosixPath(wanted).name if len(source.gives) > 1 else found
-        _show(place.resolve(), view / wanted)
+        _link(place.resolve(), view / wanted)
     checked = _verify_members(source, view)
     note = (
         ""
         if checked
-        else f"Nobody has published checksums of the single files of {source.filename}, so the folder {found} is "
-        "verified by its names and counts, and by decoding every image. The archive could be verified by checksum."
+        else f"No checksums of the files in {source.filename} are published, so the folder {found} is verified by its "
+        "names and counts, and by decoding every image. The archive itself could be verified by checksum."
     )
     verified = f"{checked} files by checksum" if checked else "names and counts"
     return SourceRecord(filename=source.filename, sha256="", verified=verified, origin=f"given: {found}"), note
@@ -174,19 +187,21 @@ def _verify_members(source: Source, view: Path) -> int:
         if found != expected:
             raise SourceError(
                 f"{path.resolve()} is not the expected file: its {algorithm} is {found}, expected {expected}. "
-                "It is damaged, or was changed after it was unpacked."
+                "It is damaged, or was changed after unpacking."
             )
     return len(source.members)
 
 
-def _show(target: Path, link: Path) -> None:
+def _link(target: Path, link: Path) -> None:
     with writing_to(link.parent):
         link.parent.mkdir(parents=True, exist_ok=True)
         if link.exists() or link.is_symlink():
-            raise SourceError(f"Two sources provide '{link.name}'; the data set's plugin must unpack them apart.")
+            raise SourceError(
+                f"Two sources provide '{link.name}'; the data set's plugin must unpack them to different folders."
+            )
         try:
             link.symlink_to(target, target_is_directory=target.is_dir())
-        except OSError:  # Windows without the right to make links
+        except OSError:  # Windows without permission to create links
             if target.is_dir():
                 shutil.copytree(target, link)
             else:
@@ -194,10 +209,10 @@ def _show(target: Path, link: Path) -> None:
 
 
 def find_given(spec: DatasetSpec, source: Source, given: Path) -> Path | None:
-    """Find a source in what the user gave: the file itself, or else the folder that it unpacks to.
+    """Find a source in the user's file or folder: the file itself, or else the folder that it unpacks to.
 
     Raises:
-        WrongUseError: nothing is there.
+        WrongUseError: the path does not exist.
     """
     if given.is_file():
         sole = len(spec.sources) == 1 and is_archive(given.name) == is_archive(source.filename)
@@ -211,7 +226,7 @@ def find_given(spec: DatasetSpec, source: Source, given: Path) -> Path | None:
     if not source.gives:
         return None
     if len(source.gives) > 1:
-        # Several loose files: the folder that holds all of them.
+        # The source is several files: find the folder that holds all of them.
         folders = [given, *(path for path in inside if path.is_dir())]
         return next((f for f in folders if all((f / PurePosixPath(w).name).exists() for w in source.gives)), None)
     name = PurePosixPath(source.gives[0]).name
@@ -219,7 +234,7 @@ def find_given(spec: DatasetSpec, source: Source, given: Path) -> Path | None:
 
 
 def _walk(base: Path) -> Iterator[Path]:
-    """Files and folders below a folder, nearest first, without listing the images of a class folder one by one."""
+    """Yield folders and files below a folder, nearest first; no files beyond a folder's first 1000 entries."""
     level = [base]
     for _ in range(_DEPTH):
         below: list[Path] = []
@@ -238,11 +253,11 @@ def _missing(spec: DatasetSpec, missing: Sequence[Source], given: Path) -> str:
         source.filename + (f" or, unpacked, {' and '.join(source.gives)}" if source.gives else "") for source in missing
     )
     return (
-        f"--from {given}: not everything that '{spec.name}' is made from is there. Missing: {wanted}. "
-        "An archive that holds all of it in one, as Kaggle's do, must be unpacked first; then give its folder."
+        f"--from {given}: some sources of '{spec.name}' are missing. Missing: {wanted}. "
+        "An archive that holds all sources in one file, such as Kaggle's, must be unpacked first; then pass its folder."
     )
 
 
 def clear_work(root: Path, spec: DatasetSpec) -> None:
-    """Remove what was unpacked. The user's own files are only linked to, and stay."""
+    """Remove the unpacked files. The user's own files are only linked, so they stay."""
     shutil.rmtree(working_folder(root, spec), ignore_errors=True)

@@ -1,12 +1,13 @@
-"""Archive -> folder, whole or not at all. Nothing in an archive can reach outside the folder, or fill the disk.
+"""Unpacks an archive into a folder, whole or not at all. No archive can write outside the folder or fill the disk.
 
-Refused, with nothing left behind: absolute names, names that climb out (``..``), drive letters, backslashes and control
-characters, links of both kinds, devices and pipes, names that are there twice, encrypted members, more members or bytes
-than ``Limits`` allow (as declared, and again as counted while writing), and archives that end too early.
+Refused, with nothing left behind: absolute names, names with ``..``, drive letters, backslashes, control characters,
+links of both kinds, devices and pipes, repeated names, encrypted members, truncated archives, and more members or bytes
+than ``Limits`` allows (first by the declared sizes, then by the bytes written).
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import stat
@@ -28,15 +29,15 @@ _ODD = re.compile(r"[\x00-\x1f\x7f\\]")
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold at most.
+    """The limits of an archive's content.
 
-    Images hardly compress, so an honest archive of them unpacks to little more than its own size; ``floor`` leaves room
-    for lists and labels, which do.
+    Images hardly compress, so their archive unpacks to little more than its own size. Lists and labels do compress:
+    ``floor`` leaves room for them.
 
     Attributes:
-        members: Number of files and folders.
-        ratio: Unpacked bytes for each byte of the archive.
-        floor: Unpacked bytes that are fine whatever the ratio.
+        members: Maximum number of files and folders.
+        ratio: Maximum of unpacked bytes per byte of the archive.
+        floor: Number of unpacked bytes that is allowed at any ratio.
     """
 
     members: int = 1_000_000
@@ -44,16 +45,16 @@ class Limits:
     floor: int = 1 << 28
 
     def bytes_of(self, archive: Path) -> int:
-        """Return how many bytes an archive may unpack to."""
+        """Return the maximum number of unpacked bytes of an archive."""
         return max(self.floor, int(archive.stat().st_size * self.ratio))
 
 
-class _Refused(Exception):
-    """The reason why an archive is not unpacked."""
+class _RefusedArchive(Exception):
+    """An archive is not unpacked, for the reason in the message."""
 
 
 def is_archive(filename: str) -> bool:
-    """Whether a file is one that ``unpack`` takes, by its name."""
+    """Return whether ``unpack`` takes a file of this name."""
     return filename.endswith(SUFFIXES)
 
 
@@ -62,8 +63,8 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
 
     Args:
         archive: A tar, gzipped tar or zip file.
-        target: The folder to make; it appears when everything is unpacked, and not before.
-        limits: What the archive may hold.
+        target: The folder to make; it appears once everything is unpacked.
+        limits: The limits of the content.
 
     Returns:
         The number of files.
@@ -81,7 +82,7 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
         count = (_unpack_zip if archive.name.endswith(".zip") else _unpack_tar)(archive, partial, limits)
         with writing_to(target.parent):
             partial.rename(target)
-    except _Refused as reason:
+    except _RefusedArchive as reason:
         raise SourceError(f"The archive {archive} is refused: {reason}. Nothing was unpacked.") from None
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
         raise SourceError(
@@ -105,9 +106,11 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> int:
         for info in tar:
             path = _safe_path(info.name)
             if info.issym() or info.islnk():
-                raise _Refused(f"its member {info.name!r} is a link to {info.linkname!r}, expected files and folders")
+                raise _RefusedArchive(
+                    f"its member {info.name!r} is a link to {info.linkname!r}, expected files and folders"
+                )
             if not (info.isreg() or info.isdir()):
-                raise _Refused(f"its member {info.name!r} is a device or a pipe, expected files and folders")
+                raise _RefusedArchive(f"its member {info.name!r} is a device or a pipe, expected files and folders")
             writer.count_member(info.name)
             if path is None:
                 continue
@@ -116,14 +119,14 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> int:
                 continue
             content = tar.extractfile(info)
             if content is None or info.sparse is not None:
-                raise _Refused(f"its member {info.name!r} is no plain file")
+                raise _RefusedArchive(f"its member {info.name!r} is no plain file")
             writer.write(path, info.size, content)
         _require_end(tar, writer.allowed)
     return writer.files
 
 
 def _require_end(tar: tarfile.TarFile, allowed: int) -> None:
-    """Refuse an archive that goes on with something else than members: ``tarfile`` would end there without a word.
+    """Refuse an archive with other data behind its last member, where ``tarfile`` stops silently.
 
     Reading to the end also makes gzip compare its checksum, which covers every member.
     """
@@ -134,9 +137,7 @@ def _require_end(tar: tarfile.TarFile, allowed: int) -> None:
     while rest := tar.fileobj.read(_CHUNK):
         tail += len(rest)
         if tail > allowed or (tail <= _CHUNK and rest[: tarfile.BLOCKSIZE].strip(b"\0")):
-            raise _Refused(
-                f"behind its last readable member, at byte {tar.offset:,}, there is something that is no member"
-            )
+            raise _RefusedArchive(f"the data behind its last readable member, at byte {tar.offset:,}, are no member")
 
 
 def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> int:
@@ -158,31 +159,31 @@ def _zip_members(opened: zipfile.ZipFile, writer: _Writer) -> Iterator[tuple[Pur
         mode = info.external_attr >> 16
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
             kind = "a link" if stat.S_ISLNK(mode) else "a device or a pipe"
-            raise _Refused(f"its member {info.filename!r} is {kind}, expected files and folders")
+            raise _RefusedArchive(f"its member {info.filename!r} is {kind}, expected files and folders")
         if info.flag_bits & 0x1:
-            raise _Refused(f"its member {info.filename!r} is encrypted")
+            raise _RefusedArchive(f"its member {info.filename!r} is encrypted")
         writer.count_member(info.filename)
         total += info.file_size
         if total > writer.allowed:
-            raise _Refused(writer.too_large(total))
+            raise _RefusedArchive(writer.too_large(total))
         if path is not None:
             yield path, info
 
 
 def _safe_path(name: str) -> PurePosixPath | None:
-    """Return where a member may go, None for the archive's own root; anything else than a plain path is refused."""
+    """Return a member's path within the folder, None for the archive's root. Refuse anything but a plain path."""
     if _ODD.search(name):
-        raise _Refused(f"its member {name!r} has a backslash or a control character in its name")
+        raise _RefusedArchive(f"its member {name!r} has a backslash or a control character in its name")
     path = PurePosixPath(name)
     if path.is_absolute() or re.match(r"[A-Za-z]:", name):
-        raise _Refused(f"its member {name!r} has an absolute name, expected a path within the archive")
+        raise _RefusedArchive(f"its member {name!r} has an absolute name, expected a path within the archive")
     if ".." in path.parts:
-        raise _Refused(f"its member {name!r} climbs out of the archive")
+        raise _RefusedArchive(f"its member {name!r} climbs out of the archive")
     return path if path.parts else None
 
 
 class _Writer:
-    """Writes members below a folder and keeps count of them against the limits."""
+    """Writes members below a folder and counts them against the limits."""
 
     def __init__(self, folder: Path, limits: Limits, allowed: int) -> None:
         self._folder = folder
@@ -194,14 +195,14 @@ class _Writer:
 
     def too_large(self, size: int) -> str:
         return (
-            f"it unpacks to {size:,} bytes or more, and {self.allowed:,} is what an archive of this size may hold; "
+            f"it unpacks to {size:,} bytes or more, expected at most {self.allowed:,} for an archive of this size; "
             "it looks like a decompression bomb"
         )
 
     def count_member(self, name: str) -> None:
         self._members += 1
         if self._members > self._limits.members:
-            raise _Refused(f"it has more than {self._limits.members:,} members, the last one seen is {name!r}")
+            raise _RefusedArchive(f"it has more than {self._limits.members:,} members, the last one seen is {name!r}")
 
     def make_folder(self, path: PurePosixPath) -> None:
         with self._writing(path):
@@ -209,7 +210,7 @@ class _Writer:
 
     def write(self, path: PurePosixPath, declared: int, content: IO[bytes]) -> None:
         if self._written + declared > self.allowed:
-            raise _Refused(self.too_large(self._written + declared))
+            raise _RefusedArchive(self.too_large(self._written + declared))
         self.make_folder(path.parent)
         with self._writing(path):
             file = (self._folder / path).open("xb")
@@ -218,13 +219,13 @@ class _Writer:
             while chunk := content.read(_CHUNK):
                 size += len(chunk)
                 if size > declared or self._written + size > self.allowed:
-                    raise _Refused(self.too_large(self._written + size))
+                    raise _RefusedArchive(self.too_large(self._written + size))
                 with writing_to(self._folder.parent):
                     file.write(chunk)
             with writing_to(self._folder.parent):
                 file.flush()
         if size != declared:
-            raise _Refused(f"its member {str(path)!r} has {size:,} bytes, but declares {declared:,}")
+            raise _RefusedArchive(f"its member {str(path)!r} has {size:,} bytes, but declares {declared:,}")
         self._written += size
         self.files += 1
 
@@ -233,7 +234,7 @@ class _Writer:
 
 
 class _Naming:
-    """Tells a name that clashes with another from a disk that can't be written."""
+    """Turns the error of writing one member into a refusal (a bad name) or a StoreError (the disk)."""
 
     def __init__(self, folder: Path, path: PurePosixPath) -> None:
         self._folder, self._path = folder, path
@@ -243,11 +244,11 @@ class _Naming:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
-            raise _Refused(
-                f"the name {str(self._path)!r} is in it twice, or once as a file and once as a folder"
+            raise _RefusedArchive(
+                f"it holds the name {str(self._path)!r} twice, or as a file and as a folder"
             ) from None
         if isinstance(error, OSError):
-            if error.errno in (36, 63):  # ENAMETOOLONG on Linux and on macOS
-                raise _Refused(f"the name {str(self._path)[:60]!r}... is longer than this disk allows") from None
+            if error.errno == errno.ENAMETOOLONG:
+                raise _RefusedArchive(f"the name {str(self._path)[:60]!r}... is longer than this disk allows") from None
             with writing_to(self._folder.parent):
                 raise error
