@@ -1,4 +1,4 @@
-"""Random boxes within an image, by share of its area and by aspect ratio, one for each image of a batch."""
+"""Random boxes within images, one per image of a batch, by share of the area and by aspect ratio."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 _ATTEMPTS = 10
-"""How often a box that does not fit is drawn again, as in the reference implementations."""
+"""Number of draws until a box fits, as in the reference implementations."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Box:
 
 @dataclass(frozen=True)
 class BoxRanges:
-    """From what boxes are drawn.
+    """The distribution of random boxes.
 
     Attributes:
-        scale_min, scale_max: Area as a share of the image's, uniform.
-        ratio_min, ratio_max: Width by height, uniform in its logarithm.
+        scale_min, scale_max: Share of the image's area, uniform.
+        ratio_min, ratio_max: Width divided by height, uniform in its logarithm.
     """
 
     scale_min: float
@@ -38,7 +38,7 @@ class BoxRanges:
     ratio_max: float
 
     def check(self, owner: str) -> None:
-        """Raise ValueError with a sentence where no box could be drawn."""
+        """Raise ValueError if no box can be drawn from these ranges."""
         if not 0 < self.scale_min <= self.scale_max <= 1:
             raise ValueError(
                 f"{owner}: scale_min is {self.scale_min!r} and scale_max {self.scale_max!r}, "
@@ -51,12 +51,13 @@ class BoxRanges:
             )
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator, *, smaller: bool) -> list[Box | None]:
-        """Draw a box within ``height`` x ``width`` for each of ``n`` images; None where ten attempts did not fit.
+        """Draw one box within ``height`` x ``width`` pixels per image; None where ten draws did not fit.
 
         Args:
-            n, height, width: How many, and the image's size in pixels.
+            n: Number of images.
+            height, width: The images' size in pixels.
             generator: The only source of randomness.
-            smaller: Whether a box must be smaller than the image both ways, rather than at most as large.
+            smaller: A box must be smaller than the image in both directions, instead of at most as large.
         """
         import torch
 

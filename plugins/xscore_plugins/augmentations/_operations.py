@@ -1,8 +1,9 @@
-"""The image operations that RandAugment and AugMix choose from, on batches whose images go through different ones.
+"""The image operations of RandAugment and AugMix, on batches with a different operation per image.
 
-Each is that of ``torchvision.transforms.v2.functional`` on float images, with bilinear interpolation and black beyond
-the border, and magnitudes in the units of ``torchvision.transforms.autoaugment``: shears as slopes, translations in
-whole pixels, rotations in degrees, factors as 1 + magnitude, bits that stay, and a threshold in 0..1.
+Each operation is that of ``torchvision.transforms.v2.functional`` on float images, with bilinear interpolation and
+black beyond the border. Magnitudes have the units of ``torchvision.transforms.autoaugment``: shears are slopes,
+translations whole pixels, rotations degrees, factors 1 + magnitude, posterize the bits kept, solarize a threshold in
+0..1.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ SIGNED = frozenset((*GEOMETRIC, "brightness", "color", "contrast", "sharpness"))
 
 @dataclass(frozen=True)
 class Step:
-    """What one image goes through: an operation's name and its magnitude."""
+    """One operation on one image: its name and its magnitude."""
 
     operation: str
     magnitude: float = 0.0
 
 
 def apply_steps(images: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:
-    """Put each image through its own operation.
+    """Apply one operation per image.
 
     Args:
-        images: float32 (N, 3, H, W) in 0..1, contiguous, left as they are.
-        steps: One for each image.
+        images: float32 (N, 3, H, W) in 0..1, contiguous, not modified.
+        steps: One step per image.
 
     Returns:
         A new tensor of the same shape and device, in 0..1.
@@ -78,9 +79,9 @@ def _warp(images: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:
 
 
 def _source_of(step: Step, height: int, width: int) -> tuple[float, float, float, float, float, float]:
-    """Where a pixel comes from: x' = a x + b y + c, y' = d x + e y + f, in pixels from the image's centre.
+    """Return the source of a pixel: x' = a x + b y + c, y' = d x + e y + f, in pixels from the image's centre.
 
-    Shears hold the upper left corner, rotations are anticlockwise about the centre.
+    Shears keep the upper left corner in place. Rotations are anticlockwise about the centre.
     """
     m = step.magnitude
     match step.operation:
@@ -98,7 +99,7 @@ def _source_of(step: Step, height: int, width: int) -> tuple[float, float, float
 
 
 def _blend(images: torch.Tensor, others: torch.Tensor | float, magnitude: torch.Tensor) -> torch.Tensor:
-    """(1 + m) x - m y, within 0..1."""
+    """Return (1 + m) x - m y, clamped to 0..1."""
     return (images * (1 + magnitude) - magnitude * others).clamp_(0, 1)
 
 
@@ -112,7 +113,7 @@ def _contrast(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
 
 
 def _sharpness(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """Blend with a 3 x 3 blur; the border, where there is no such neighbourhood, stays."""
+    """Blend with a 3 x 3 blur. The border has no full neighbourhood, so it stays."""
     import torch
     from torch.nn import functional as F
 

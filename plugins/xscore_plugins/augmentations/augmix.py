@@ -1,9 +1,9 @@
-"""AugMix: each image is mixed with several augmented versions of itself, each made by a chain of operations.
+"""AugMix: mixes each image with several augmented versions of itself, each made by a chain of operations.
 
 Source: D. Hendrycks, N. Mu, E. D. Cubuk, B. Zoph, J. Gilmer, B. Lakshminarayanan, AugMix: A Simple Data Processing
-Method to Improve Robustness and Uncertainty, ICLR 2020, arXiv:1912.02781: the mixing alone, without the paper's
-consistency loss, which a protocol has no place for. The nine operations are the paper's, which keep clear of the
-corruptions of ImageNet-C; their ranges are those of ``torchvision.transforms.v2.AugMix`` with ``all_ops=False``.
+Method to Improve Robustness and Uncertainty, ICLR 2020, arXiv:1912.02781. Only the mixing is implemented: a protocol
+has no place for the paper's consistency loss. The nine operations are the paper's, which avoid the corruptions of
+ImageNet-C; their ranges are those of ``torchvision.transforms.v2.AugMix`` with ``all_ops=False``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _DEEPEST = 3
 
 @dataclass(frozen=True, eq=False)
 class AugMixParameters:
-    """What each of N images goes through.
+    """The drawn parameters of N images.
 
     Attributes:
-        weights: float32 (N, width + 1) on the CPU: the shares of the image itself and of each chain's end; rows sum
-            to 1.
-        chains: By chain, by round, one step for each image; shorter chains end in rounds of ``identity``.
+        weights: float32 (N, width + 1) on the CPU: the shares of the image itself and of each chain's result; rows
+            sum to 1.
+        chains: By chain and round, one step per image. Shorter chains end in rounds of ``identity``.
     """
 
     weights: torch.Tensor
@@ -45,10 +45,13 @@ class AugMix:
     """Mixes each image of a batch with augmented versions of itself.
 
     Attributes:
-        severity: Magnitudes are drawn from the first ``severity`` of ten; 1..10.
-        width: How many chains, 1 or more.
-        depth: Operations in a chain; 0 draws 1 to 3 for each image and chain.
-        alpha: Of the Dirichlet and beta distributions of the shares; above 0. All raise ValueError outside of that.
+        severity: Magnitudes are drawn from the lowest ``severity`` of ten levels; 1..10.
+        width: Number of chains, 1 or more.
+        depth: Operations in a chain; 0 draws 1 to 3 per image and chain.
+        alpha: Parameter of the Dirichlet and beta distributions of the shares; above 0.
+
+    Raises:
+        ValueError: a strength is out of range.
     """
 
     severity: int
@@ -105,7 +108,7 @@ class AugMix:
         """Augment a batch with drawn parameters.
 
         Args:
-            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, left as they are.
+            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, not modified.
             parameters: From ``draw``, for the same N, H and W.
         """
         import torch
@@ -118,12 +121,12 @@ class AugMix:
             for steps in rounds:
                 end = apply_steps(end, steps)
             mixed.addcmul_(end, weights[:, number])
-        # The shares are rounded, so that white may come out a little above 1.
+        # Rounded shares may sum to a little more than 1, so white is clamped.
         return torch.empty_like(images).copy_(mixed.clamp_(0, 1))
 
 
 def _magnitude(operation: str, level: int, height: int, width: int) -> float:
-    """The magnitude of a level 0..9."""
+    """Return the magnitude of a level 0..9."""
     share = level / (LARGEST - 1)
     match operation:
         case "shear_x" | "shear_y":
@@ -143,7 +146,7 @@ def _magnitude(operation: str, level: int, height: int, width: int) -> float:
 
 
 def build(*, severity: float = 3, width: float = 3, depth: float = 0, alpha: float = 1.0) -> AugMix:
-    """AugMix of ``width`` chains of ``depth`` operations (0: 1 to 3) up to ``severity`` out of 10."""
+    """Return AugMix with ``width`` chains of ``depth`` operations (0: 1 to 3) up to ``severity`` out of 10."""
     for name, value in (("severity", severity), ("width", width), ("depth", depth)):
         if value != int(value):
             raise ValueError(f"augmix: {name} is {value!r}, expected a whole number")

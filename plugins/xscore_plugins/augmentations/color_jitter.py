@@ -1,13 +1,13 @@
-"""Colour jitter: brightness, contrast, saturation and hue of each image change by random amounts in a random order.
+"""Colour jitter: changes brightness, contrast, saturation and hue of each image by random amounts in a random order.
 
-Source: the meaning of each strength is that of ``torchvision.transforms.ColorJitter`` and each operation that of
-``torchvision.transforms.v2.functional`` on float images, except that everything is drawn for each image of the batch.
+Source: each strength means the same as in ``torchvision.transforms.ColorJitter``, and each operation is that of
+``torchvision.transforms.v2.functional`` on float images. Here, all parameters are drawn per image.
 
-How it is fast. Brightness, contrast and saturation are the same operation, ``a x + (1 - a) y`` with y black, the
-image's mean grey, or each pixel's grey, so all images go through it together whichever of the three is due. Only hue
-differs: images are sorted by how many blends come before their hue, so that those whose hue is due lie side by side.
-Each colour channel is a plane of its own, and few enough images are taken together for a CPU's cache to hold them
-through all operations. ``_shift_hue`` explains how the hue turns without a conversion to HSV.
+Speed: brightness, contrast and saturation are the same operation, ``a x + (1 - a) y``, where y is black, the image's
+mean grey, or each pixel's grey. All images go through it together, whichever of the three is next. Only hue differs:
+images are sorted by the number of blends before their hue, so that images with hue as the next step lie side by side.
+Each colour channel is a separate plane. On a CPU, the images of one chunk fit into the cache through all operations.
+``_shift_hue`` explains the hue shift without a conversion to HSV.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     import torch
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""The operations' numbers in an order, as torchvision's ``ColorJitter.get_params`` gives them."""
+"""The operations' numbers in ``order``, as in torchvision's ``ColorJitter.get_params``."""
 
 _UNCHANGED = -1
 _CACHED_PIXELS = 1 << 16
-"""On a CPU, images are taken together up to this many pixels: about what a core's own cache holds."""
+"""Pixels in one chunk of images on a CPU: about the content of a core's own cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class ColorJitterParameters:
-    """What each of N images goes through; all tensors are on the CPU.
+    """The drawn parameters of N images; all tensors are on the CPU.
 
     Attributes:
         brightness, contrast, saturation: float32 (N,), factors; 1 changes nothing.
@@ -52,8 +52,11 @@ class ColorJitter:
     """Jitters the colours of each image of a batch, independently.
 
     Attributes:
-        brightness, contrast, saturation: Factors are uniform in max(0, 1 - x)..1 + x; below 0 raises ValueError.
-        hue: Shifts are uniform in -x..x turns of the colour circle; outside 0..0.5 raises ValueError.
+        brightness, contrast, saturation: Factors are uniform in max(0, 1 - x)..1 + x; x is 0 or above.
+        hue: Shifts are uniform in -x..x turns of the colour circle; x is in 0..0.5.
+
+    Raises:
+        ValueError: a strength is out of range.
     """
 
     brightness: float
@@ -98,11 +101,11 @@ class ColorJitter:
         """Jitter a batch with drawn parameters.
 
         Args:
-            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, left as they are.
+            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, not modified.
             parameters: From ``draw``, for the same N.
 
         Returns:
-            The images after every operation, in 0..1, of the same shape, device and layout.
+            The jittered images, in 0..1, of the same shape, device and layout.
         """
         import torch
 
@@ -113,7 +116,7 @@ class ColorJitter:
         most = max(1, _CACHED_PIXELS // max(1, height * width)) if images.device.type == "cpu" else max(1, count)
         for start in range(0, count, most):
             stop = min(start + most, count)
-            # One image is a view of the batch; several are gathered, and put back, by their numbers.
+            # A chunk of one image is a view of the batch; several images are gathered and put back by their numbers.
             number = schedule.numbers[start]
             where = slice(number, number + 1) if stop == start + 1 else schedule.samples[start:stop]
             planes = source[:, where].clone(memory_format=torch.contiguous_format)
@@ -128,28 +131,28 @@ class ColorJitter:
 
 @dataclass(frozen=True, eq=False)
 class _Schedule:
-    """Parameters sorted by the round in which an image's hue is due, and put the way the arithmetic needs them.
+    """The parameters in the form that the arithmetic needs, sorted by the number of blends before an image's hue.
 
-    The lists are on the host, where they decide what is launched; the tensors are on the images' device. Blends are
-    numbered 0..2 in an image's own order, hue left out.
+    The lists are on the host, where they decide which kernels are launched. The tensors are on the images' device.
+    Blends are numbered 0..2 in an image's own order, without hue.
     """
 
     numbers: list[int]
-    """Which image of the batch this is."""
+    """The image's position in the batch."""
     hue_rounds: list[int]
-    """How many blends come before the hue."""
+    """Number of blends before the hue."""
     blends: list[list[int]]
-    """The operation behind each blend, or _UNCHANGED where its factor is 1."""
+    """The operation of each blend, or _UNCHANGED if its factor is 1."""
     shifted: list[bool]
-    """Whether the hue changes at all."""
+    """The hue changes."""
     rotated: list[bool]
-    """Whether its change includes a rotation of the channels."""
+    """The hue's change includes a rotation of the channels."""
     samples: torch.Tensor
     """int64 (N,): ``numbers``."""
     weights: torch.Tensor
     """float32 (3, 3, N, 1, 1): by blend, the shares of the image itself, of each pixel's grey and of the mean grey."""
     rotation: torch.Tensor
-    """int64 (N,): by how many channels to rotate, 0..2."""
+    """int64 (N,): number of channels to rotate by, 0..2."""
     shift: torch.Tensor
     """float32 (N, 1, 1): the rest of the hue's shift, -1..1 sixths of a turn."""
 
@@ -165,13 +168,13 @@ def _schedule(parameters: ColorJitterParameters, device: torch.device) -> _Sched
     other = 1 - factor
     weights = torch.stack((factor, other * (blends == SATURATION), other * (blends == CONTRAST)))
 
-    # A third of a turn is a rotation of the channels; what remains is at most a sixth, as _shift_hue wants it.
+    # A third of a turn is a rotation of the channels. The rest is at most a sixth of a turn, as _shift_hue requires.
     sixths = 6 * parameters.hue[samples].double()
     thirds = (sixths / 2).round()
     shift = (sixths - 2 * thirds).float()
     rotation = thirds.long() % 3
 
-    # One small table, so that there is one copy to the device.
+    # One small table needs only one copy to the device.
     table = torch.cat((weights.transpose(1, 2).reshape(9, -1), shift[None])).view(torch.int32)
     table = torch.cat((table, torch.stack((rotation, samples)).int())).to(device, non_blocking=True)
     return _Schedule(
@@ -188,12 +191,12 @@ def _schedule(parameters: ColorJitterParameters, device: torch.device) -> _Sched
 
 
 def _blend(planes: torch.Tensor, weights: torch.Tensor, kinds: set[int]) -> None:
-    """One brightness, contrast or saturation operation of each image: a x + (1 - a) y, clamped to 0..1, in place.
+    """Apply one brightness, contrast or saturation operation per image: a x + (1 - a) y, clamped to 0..1, in place.
 
     Args:
         planes: float32 (3, K, H, W).
         weights: float32 (3, K, 1, 1), the shares of x, of each pixel's grey and of the image's mean grey.
-        kinds: The operations that occur among the K images; what none of them needs is not computed.
+        kinds: The operations that occur among the K images; nothing else is computed.
     """
     import torch
 
@@ -215,7 +218,7 @@ def _blend(planes: torch.Tensor, weights: torch.Tensor, kinds: set[int]) -> None
 
 
 def _hue_turn(planes: torch.Tensor, schedule: _Schedule, turn: int, start: int, stop: int) -> None:
-    """Shift the hue, in place, of those images start..stop of the schedule whose hue is due after ``turn`` blends."""
+    """Shift the hue, in place, of the images in start..stop of the schedule whose hue follows ``turn`` blends."""
     first = bisect_left(schedule.hue_rounds, turn, start, stop)
     last = bisect_right(schedule.hue_rounds, turn, first, stop)
     if not any(schedule.shifted[first:last]):
@@ -241,24 +244,24 @@ def _rotate_channels(planes: torch.Tensor, rotation: torch.Tensor) -> torch.Tens
 
 
 def _shift_hue(planes: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
-    """Turn the hue by up to a sixth of a circle, exactly as by way of HSV, but without hue, division or branches.
+    """Turn the hue by up to a sixth of a circle. Equals the way through HSV, without hue, division or branches.
 
-    Let a colour's channels be max >= mid >= min and c = max - min. As the hue goes round, each channel is a trapezoid:
-    a triangle wave of slope c a sixth of a turn, cut off at max and min. The wave can be read off the colour itself,
-    cut or not: for channel x it is 2 x - mid. (For the middle channel that is mid; for the largest it is
-    max + (max - mid), which grows towards the hue at which that channel alone is largest; the smallest is alike.) The
-    wave falls with growing hue where the next channel (green after red, blue after green, red after blue) is above the
-    one after it, and rises where it is below. So, s being the shift in sixths,
+    Let a colour's channels be max >= mid >= min and c = max - min. As the hue turns, each channel is a trapezoid: a
+    triangle wave with a slope of c per sixth of a turn, clipped at max and min. The colour itself gives the unclipped
+    wave: for channel x it is 2 x - mid. (For the middle channel that is mid. For the largest it is
+    max + (max - mid), which grows towards the hue at which that channel alone is largest. The smallest is analogous.)
+    With growing hue, the wave falls where the next channel (green after red, blue after green, red after blue) is above
+    the one after it, and rises where it is below. With the shift s in sixths:
 
         x' = clamp(2 x - mid - s c sign(next - after), min, max)
 
-    Past its peak or trough the formula is off the wave, but for |s| <= 1 only where both are beyond max or min. Where
-    next = after, x is at the peak or the trough, and the sign does not matter.
+    Past its peak or trough the formula leaves the wave. For |s| <= 1 that is only where both are beyond max or min.
+    Where next = after, x is at the peak or the trough, and the sign does not matter.
 
     Args:
         planes: float32 (3, K, H, W).
         shift: float32 (K, 1, 1), sixths of a turn, -1..1.
-        out: Where the result goes: like ``planes``, and may be it.
+        out: The result's tensor, like ``planes``; may be ``planes`` itself.
     """
     import torch
 
@@ -275,7 +278,7 @@ def _shift_hue(planes: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> 
 
 
 def build(*, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0) -> ColorJitter:
-    """Colour jitter of the given strengths; a strength of 0 leaves that property alone."""
+    """Return colour jitter of the given strengths; a strength of 0 does not change that property."""
     return ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
 
 

@@ -1,8 +1,8 @@
-"""CutMix: a box of every image is replaced by the same box of another image, and the targets are mixed by area.
+"""CutMix: replaces a box of every image by the same box of another image, and mixes the targets by area.
 
 Source: S. Yun, D. Han, S. J. Oh, S. Chun, J. Choe, Y. Yoo, CutMix: Regularization Strategy to Train Strong Classifiers
-with Localizable Features, ICCV 2019, arXiv:1905.04899, equations (1) and (2). One lambda, one box and one permutation a
-batch. The box is cut at the image's border, and lambda is then recomputed as the share of pixels that were kept.
+with Localizable Features, ICCV 2019, arXiv:1905.04899, equations (1) and (2). One lambda, one box and one permutation
+per batch. The box is clipped at the image's border. Lambda is then recomputed as the share of pixels kept.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import torch
 
 _LARGE = 1 << 12
-"""Pixels of a box from which a CPU is faster with one image after the other than with all at once."""
+"""From this many pixels of a box, a CPU copies one image after the other faster than all at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class CutMixParameters:
-    """What one batch is mixed with.
+    """The drawn parameters of one batch.
 
     Attributes:
         permutation: int64 (N,) on the CPU; image i receives the box of image ``permutation[i]``.
-        top, bottom, left, right: The box after clipping, in pixels; bottom and right are not part of it.
-        kept: Lambda, the exact share of each image's pixels that stay its own.
+        top, bottom, left, right: The clipped box in pixels; bottom and right are exclusive.
+        kept: Lambda, the exact share of each image's own pixels.
     """
 
     permutation: torch.Tensor
@@ -73,8 +73,8 @@ class CutMix:
         """Mix a batch with drawn parameters.
 
         Args:
-            images: (N, 3, H, W) on any device, left as they are.
-            targets: (N, C) on the same device, left as they are.
+            images: (N, 3, H, W) on any device, not modified.
+            targets: (N, C) on the same device, not modified.
             parameters: From ``draw``, for the same N, H and W.
         """
         partner = parameters.permutation.to(images.device, non_blocking=True)
@@ -90,17 +90,17 @@ class CutMix:
 
 
 def symmetric_beta(alpha: float, generator: torch.Generator) -> float:
-    """Draw from Beta(alpha, alpha), any alpha > 0, out of two uniform numbers.
+    """Draw from Beta(alpha, alpha), for any alpha > 0, by two uniform numbers.
 
-    A Student t variable T with 2 alpha degrees of freedom makes (1 + T / sqrt(2 alpha + T^2)) / 2 symmetric beta, and
-    R. W. Bailey's polar method makes T (Mathematics of Computation 62, 1994); see L. Devroye, Non-Uniform Random
+    If T is a Student t variable with 2 alpha degrees of freedom, (1 + T / sqrt(2 alpha + T^2)) / 2 is symmetric beta.
+    R. W. Bailey's polar method draws T (Mathematics of Computation 62, 1994); see L. Devroye, Non-Uniform Random
     Variate Generation, 1986, chapter IX.3. torch's own beta sampler takes no generator.
     """
     import torch
 
     radial, angle = torch.rand(2, dtype=torch.float64, generator=generator)
-    # 1 - u is in (0, 1], so the power is finite or infinite but never undefined; x / sqrt(1 + x^2) = sin(atan(x))
-    # holds at infinity too.
+    # 1 - u is in (0, 1], so the power may be infinite but is never undefined. x / sqrt(1 + x^2) = sin(atan(x)) holds
+    # at infinity, too.
     cotangent = ((1 - radial) ** (-1 / alpha) - 1).sqrt() * (2 * math.pi * angle).cos()
     return float(0.5 + 0.5 * cotangent.atan().sin())
 
@@ -108,9 +108,9 @@ def symmetric_beta(alpha: float, generator: torch.Generator) -> float:
 def clipped_box(
     lam: float, centre_y: int, centre_x: int, height: int, width: int, permutation: torch.Tensor
 ) -> CutMixParameters:
-    """The box around a centre pixel whose sides are sqrt(1 - lam) of the image's, cut at the border.
+    """Return the box around a centre pixel with sides of sqrt(1 - lam) times the image's, clipped at the border.
 
-    Sides are rounded down to whole pixels, and then to even ones, as the paper's code does; ``kept`` is what remains.
+    Sides are rounded down to whole pixels, then to even ones, as in the paper's code.
     """
     side = math.sqrt(1 - lam)
     half_height, half_width = int(height * side) // 2, int(width * side) // 2
@@ -121,7 +121,7 @@ def clipped_box(
 
 
 def build(*, alpha: float = 1.0) -> CutMix:
-    """CutMix on every batch with lambda from Beta(alpha, alpha)."""
+    """Return CutMix for every batch, with lambda from Beta(alpha, alpha)."""
     return CutMix(alpha=alpha)
 
 

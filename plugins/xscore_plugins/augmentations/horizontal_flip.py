@@ -1,7 +1,7 @@
-"""Horizontal flip: each image is mirrored left to right with a given probability.
+"""Horizontal flip: mirrors each image left to right with a given probability.
 
 Source: A. Krizhevsky, I. Sutskever, G. E. Hinton, ImageNet Classification with Deep Convolutional Neural Networks,
-NeurIPS 2012 (horizontal reflections); the meaning of ``p`` is that of ``torchvision.transforms.RandomHorizontalFlip``.
+NeurIPS 2012 (horizontal reflections). ``p`` means the same as in ``torchvision.transforms.RandomHorizontalFlip``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 _LARGE = 1 << 12
-"""Pixels from which a CPU is faster with one image after the other, each in its cache, than with all at once."""
+"""From this many pixels, a CPU flips one image after the other, each in its cache, faster than all at once."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class HorizontalFlip:
     """Mirrors each image of a batch with probability ``p``, independently.
 
     Attributes:
-        p: Probability of a flip, 0..1. Outside of that range: ValueError.
+        p: Probability of a flip, 0..1; else ValueError.
     """
 
     p: float
@@ -48,13 +48,13 @@ class HorizontalFlip:
         """Flip the chosen images.
 
         Args:
-            images: (N, 3, H, W) on any device, left as they are.
+            images: (N, 3, H, W) on any device, not modified.
             flipped: bool (N,) on the CPU.
         """
         if images.device.type == "cpu" and images.shape[-2:].numel() >= _LARGE:
             return _flip_singly(images, flipped)
-        # The number of flips is known here, on the host, so that no device has to be asked for it; and only those
-        # images are moved, where a masked choice would read every pixel twice.
+        # The flips are counted on the host, so no device must be queried. Only flipped images are moved: a mask would
+        # read every pixel twice.
         chosen = flipped.nonzero().flatten().to(images.device, non_blocking=True)
         output = images.clone()
         if len(chosen):
@@ -72,7 +72,7 @@ def _flip_singly(images: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor:
 
 
 def build(*, p: float = 0.5) -> HorizontalFlip:
-    """Horizontal flip with probability ``p``."""
+    """Return a horizontal flip with probability ``p``."""
     return HorizontalFlip(p=p)
 
 

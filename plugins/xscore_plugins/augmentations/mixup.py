@@ -1,7 +1,7 @@
-"""mixup: every image of a batch becomes a blend of itself and another one, and so do their targets.
+"""mixup: blends every image of a batch with another image of it, and their targets likewise.
 
 Source: H. Zhang, M. Cisse, Y. N. Dauphin, D. Lopez-Paz, mixup: Beyond Empirical Risk Minimization, ICLR 2018,
-arXiv:1710.09412. One lambda and one permutation a batch, as in the paper's code.
+arXiv:1710.09412. One lambda and one permutation per batch, as in the paper's code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MixupParameters:
-    """What one batch is mixed with: image i keeps the share ``lam``, the rest is of image ``permutation[i]``."""
+    """The drawn parameters of one batch: image i keeps the share ``lam``, the rest comes from ``permutation[i]``."""
 
     permutation: torch.Tensor
     lam: float
@@ -63,8 +63,8 @@ class Mixup:
         """Blend a batch with drawn parameters.
 
         Args:
-            images: (N, 3, H, W) on any device, left as they are.
-            targets: (N, C) on the same device, left as they are.
+            images: (N, 3, H, W) on any device, not modified.
+            targets: (N, C) on the same device, not modified.
             parameters: From ``draw``, for the same N.
         """
         partner, lam = parameters.permutation.to(images.device, non_blocking=True), parameters.lam
@@ -73,7 +73,7 @@ class Mixup:
 
 
 def build(*, alpha: float = 0.2, p: float = 1.0) -> Mixup:
-    """Mixup with lambda from Beta(alpha, alpha), of a share ``p`` of the batches."""
+    """Return mixup of a share ``p`` of the batches, with lambda from Beta(alpha, alpha)."""
     return Mixup(alpha=alpha, p=p)
 
 

@@ -1,4 +1,4 @@
-"""RandAugment: each image goes through a few operations, drawn from fourteen, all of one magnitude.
+"""RandAugment: applies a few random operations of fourteen to each image, all of one magnitude.
 
 Source: E. D. Cubuk, B. Zoph, J. Shlens, Q. V. Le, RandAugment: Practical Automated Data Augmentation with a Reduced
 Search Space, NeurIPS 2020, arXiv:1909.13719. Operations, ranges and the scale of 31 magnitudes are those of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 LARGEST = 30
-"""The largest magnitude; the scale has one more."""
+"""The largest of 31 magnitudes."""
 
 OPERATIONS = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast"),
@@ -28,11 +28,11 @@ OPERATIONS = (
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Puts each image of a batch through its own operations.
+    """Applies random operations to each image of a batch, independently.
 
     Attributes:
-        num_ops: How many, one after the other; 1 or more.
-        magnitude: How strong, 0..30. Both raise ValueError outside of that.
+        num_ops: Number of successive operations per image; 1 or more, else ValueError.
+        magnitude: Their strength, 0..30, else ValueError.
     """
 
     num_ops: int
@@ -73,7 +73,7 @@ class RandAugment:
         """Augment a batch with drawn steps.
 
         Args:
-            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, left as they are.
+            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, not modified.
             rounds: From ``draw``, for the same N, H and W.
         """
         import torch
@@ -105,7 +105,7 @@ class RandAugment:
 
 
 def build(*, num_ops: float = 2, magnitude: float = 9) -> RandAugment:
-    """RandAugment with ``num_ops`` operations an image, each of ``magnitude`` out of 30."""
+    """Return RandAugment with ``num_ops`` operations per image, each of ``magnitude`` out of 30."""
     for name, value in (("num_ops", num_ops), ("magnitude", magnitude)):
         if value != int(value):
             raise ValueError(f"randaugment: {name} is {value!r}, expected a whole number")

@@ -1,8 +1,8 @@
-"""Random erasing: a box of an image is replaced by noise, or by one value.
+"""Random erasing: replaces a box of an image by noise or by one value.
 
 Source: Z. Zhong, L. Zheng, G. Kang, S. Li, Y. Yang, Random Erasing Data Augmentation, AAAI 2020, arXiv:1708.04896.
-Boxes are drawn as by ``torchvision.transforms.v2.RandomErasing``; what fills them is, as in the paper, uniform noise in
-0..1 for every pixel and channel, since images are not normalised yet.
+Boxes are drawn as in ``torchvision.transforms.v2.RandomErasing``. They are filled with uniform noise in 0..1 per pixel
+and channel, as in the paper, since images are not normalised yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Erasure:
-    """A box, and what goes there: float32 (3, height, width), or (3, 1, 1) for one value, on the CPU."""
+    """A box and its new content on the CPU: float32 (3, height, width), or (3, 1, 1) for one value."""
 
     box: Box
     content: torch.Tensor
@@ -31,9 +31,12 @@ class RandomErasing:
 
     Attributes:
         p: Probability, 0..1.
-        scale_min, scale_max: Area as a share of the image's, 0..1.
-        ratio_min, ratio_max: Height by width.
-        value: What goes there, 0..1; None for noise. All raise ValueError outside of that.
+        scale_min, scale_max: Share of the image's area, 0..1.
+        ratio_min, ratio_max: Height divided by width.
+        value: The new value, 0..1; None for noise.
+
+    Raises:
+        ValueError: a strength is out of range.
     """
 
     p: float
@@ -76,7 +79,7 @@ class RandomErasing:
         """Erase drawn boxes.
 
         Args:
-            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, left as they are.
+            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, not modified.
             erasures: From ``draw``, for the same N, H and W.
         """
         output = images.clone()
@@ -92,7 +95,7 @@ def build(
     *, p: float = 0.5, scale_min: float = 0.02, scale_max: float = 0.33, ratio_min: float = 0.3,
     ratio_max: float = 3.3, value: float | None = None,
 ) -> RandomErasing:  # fmt: skip
-    """Random erasing with probability ``p``; noise where no ``value`` is given."""
+    """Return random erasing with probability ``p``; the boxes hold noise if ``value`` is None."""
     return RandomErasing(
         p=p, scale_min=scale_min, scale_max=scale_max, ratio_min=ratio_min, ratio_max=ratio_max, value=value
     )

@@ -1,8 +1,8 @@
-"""Random resized crop: a random part of each image is stretched to the whole image's size.
+"""Random resized crop: stretches a random part of each image to the whole image's size.
 
 Source: C. Szegedy, W. Liu, Y. Jia, P. Sermanet, S. Reed, D. Anguelov, D. Erhan, V. Vanhoucke, A. Rabinovich, Going
-Deeper with Convolutions, CVPR 2015, arXiv:1409.4842, section 6. Boxes and interpolation (bilinear; a part is never
-larger than the whole, so there is nothing to smooth) are those of ``torchvision.transforms.v2.RandomResizedCrop``.
+Deeper with Convolutions, CVPR 2015, arXiv:1409.4842, section 6. Boxes and bilinear interpolation are those of
+``torchvision.transforms.v2.RandomResizedCrop``. A part is never larger than the image, so nothing must be smoothed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ class RandomResizedCrop:
     """Replaces each image of a batch by a part of it, independently.
 
     Attributes:
-        scale_min, scale_max: Area of the part as a share of the image's, 0..1.
-        ratio_min, ratio_max: Width by height of the part. All raise ValueError outside of that.
+        scale_min, scale_max: The part's share of the image's area, 0..1.
+        ratio_min, ratio_max: The part's width divided by its height.
+
+    Raises:
+        ValueError: a strength is out of range.
     """
 
     scale_min: float
@@ -55,7 +58,7 @@ class RandomResizedCrop:
         """Crop drawn parts.
 
         Args:
-            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, left as they are.
+            images: float32 (N, 3, H, W) in 0..1 on any device and of any layout, not modified.
             boxes: From ``draw``, for the same N, H and W.
         """
         import torch
@@ -66,7 +69,7 @@ class RandomResizedCrop:
         top, left, tall, wide = table.to(images.device, non_blocking=True)[:, :, None].unbind(1)
 
         def source(size: int, start: torch.Tensor, extent: torch.Tensor) -> torch.Tensor:
-            # Pixel centres lie at halves; beyond the part's outermost centres its border goes on.
+            # Pixel centres lie at halves. Beyond the part's outermost centres, its border pixels are repeated.
             centres = torch.arange(size, dtype=torch.float32, device=images.device) + 0.5
             inside = (centres * (extent / size) - 0.5).clamp_(min=0).minimum(extent - 1)
             return (start + inside + 0.5) * (2 / size) - 1
@@ -77,7 +80,7 @@ class RandomResizedCrop:
         return torch.empty_like(images).copy_(cropped.clamp_(0, 1))
 
     def _largest(self, height: int, width: int) -> Box:
-        """The largest central part of an allowed ratio: what is taken where ten attempts did not fit."""
+        """Return the largest central part of an allowed ratio, used where ten draws did not fit."""
         ratio = width / height
         wide = round(height * self.ratio_max) if ratio > self.ratio_max else width
         tall = round(width / self.ratio_min) if ratio < self.ratio_min else height
@@ -87,7 +90,7 @@ class RandomResizedCrop:
 def build(
     *, scale_min: float = 0.08, scale_max: float = 1.0, ratio_min: float = 3 / 4, ratio_max: float = 4 / 3
 ) -> RandomResizedCrop:
-    """Random resized crop of parts within the given areas and ratios."""
+    """Return a random resized crop of parts within the given areas and ratios."""
     return RandomResizedCrop(scale_min=scale_min, scale_max=scale_max, ratio_min=ratio_min, ratio_max=ratio_max)
 
 
