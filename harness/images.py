@@ -71,7 +71,8 @@ def open_image(source: Path | bytes, name: str = "") -> Image:
             return image.convert("RGB")
     except UnidentifiedImageError:
         raise ReadError(
-            f"{called} is no image that can be read: it begins with {content[:8]!r}, expected one of {', '.join(FORMATS)}."
+            f"{called} is no image that can be read: it begins with {content[:8]!r}, "
+            f"expected one of {', '.join(FORMATS)}."
         ) from None
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
         raise ReadError(f"{called} is refused: {error}") from error
