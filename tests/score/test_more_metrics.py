@@ -91,6 +91,13 @@ def test_impossible_input_is_refused(
         metric(logits, labels)
 
 
+@pytest.mark.parametrize("name", ["top1", "top5", "balanced_accuracy", "macro_f1", "nll", "ece"])
+def test_every_metric_refuses_a_label_beyond_the_classes(name: str) -> None:
+    metric = discover().metrics[name].spec
+    with pytest.raises(ValueError, match="labels run from 0 to 99, expected 0 to 9"):
+        metric.compute(torch.eye(10), torch.tensor([*range(9), 99]))
+
+
 def test_all_are_installed_with_their_direction() -> None:
     found = {name: offer.spec.higher_is_better for name, offer in discover().metrics.items()}
     assert found | {"top1": True} == found

@@ -1,4 +1,4 @@
-"""What every metric asks of its arguments."""
+"""Check the arguments of a metric."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.api import MetricSpec, hookimpl
+from xscore_plugins.metrics._checks import check
 
 if TYPE_CHECKING:
     import torch
@@ -18,18 +19,10 @@ def compute(logits: torch.Tensor, labels: torch.Tensor) -> float:
         labels: int64 (N,), class indices.
 
     Raises:
-        ValueError: The shapes do not belong together, there are no rows, or a logit is not a finite number.
+        ValueError: The shapes do not belong together, there are no rows, a logit is not a finite number, or a label is
+            no class.
     """
-    import torch
-
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.numel():
-        raise ValueError(
-            f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}, "
-            "expected (N, C) and (N,) with at least one row and one class"
-        )
-    damaged = int((~torch.isfinite(logits)).any(dim=1).sum())
-    if damaged:
-        raise ValueError(f"{damaged} of {len(logits)} rows of logits hold a value that is not finite: no accuracy")
+    check(logits, labels)
     correct = int((logits.argmax(dim=1) == labels).sum())
     return 100.0 * correct / len(labels)
 
