@@ -24,7 +24,9 @@ WATTS = {"cpu": 65.0, "cuda": 300.0, "mps": 30.0}
 """Assumed power while training, by kind of device: a desktop processor's package, a data-centre GPU between idle and
 its limit, an Apple chip under load. Only an assumption; ``harness plan --watts`` takes a measured one."""
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables from which numerical libraries take their number of threads when they are imported."""
+
 _DRIVER_FILES = (
     *("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu"),  # the last two on Jetson boards
     *("/dev/dxg", "/dev/kfd"),  # Windows' subsystem for Linux, and ROCm
@@ -101,7 +103,7 @@ def core_limit() -> float | None:
 
 def thread_variables() -> dict[str, str]:
     """The environment's variables that set numbers of threads."""
-    return {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
+    return {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
 
 
 def forks_workers(devices: Sequence[str]) -> bool:

@@ -24,6 +24,7 @@ from harness.execute.ahead import Ahead, Wanted
 from harness.execute.forkserver import process_context
 from harness.execute.resources import Asked, resolve_resources
 from harness.execute.worker import Surroundings, set_up_process
+from harness.machine import THREAD_VARIABLES, thread_variables
 from harness.macs import estimate_macs
 from harness.models import Architectures
 from harness.price.timings import Timings
@@ -214,7 +215,7 @@ def test_workers_are_forked_for_a_cpu_alone() -> None:
 def tell_surroundings(connection: Connection, surroundings: Surroundings) -> None:
     """What a worker does first of all, in its process."""
     set_up_process(2, surroundings)
-    connection.send((os.environ.get("MOOD"), os.environ["OMP_NUM_THREADS"], str(Path.cwd())))
+    connection.send((os.environ.get("MOOD"), thread_variables(), str(Path.cwd())))
 
 
 def test_a_worker_has_the_surroundings_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +227,7 @@ def test_a_worker_has_the_surroundings_of_now(tmp_path: Path, monkeypatch: pytes
         process = context.Process(target=tell_surroundings, args=(there, Surroundings(dict(os.environ), str(tmp_path))))
         process.start()
         assert here.poll(timeout=60)
-        assert here.recv() == (mood, "2", str(tmp_path))
+        assert here.recv() == (mood, dict.fromkeys(THREAD_VARIABLES, "2"), str(tmp_path))
         process.join(timeout=60)
         assert process.exitcode == 0
 

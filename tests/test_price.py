@@ -142,6 +142,19 @@ def test_threads_are_torch_s_own_divided_by_the_jobs(monkeypatch: pytest.MonkeyP
     assert threads_per_job(1, None, timings) == 5
 
 
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
+def test_every_thread_variable_counts(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    timings = Timings(tmp_path / "timings.json")
+    for variable in machine.THREAD_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert threads_per_job(1, None, timings) == 8
+    monkeypatch.setenv(name, "5")
+    assert machine.thread_variables() == {name: "5"}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    assert threads_per_job(1, None, timings) == 5  # the remembered 8 belong to another environment
+
+
 # ---------------------------------------------------------------------------------------------------------- timings
 
 

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from harness.api import Job, StoppedError
 from harness.execute.signals import StopSignal
 from harness.garbage import gc_paused
+from harness.machine import THREAD_VARIABLES
 
 if TYPE_CHECKING:
     from harness.api import Cell
 
 _Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def set_up_process(threads: int | None, surroundings: Surroundings) -> None:
     os.environ.update(surroundings.environment)
     os.chdir(surroundings.folder)
     if threads is not None:
-        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     with contextlib.suppress(OSError, ValueError):
         os.dup2(sys.stderr.fileno(), 1)
     sys.stdout = sys.stderr
