@@ -32,6 +32,7 @@ _DRIVER_FILES = (
     *("/dev/dxg", "/dev/kfd"),  # Windows' subsystem for Linux, and ROCm
 )
 _JOB_BYTES = 2 * 2**30  # a process with torch takes 0.5 to 1 GB, and training at 224 pixels about another one
+_ANSWER_SECONDS = 10
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 _CPU_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
@@ -68,12 +69,9 @@ def find_device(asked: str) -> Device:
     """
     if (known := device_without_torch(asked)) is not None:
         return known
-    import torch
-
     found = resolve_device(asked)
     kinds: dict[str, Kind] = {"cuda": "cuda", "mps": "mps"}
-    kind = kinds.get(found.type, "cpu")
-    return Device(str(found), kind, torch.cuda.get_device_name(found) if kind == "cuda" else cpu_name())
+    return Device(str(found), kinds.get(found.type, "cpu"), device_name(found))
 
 
 def usable_cores() -> int:
@@ -158,12 +156,37 @@ def torch_threads() -> int:
 
 
 def room_on_cpu() -> int:
-    """Return how many jobs a CPU has room for: one a core, as far as the memory goes."""
-    sysconf = getattr(os, "sysconf", None)
-    if sysconf is None:  # Windows
-        return usable_cores()
-    memory = int(sysconf("SC_PHYS_PAGES")) * int(sysconf("SC_PAGE_SIZE"))
-    return max(1, min(usable_cores(), memory // _JOB_BYTES))
+    """Return how many jobs a CPU has room for: one per core, as long as each has the memory that it needs."""
+    memory, cores = memory_bytes(), usable_cores()
+    return cores if memory is None else max(1, min(cores, memory // _JOB_BYTES))
+
+
+def memory_bytes() -> int | None:
+    """Return the bytes of memory that this computer has; None where the system does not tell, as on Windows."""
+    ask = getattr(os, "sysconf", None)
+    try:
+        return int(ask("SC_PHYS_PAGES")) * int(ask("SC_PAGE_SIZE")) if ask else None
+    except (ValueError, OSError):
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return cpu_name()
+
+
+def nvidia_driver() -> str | None:
+    """Return the version of the NVIDIA driver; None where nvidia-smi is missing or does not answer."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError, IndexError):
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True, stdin=subprocess.DEVNULL
+        ).stdout.split()[0]
+    return None
 
 
 def cpu_name() -> str:

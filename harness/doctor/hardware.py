@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.doctor.check import Finding, Place
-from harness.machine import bound_cores, core_limit, cpu_name, thread_variables, usable_cores
+from harness.machine import (
+    bound_cores,
+    core_limit,
+    cpu_name,
+    memory_bytes,
+    nvidia_driver,
+    thread_variables,
+    usable_cores,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +33,9 @@ def check_devices(place: Place) -> Iterator[Finding]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for index in range(count):
         facts = torch.cuda.get_device_properties(index)
-        yield _trained(f"cuda:{index}", f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, driver {_driver()}")
+        yield _trained(
+            f"cuda:{index}", f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, driver {nvidia_driver() or 'unknown'}"
+        )
     if torch.backends.mps.is_available():
         yield _trained("mps", "Apple GPU; its results are not comparable with those of other devices")
     if place.protocol.accelerator and not count:
@@ -182,17 +191,5 @@ def _trained(device: str, facts: str) -> Finding:
 
 
 def _memory() -> str:
-    ask = getattr(os, "sysconf", None)  # not on Windows
-    try:
-        return f"{ask('SC_PAGE_SIZE') * ask('SC_PHYS_PAGES') / 1e9:.0f} GB" if ask else "an unknown amount"
-    except (ValueError, OSError):
-        return "an unknown amount"
-
-
-def _driver() -> str:
-    question = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    try:
-        ran = subprocess.run(question, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return (ran.stdout.split() or ["unknown"])[0]
+    memory = memory_bytes()
+    return "an unknown amount" if memory is None else f"{memory / 1e9:.0f} GB"

@@ -22,7 +22,7 @@ import torch
 from harness import __version__
 from harness.api import Job, ModelSpec
 from harness.catalog import Catalog, Offer, Plugin
-from harness.machine import cpu_name
+from harness.machine import device_name, nvidia_driver
 from harness.registry import Protocol
 
 _LIBRARIES = ("xscore-harness", "torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "fvcore")
@@ -51,7 +51,7 @@ def describe_environment(
         "plugins": describe_plugins(_involved(catalog, model, job, protocol)),
         "device": str(device),
         "device_name": device_name(device),
-        "driver": _driver() if cuda else None,
+        "driver": nvidia_driver() if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "cores": os.cpu_count(),
@@ -159,25 +159,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return None
 
 
-def _driver() -> str | None:
-    """Version of the NVIDIA driver."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError, IndexError):
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, check=True, stdin=subprocess.DEVNULL
-        ).stdout.split()[0]
-    return None
-
-
 def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return cpu_name()

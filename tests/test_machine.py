@@ -1,0 +1,45 @@
+"""Facts about this computer: memory, the NVIDIA driver, and room for jobs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import machine
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for nvidia-smi")
+@pytest.mark.parametrize(
+    ("script", "version"),
+    [("echo 570.86.10; echo 570.86.10", "570.86.10"), ("echo no devices; exit 9", None), ("exit 0", None)],
+)
+def test_driver_is_what_nvidia_smi_answers(
+    script: str, version: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert machine.nvidia_driver() == version
+
+
+def test_driver_is_unknown_without_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.nvidia_driver() is None
+
+
+@pytest.mark.parametrize(("gigabytes", "jobs"), [(1, 1), (2, 1), (7, 3), (64, 8), (None, 8)])
+def test_room_on_cpu_is_limited_by_cores_and_memory(
+    gigabytes: int | None, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: None if gigabytes is None else gigabytes * 2**30)
+    assert machine.room_on_cpu() == jobs
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not tell its memory")
+def test_memory_is_at_least_a_gigabyte() -> None:
+    assert (machine.memory_bytes() or 0) > 2**30
