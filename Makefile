@@ -32,7 +32,7 @@ release-check: .venv/installed
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/twine check --strict dist/*
-	$(BIN)/python -m pytest -q tests/test_release.py
+	$(BIN)/python -m pytest -q tests/whole/test_release.py
 
 .venv/installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv

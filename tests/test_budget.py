@@ -18,7 +18,7 @@ from harness.budget import BudgetReport, check_budget, count_parameters
 from harness.errors import BudgetError
 from harness.macs import estimate_macs, measure_macs
 from harness.registry import Budget
-from tests.test_models import CLASSES, COUNTS, DEPLOYED, spec_of
+from tests.xscore_plugins.test_models import CLASSES, COUNTS, DEPLOYED, spec_of
 
 REFERENCE = Budget(parameters=2_500_000, tolerance=0.10, classes=CLASSES, macs_resolution=224, macs_classes=100)
 SMALL = Budget(parameters=1000, tolerance=0.10, classes=(2, 3), macs_resolution=16, macs_classes=3)

@@ -1,4 +1,4 @@
-"""Files of commit f6f7df7 (tests/data/f6f7df7/README.md) are listed, verified, merged and resumed."""
+"""Files of commit f6f7df7 (tests/files/f6f7df7/README.md) are listed, verified, merged and resumed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import TESTS, TINY_REGISTRY, Ran
+from tests.support import FILES, TINY_REGISTRY, Ran
 
 Command = Callable[..., Ran]
-OLD = TESTS / "data" / "f6f7df7"
+OLD = FILES / "f6f7df7"
 CELL = Path("tiny-1.0/tiny/dots/seed-0")
 SHORT = "short-48706837"
 

@@ -10,6 +10,7 @@ import pytest
 
 from harness.errors import RegistryError, WrongUseError
 from harness.registry import Benchmark, load_benchmark, shipped_registry
+from tests.support import FILES
 
 SHIPPED = shipped_registry().read_text(encoding="utf-8")
 
@@ -132,7 +133,7 @@ def test_anchors_are_the_extrema_of_the_published_table(shipped: Benchmark) -> N
 def test_published_table_is_the_papers(shipped: Benchmark) -> None:
     published = shipped.published
     assert published is not None
-    with (Path(__file__).parent / "data" / "published_accuracy.csv").open(encoding="utf-8") as file:
+    with (FILES / "published_accuracy.csv").open(encoding="utf-8") as file:
         table = {row.pop("model"): tuple(float(value) for value in row.values()) for row in csv.DictReader(file)}
     assert published.accuracy == table
 

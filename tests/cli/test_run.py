@@ -1,0 +1,476 @@
+"""harness run, plan, status and leaderboard on tiny models: what is done stays done, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
+
+Command = Callable[..., Ran]
+CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
+
+
+def states(ran: Ran) -> dict[str, str]:
+    return {f"{row['model']}/{row['dataset']}/{row['seed']}": row["state"] for row in ran.rows}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+# ------------------------------------------------------------------------------------------------------- happy path
+
+
+def test_run_then_run_again_trains_nothing(tiny_harness: Command) -> None:
+    ran = tiny_harness("run", "tiny", "tiny2", "--seeds", "2", "--format", "json")
+    assert ran.code == 0
+    assert len(ran.rows) == 8
+    assert set(states(ran).values()) == {"done"}
+    assert list(ran.rows[0])[:7] == ["model", "dataset", "seed", "state", "accuracy", "seconds", "fingerprint"]
+    assert "8 carried out by this command" in ran.err
+    before = stamps(Path("runs"))
+    again = tiny_harness("run", "tiny", "tiny2", "--seeds", "2", "--format", "json")
+    assert again.rows == ran.rows
+    assert "0 carried out by this command" in again.err
+    assert stamps(Path("runs")) == before
+
+
+def test_files_of_a_job(tiny_harness: Command) -> None:
+    tiny_harness("run", "tiny", "--dataset", "dots")
+    assert {path.name for path in CELL.iterdir()} == {
+        "job.json", "history.jsonl", "checkpoint.pt", "predictions.npz", "result.json",
+    }  # fmt: skip
+    result = json.loads((CELL / "result.json").read_text())
+    assert result["schema"] == 2
+    assert result["job"] == {"protocol": "tiny-1.0", "model": "tiny", "dataset": "dots", "seed": 0}
+    assert result["test_reads"] == 1
+    assert result["environment"]["model_plugin"] == "plugin 'tiny' of tiny-plugin 1.0"
+    assert result["environment"]["versions"]["torch"]
+    with np.load(CELL / "predictions.npz") as predictions:
+        share = (predictions["logits"].argmax(axis=1) == predictions["labels"]).mean()
+    assert result["metrics"]["top1"] == pytest.approx(100 * share)
+    history = [json.loads(line) for line in (CELL / "history.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in history] == [0, 1, 2]
+    assert set(history[0]) == {"epoch", "lr", "loss", "images_per_second", "seconds"}
+    assert json.loads((CELL / "job.json").read_text())["fingerprint"] == result["fingerprint"]
+
+
+def test_only_new_cells_are_trained(tiny_harness: Command) -> None:
+    tiny_harness("run", "tiny", "--dataset", "dots")
+    before = stamps(CELL)
+    ran = tiny_harness("run", "tiny", "tiny2", "--format", "json")
+    assert "3 carried out by this command" in ran.err
+    assert stamps(CELL) == before
+
+
+def test_plan_and_dry_run_show_and_do_nothing(tiny_harness: Command) -> None:
+    tiny_harness("run", "tiny", "--dataset", "dots")
+    before = stamps(Path("runs"))
+    for command in (("plan",), ("run", "--dry-run")):
+        ran = tiny_harness(*command, "tiny", "tiny2", "--format", "json")
+        assert ran.code == 0
+        assert states(ran) == {
+            "tiny/dots/0": "done", "tiny/bars/0": "missing", "tiny2/dots/0": "missing", "tiny2/bars/0": "missing",
+        }  # fmt: skip
+        assert "4 jobs under tiny-1.0: 1 done, 3 to run, 576 training images" in ran.err
+    assert stamps(Path("runs")) == before
+
+
+def test_status_without_names_shows_all_models_and_further_seeds(tiny_harness: Command) -> None:
+    tiny_harness("run", "tiny", "--dataset", "dots", "--seeds", "2")
+    ran = tiny_harness("status", "--format", "json")
+    found = states(ran)
+    assert found["tiny/dots/0"] == found["tiny/dots/1"] == "done"
+    assert found["starnet/bars/0"] == "missing"
+    assert "2 done" in ran.err
+
+
+def test_leaderboard_scores_complete_models_and_names_the_others(tiny_harness: Command) -> None:
+    tiny_harness("run", "tiny", "gentle")
+    tiny_harness("run", "tiny2", "--dataset", "dots")
+    ran = tiny_harness("leaderboard", "--format", "json")
+    rows = {row["model"]: row for row in ran.rows}
+    assert set(rows) == {"tiny", "gentle", "tiny2"}
+    assert {"model", "xscore", "mean", "variance", "normalized", "accuracy", "lambda", "anchors"} <= set(rows["tiny"])
+    assert rows["tiny"]["anchors"] == "measured: 2 models"
+    assert rows["tiny2"]["xscore"] is None
+    assert rows["tiny2"]["missing"] == ["bars"]
+    values = list(rows["tiny"]["normalized"].values())
+    mean = sum(values) / 2
+    assert rows["tiny"]["xscore"] == pytest.approx(mean - 0.5 * sum((v - mean) ** 2 for v in values))
+    assert "tiny2 is incomplete: no result on bars" in ran.err
+    assert "gentle was trained with lr_max 0.0005" in ran.err
+
+
+def test_known_leakage_is_marked_on_the_leaderboard_and_in_the_report(tiny_harness: Command) -> None:
+    tiny_harness("run", "tiny", "gentle")
+    board = tiny_harness("leaderboard")
+    assert "bars *" in board.out
+    assert "dots *" not in board.out
+    assert "* bars: 3 of 40 test images show a bar that is also in train." in board.err
+    pytest.importorskip("altair")
+    assert tiny_harness("report", "page.html", "--suite", "tiny", "--no-patterns").code == 0
+    page = Path("page.html").read_text()
+    assert "Known leakage" in page
+    assert "Bars *: 3 of 40 test images show a bar that is also in train" in page
+
+
+def test_leaderboard_without_results_says_what_to_run(tiny_harness: Command) -> None:
+    ran = tiny_harness("leaderboard")
+    assert ran.code == 3
+    assert "Run: harness run --all --suite tiny" in ran.err
+
+
+@pytest.mark.parametrize("format_", ["table", "json", "csv", "markdown", "latex"])
+def test_every_format(format_: str, tiny_harness: Command) -> None:
+    tiny_harness("run", "tiny", "gentle")
+    for command in (("leaderboard",), ("status", "tiny"), ("list", "models"), ("check-budget", "tiny")):
+        ran = tiny_harness(*command, "--format", format_)
+        assert ran.code == 0
+        assert "tiny" in ran.out
+        marks = {"json": "[", "csv": ",", "markdown": "|", "latex": r"\toprule", "table": "---"}
+        assert marks[format_] in ran.out
+
+
+def test_observers_see_the_run_and_cannot_harm_it(
+    tiny_harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("TINY_LOG", str(log))
+    monkeypatch.setenv("TINY_OBSERVER_FAILS", "1")
+    ran = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
+    assert ran.code == 0
+    lines = log.read_text().splitlines()
+    assert lines == ["started tiny dots", "epoch 0", "epoch 1", "epoch 2", f"finished {ran.rows[0]['accuracy']:.1f}"]
+    assert "the tracker's server is away; the run goes on without it" in ran.err
+
+
+# --------------------------------------------------------------------------------------------------------- failures
+
+
+def test_failed_job_is_recorded_and_the_rest_goes_on(tiny_harness: Command) -> None:
+    ran = tiny_harness("run", "diverging", "tiny", "--dataset", "dots", "--format", "json")
+    assert ran.code == 1
+    assert states(ran) == {"diverging/dots/0": "failed", "tiny/dots/0": "done"}
+    error = Path("runs/tiny-1.0/diverging/dots/seed-0/error.txt").read_text()
+    assert "Traceback" in error
+    assert error.splitlines()[-1].startswith("The loss became nan in epoch 2 of 3, step 4 of 8.")
+    status = tiny_harness("status", "diverging", "--dataset", "dots", "--format", "json")
+    assert status.rows[0]["state"] == "failed"
+    assert "epoch 2 of 3, step 4 of 8" in status.rows[0]["detail"]
+
+
+def test_model_that_does_not_build_is_refused_and_the_rest_goes_on(tiny_harness: Command) -> None:
+    ran = tiny_harness("run", "unbuildable", "tiny", "--dataset", "dots", "--format", "json")
+    assert ran.code == 1
+    assert states(ran) == {"unbuildable/dots/0": "failed", "tiny/dots/0": "done"}
+    assert "RuntimeError: no weights for 4 classes" in ran.rows[0]["detail"]
+    alone = tiny_harness("run", "unbuildable", "--dataset", "dots")
+    assert alone.code == 1
+    assert "does not build for 4 classes" in alone.err
+
+
+@pytest.mark.parametrize("name", ["palette", "wrong_label", "short", "long", "raising"])
+def test_bad_data_set_stops_before_any_training(name: str, tiny_harness: Command) -> None:
+    ran = tiny_harness("run", "tiny", "--suite", "bad", "--dataset", name)
+    assert ran.code == 3
+    assert f"'{name}'" in ran.err
+    assert not Path("runs/tiny-1.0").exists()
+
+
+def test_all_bad_data_sets_are_named_at_once(tiny_harness: Command) -> None:
+    ran = tiny_harness("run", "tiny", "--suite", "bad")
+    assert ran.code == 3
+    assert all(f"'{name}'" in ran.err for name in ("palette", "wrong_label", "short", "long", "raising"))
+
+
+def test_over_budget_is_refused_unless_allowed_and_marked_for_good(tiny_harness: Command) -> None:
+    refused = tiny_harness("run", "big", "--dataset", "dots")
+    assert refused.code == 1
+    assert "big has 2,072 trainable parameters at 4 classes; the limit is 390" in refused.err
+    assert not Path("runs/tiny-1.0").exists()
+    mixed = tiny_harness("run", "big", "tiny", "gentle", "--format", "json")
+    assert mixed.code == 1
+    assert states(mixed)["big/dots/0"] == "failed"
+    assert states(mixed)["tiny/dots/0"] == "done"
+    allowed = tiny_harness("run", "big", "--allow-over-budget", "--format", "json")
+    assert allowed.code == 0
+    assert {row["over_budget"] for row in allowed.rows} == {True}
+    board = tiny_harness("leaderboard", "--format", "json")
+    assert {row["model"] for row in board.rows} == {"tiny", "gentle"}
+    assert "Left out, over the budget: big" in board.err
+
+
+def test_check_budget(tiny_harness: Command) -> None:
+    within = tiny_harness("check-budget", "tiny", "--format", "json")
+    assert within.code == 0
+    assert list(within.rows[0])[:6] == ["model", "parameters", "macs", "budget", "tolerance", "verdict"]
+    assert within.rows[0]["parameters"] == {"4": 268}
+    assert within.rows[0]["verdict"] == "within"
+    assert tiny_harness("check-budget", "big").code == 1
+    misshapen = tiny_harness("check-budget", "misshapen", "tiny")
+    assert misshapen.code == 1
+    assert "expected one float32 tensor of shape (2, 4)" in misshapen.err
+    assert "within" in misshapen.out
+
+
+def test_damaged_result_is_set_aside_redone_and_reported(tiny_harness: Command) -> None:
+    first = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
+    (CELL / "result.json").write_text("{")
+    status = tiny_harness("status", "tiny", "--dataset", "dots", "--format", "json")
+    assert status.rows[0]["state"] == "stale"
+    assert "result.json is damaged" in status.rows[0]["detail"]
+    ran = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
+    assert ran.rows[0]["accuracy"] == first.rows[0]["accuracy"]
+    assert "set aside" in ran.err
+    (aside,) = (CELL.parent / "set-aside").iterdir()
+    assert (aside / "result.json").read_text() == "{"
+
+
+def test_damaged_checkpoint_is_set_aside_and_training_starts_again(tiny_harness: Command) -> None:
+    first = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
+    hash_ = json.loads((CELL / "result.json").read_text())["weights_sha256"]
+    (CELL / "result.json").unlink()
+    (CELL / "checkpoint.pt").write_bytes(b"PK nonsense")
+    ran = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
+    assert ran.rows[0]["accuracy"] == first.rows[0]["accuracy"]
+    assert "checkpoint was damaged and set aside" in ran.err
+    result = json.loads((CELL / "result.json").read_text())
+    assert result["weights_sha256"] == hash_
+    assert "damaged" in result["notes"][0]
+    assert len((CELL / "history.jsonl").read_text().splitlines()) == 3
+    (aside,) = (CELL.parent / "set-aside").iterdir()
+    assert aside.read_bytes() == b"PK nonsense"
+
+
+def test_stale_result_is_set_aside_never_used_never_deleted(tiny_harness: Command, tmp_path: Path) -> None:
+    tiny_harness("run", "tiny", "tiny2")
+    other = tmp_path / "other.toml"
+    other.write_text(TINY_REGISTRY.read_text().replace("label_smoothing = 0.05", "label_smoothing = 0.1"))
+    options = ("--registry", str(other), "--format", "json")
+    from harness.cli import _run
+
+    status = tiny_harness("status", "tiny", "--dataset", "dots", "--format", "json")
+    assert status.rows[0]["state"] == "done"
+    result = (CELL / "result.json").read_bytes()
+    assert _run(["run", "tiny", "--dataset", "dots", *options]) == 0
+    (aside,) = (CELL.parent / "set-aside").iterdir()
+    assert (aside / "result.json").read_bytes() == result
+    status = tiny_harness("status", "tiny", "--dataset", "dots", "--format", "json")
+    assert status.rows[0]["state"] == "stale"
+    board = tiny_harness("leaderboard", "--format", "json")
+    assert "1 stale result is not counted" in board.err
+    # Only tiny2 is complete now, and one model has no extrema to be normalised by.
+    assert board.code == 3
+    assert "there is 1, expected at least 2" in board.err
+
+
+def test_job_that_another_process_works_on_is_left_alone(tiny_harness: Command) -> None:
+    CELL.mkdir(parents=True)
+    with FileLock(CELL.parent / ".seed-0.lock"):
+        status = tiny_harness("status", "tiny", "--dataset", "dots", "--format", "json")
+        ran = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
+    assert states(status) == {"tiny/dots/0": "running"}
+    assert states(ran) == {"tiny/dots/0": "running"}
+    assert "another process is working on it" in ran.rows[0]["detail"]
+    assert ran.code == 0
+
+
+@pytest.mark.parametrize("path", ["/proc/nowhere", "a-file/runs"])
+def test_unwritable_runs_folder_is_a_sentence(path: str, tiny_harness: Command) -> None:
+    Path("a-file").write_text("")
+    ran = tiny_harness("run", "tiny", "--runs", path)
+    assert ran.code == 3
+    assert "Cannot write in" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run",), "Which models? Name some"),
+        (("run", "tiny", "--all"), "Name models or say --all, not both"),
+        (("run", "tinny"), "no model named 'tinny'. Did you mean 'tiny'"),
+        (("run", "tiny", "--suite", "tyny"), "no suite named 'tyny'. Did you mean 'tiny'"),
+        (("run", "tiny", "--dataset", "dot"), "'dot' is not part of the suite 'tiny', which has dots, bars"),
+        (("run", "tiny", "--protocol", "tiny"), "no protocol named 'tiny'. Did you mean 'tiny-1.0'"),
+        (("run", "tiny", "--seeds", "0"), "--seeds"),
+        (("run", "tiny", "--device", "gpu"), "no device 'gpu'"),
+        (("run", "tiny", "--executor", "slrm"), "no executor named 'slrm'"),
+        (("run", "tiny", "--jobs", "0"), "--jobs is '0', expected a number from 1 on, or auto"),
+        (("run", "tiny", "--jobs", "2", "--in-process"), "--in-process trains one job at a time, but --jobs is 2"),
+        (
+            ("run", "tiny", "--jobs-per-gpu", "2", "--device", "cpu"),
+            "--jobs-per-gpu does not apply to the device 'cpu'",
+        ),
+        (("run", "tiny", "--timeout", "soon"), "--timeout is 'soon', expected a duration such as 90"),
+        (("run", "tiny", "--executor-option", "partition"), "expected KEY=VALUE"),
+        (("run", "tiny", "--executor", "slurm", "--executor-option", "part=x"), "Did you mean 'partition'?"),
+        (("run", "tiny", "--detach"), "--detach does not go with the executor 'local'"),
+        (("run", "tiny", "--sweets", "x"), "No such option"),
+        (("check-budget",), "Which models?"),
+        (("leaderboard", "--lambda", "-1"), "Lambda is -1"),
+        (("leaderboard", "--format", "xml"), "--format"),
+        (("list", "model"), "model"),
+    ],
+)
+def test_wrong_use_is_answered_with_a_sentence(arguments: tuple[str, ...], message: str, tiny_harness: Command) -> None:
+    if arguments[0] == "leaderboard":
+        tiny_harness("run", "tiny", "gentle")
+    ran = tiny_harness(*arguments)
+    assert ran.code == 2
+    assert message in " ".join(ran.err.split())
+    assert "Traceback" not in ran.err
+    assert ran.out == ""
+
+
+def test_unknown_command_gets_a_suggestion(harness: Command) -> None:
+    ran = harness("leaderbord")
+    assert ran.code == 2
+    assert "Did you mean 'leaderboard'?" in ran.err
+
+
+def test_protocol_for_an_accelerator_explains_its_cost_on_a_cpu(
+    harness: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ran = harness("run", "shufflenet", "--suite", "xscore7")
+    assert ran.code == 3
+    assert "No CUDA device was found" in ran.err
+    # 7 data sets' whole batches of 32, times 100 epochs.
+    assert "The 7 jobs of this plan train on 23,376,000 images" in ran.err
+    assert "To insist, say --device cpu" in ran.err
+    assert "harness run --all --suite pocket" in ran.err
+    assert not list(Path("runs").iterdir())
+
+
+# ------------------------------------------------------------------------------------------------- as a real process
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return os.environ | {
+        "PYTHONPATH": str(TINY_PLUGIN),
+        "HARNESS_DATA": str(tmp_path / "data"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "harness", *arguments, "--registry", str(TINY_REGISTRY)]
+
+
+def long_registry(tmp_path: Path) -> Path:
+    """The tiny benchmark with so many epochs that a test can stop it on the way."""
+    path = tmp_path / "long.toml"
+    path.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 100"))
+    return path
+
+
+def start_and_wait_for_epochs(tmp_path: Path, history: Path, epochs: int = 5) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "harness", "run", "tiny", "--dataset", "dots", "--runs", str(tmp_path / "runs")]
+    process = subprocess.Popen(
+        [*arguments, "--registry", str(long_registry(tmp_path))],
+        env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if history.exists() and len(history.read_text().splitlines()) >= epochs:
+            return process
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_process_loses_nothing_and_the_next_one_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    cell = tmp_path / "runs/tiny-1.0/tiny/dots/seed-0"
+    process = start_and_wait_for_epochs(tmp_path, cell / "history.jsonl")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert "Go on with: harness run tiny --dataset dots" in err
+        assert "Traceback" not in err
+    assert not (cell / "result.json").exists()
+    arguments = ["run", "tiny", "--dataset", "dots", "--runs", str(tmp_path / "runs"), "--format", "json"]
+    went_on = subprocess.run(
+        [sys.executable, "-m", "harness", *arguments, "--registry", str(tmp_path / "long.toml")],
+        env=environment(tmp_path), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(went_on.stdout)[0]["state"] == "done"
+    result: dict[str, Any] = json.loads((cell / "result.json").read_text())
+    assert result["interruptions"][0]["epoch"] >= 4
+    history = [json.loads(line)["epoch"] for line in (cell / "history.jsonl").read_text().splitlines()]
+    assert history == list(range(100))
+
+
+def test_two_processes_on_one_folder_train_every_job_once(tmp_path: Path) -> None:
+    arguments = command("run", "tiny", "tiny2", "--seeds", "2", "--runs", str(tmp_path / "runs"), "--format", "json")
+    log = tmp_path / "log"
+    processes = [
+        subprocess.Popen(
+            arguments,
+            env=environment(tmp_path) | {"TINY_LOG": str(log)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in processes] == [0, 0]
+    lines = log.read_text().splitlines()
+    assert sum(line.startswith("finished") for line in lines) == 8
+    assert len(list((tmp_path / "runs").rglob("result.json"))) == 8
+    assert not list((tmp_path / "runs").rglob("set-aside"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 kB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=200k", "tmpfs", str(mount)]
+    if subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("this user can't mount a small file system")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_full_disk_ends_with_a_sentence_and_keeps_what_is_finished(tiny_harness: Command, small_disk: Path) -> None:
+    options = ("--dataset", "dots", "--runs", str(small_disk))
+    first = tiny_harness("run", "tiny", *options, "--format", "json")
+    (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize - 4096))
+    full = tiny_harness("run", "tiny2", *options)
+    assert full.code == 3
+    assert f"Cannot write in {small_disk}" in full.err
+    assert "the disk is full" in full.err
+    assert "Traceback" not in full.err
+    assert not list(small_disk.rglob("*.tmp"))
+    (small_disk / "filler").unlink()
+    again = tiny_harness("run", "tiny", "tiny2", *options, "--format", "json")
+    assert again.code == 0
+    assert again.rows[0] == first.rows[0]
+    assert "1 carried out by this command" in again.err
+
+
+def test_status_piped_to_head_is_no_error(tmp_path: Path) -> None:
+    line = shlex.join(command("list", "models")) + " | head -1"
+    ran = subprocess.run(line, shell=True, env=environment(tmp_path), capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("name")
+    assert "Traceback" not in ran.stderr

@@ -1,0 +1,400 @@
+"""Worker processes: same numbers as without, and whatever happens to one costs its own job alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock, Timeout
+
+from harness.api import ExecutorSpec
+from harness.catalog import discover
+from harness.errors import CannotContinueError, WrongUseError
+from harness.execute.ahead import Ahead, Wanted
+from harness.execute.forkserver import process_context
+from harness.execute.resources import Asked, resolve_resources
+from harness.execute.worker import Surroundings, set_up_process
+from harness.machine import THREAD_VARIABLES, thread_variables
+from harness.macs import estimate_macs
+from harness.models import Architectures
+from harness.price.timings import Timings
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, UNRULY_PLUGIN, Ran
+
+LOCAL = ExecutorSpec(name="local", title="here", execute=lambda work: [])
+REMOTE = ExecutorSpec(name="far", title="there", execute=lambda work: [], remote=True, options={"partition": "where"})
+
+
+@dataclass(frozen=True)
+class Shell:
+    """The command line as a process of its own, with the tiny and the unruly plugin."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "PYTHONPATH": os.pathsep.join(map(str, (TINY_PLUGIN, UNRULY_PLUGIN))),
+            "HARNESS_DATA": str(self.folder / "data"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "UNRULY_MARK": str(self.folder / "mark"),
+        }
+
+    def start(self, *arguments: str, registry: Path = TINY_REGISTRY) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "harness", *arguments, "--registry", str(registry)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> Ran:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=480)
+        return Ran(process.returncode, out, err)
+
+    def cell(self, model: str, dataset: str = "dots", runs: str = "runs") -> Path:
+        return self.folder / runs / "tiny-1.0" / model / dataset / "seed-0"
+
+    def result(self, model: str, dataset: str = "dots", runs: str = "runs") -> Any:
+        return json.loads((self.cell(model, dataset, runs) / "result.json").read_text())
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def test_results_do_not_depend_on_the_number_of_jobs(shell: Shell) -> None:
+    options = ("run", "tiny", "tiny2", "--threads", "1", "--format", "json")
+    two = shell.run(*options, "--jobs", "2", "--runs", "two")
+    one = shell.run(*options, "--in-process", "--runs", "one")
+    assert (two.code, one.code) == (0, 0)
+    for model in ("tiny", "tiny2"):
+        for dataset in ("dots", "bars"):
+            first, second = (shell.result(model, dataset, runs) for runs in ("one", "two"))
+            assert first["weights_sha256"] == second["weights_sha256"]
+            assert first["metrics"] == second["metrics"]
+            assert second["environment"]["threads"] == 1
+
+
+def test_process_that_dies_costs_its_own_job_alone(shell: Shell) -> None:
+    options = ("--dataset", "dots", "--threads", "1", "--format", "json")
+    models = ("killed_once", "crashing", "hanging", "exhausting", "tiny", "chatty")
+    ran = shell.run("run", *models, *options, "--jobs", "2", "--timeout", "20s", "--checkpoint-every", "0")
+    assert ran.code == 1
+    rows = {row["model"]: row for row in ran.rows}
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "killed_once": "done", "crashing": "failed", "hanging": "failed", "exhausting": "failed", "tiny": "done",
+        "chatty": "done",
+    }  # fmt: skip
+    assert "was killed by SIGSEGV (a crash in compiled code), 2 times in a row" in rows["crashing"]["detail"]
+    assert "made no progress for 20 seconds and was ended, 2 times in a row" in rows["hanging"]["detail"]
+    assert "The device ran out of memory: CUDA out of memory. Run fewer jobs" in rows["exhausting"]["detail"]
+    assert "killed_once on dots, seed 0: the process that trained it was killed by SIGKILL" in ran.err
+    assert "goes on from its last checkpoint in a fresh process" in ran.err
+    assert "a plugin that prints to stdout" in ran.err
+
+    # The mark is there now, so the same job runs through undisturbed: the bits must be the same.
+    whole = shell.run("run", "killed_once", *options, "--in-process", "--runs", "whole")
+    assert whole.code == 0
+    killed, undisturbed = shell.result("killed_once"), shell.result("killed_once", runs="whole")
+    assert [entry["epoch"] for entry in killed["interruptions"]] == [1]
+    assert undisturbed["interruptions"] == []
+    assert killed["weights_sha256"] == undisturbed["weights_sha256"]
+    assert killed["metrics"] == undisturbed["metrics"]
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (shell.cell("killed_once", runs=runs) / "history.jsonl").read_text().splitlines()
+        ]
+        for runs in ("runs", "whole")
+    ]
+    assert losses[0] == losses[1]
+
+    status = shell.run("status", "crashing", "--dataset", "dots", "--format", "json")
+    assert status.rows[0]["state"] == "failed"
+    assert "SIGSEGV" in status.rows[0]["detail"]
+
+
+def test_signal_to_one_worker_stops_it_cleanly_and_its_job_goes_on_elsewhere(shell: Shell) -> None:
+    ran = shell.run("run", "asked_once", "--dataset", "dots", "--format", "json")
+    assert ran.code == 0
+    assert "was asked by a signal to stop" in ran.err
+    (entry,) = shell.result("asked_once")["interruptions"]
+    assert (entry["epoch"], entry["step"]) == (1, 4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_workers_of_a_killed_command_save_and_end_by_themselves(shell: Shell) -> None:
+    long = shell.folder / "long.toml"
+    long.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 100000"))
+    process = shell.start("run", "tiny", "tiny2", "--dataset", "dots", "--jobs", "2", registry=long)
+    histories = [shell.cell(model) / "history.jsonl" for model in ("tiny", "tiny2")]
+    deadline = time.monotonic() + 90
+    while not all(path.exists() for path in histories):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=30)
+    for path in histories:
+        lock = FileLock(path.parent.parent / ".seed-0.lock")
+        try:
+            lock.acquire(timeout=20)
+        except Timeout:
+            pytest.fail(f"the worker that holds {lock.lock_file} is still there")
+        epochs = len(path.read_text().splitlines())
+        time.sleep(0.3)
+        assert len(path.read_text().splitlines()) == epochs
+        lock.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+def test_closed_terminal_stops_like_ctrl_c(shell: Shell) -> None:
+    long = shell.folder / "long.toml"
+    long.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 100000"))
+    process = shell.start("run", "tiny", "--dataset", "dots", registry=long)
+    history = shell.cell("tiny") / "history.jsonl"
+    deadline = time.monotonic() + 90
+    while not history.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    assert process.stderr is not None
+    assert process.stdout is not None
+    process.stderr.close()  # the terminal is gone, so every further line fails
+    process.send_signal(signal.SIGHUP)
+    try:
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.stdout.close()
+    assert (shell.cell("tiny") / "checkpoint.pt").exists()
+    assert not (shell.cell("tiny") / "error.txt").exists()
+
+
+def test_worker_that_cannot_start_is_a_sentence(shell: Shell) -> None:
+    (shell.folder / "broken").mkdir()
+    (shell.folder / "broken" / "torch.py").write_text("raise SystemExit('this torch is broken')\n")
+    # The command itself imports torch before its folder is searched; the worker, a fresh interpreter as with a GPU,
+    # finds the broken one first.
+    script = (
+        "import torch, sys, multiprocessing; import harness.execute.pool as pool; "
+        "pool.process_context = lambda devices: multiprocessing.get_context('spawn'); "
+        "sys.path.insert(0, 'broken'); sys.argv = ['harness']; from harness.cli import main; "
+        f"main(['run', 'tiny', '--dataset', 'dots', '--registry', {str(TINY_REGISTRY)!r}])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=shell.folder, env=shell.environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 3
+    assert "before it could start, 2 times in a row" in ran.stderr
+    assert "this torch is broken" in ran.stderr
+
+
+def test_workers_are_forked_for_a_cpu_alone() -> None:
+    forked = "forkserver" if sys.platform == "linux" else "spawn"
+    assert process_context(("cpu", "cpu")).get_start_method() == forked
+    assert process_context(("cuda:0",)).get_start_method() == "spawn"
+    assert process_context(("mps",)).get_start_method() == "spawn"
+
+
+def tell_surroundings(connection: Connection, surroundings: Surroundings) -> None:
+    """What a worker does first of all, in its process."""
+    set_up_process(2, surroundings)
+    connection.send((os.environ.get("MOOD"), thread_variables(), str(Path.cwd())))
+
+
+def test_a_worker_has_the_surroundings_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that it is forked from may have been started long before, in another folder."""
+    context = process_context(("cpu",))
+    for mood in ("good", "better"):
+        monkeypatch.setenv("MOOD", mood)
+        here, there = context.Pipe()
+        process = context.Process(target=tell_surroundings, args=(there, Surroundings(dict(os.environ), str(tmp_path))))
+        process.start()
+        assert here.poll(timeout=60)
+        assert here.recv() == (mood, dict.fromkeys(THREAD_VARIABLES, "2"), str(tmp_path))
+        process.join(timeout=60)
+        assert process.exitcode == 0
+
+
+BRITTLE = """
+import os, signal
+from harness.api import ModelSpec, hookimpl
+
+def build(num_classes):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+@hookimpl
+def harness_models():
+    return [ModelSpec(name="brittle", build=build, paper="none")]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+def test_model_that_crashes_when_it_is_built_is_a_sentence(shell: Shell, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "brittle-1.0.dist-info").mkdir(parents=True)
+    (site / "brittle.py").write_text(BRITTLE)
+    (site / "brittle-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: brittle\nVersion: 1.0\n")
+    (site / "brittle-1.0.dist-info" / "entry_points.txt").write_text("[harness]\nbrittle = brittle\n")
+    command = [sys.executable, "-m", "harness", "run", "tiny", "brittle", "--registry", str(TINY_REGISTRY)]
+    path = os.pathsep.join((str(site), shell.environment["PYTHONPATH"]))
+    environment = shell.environment | {"PYTHONPATH": path}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 3
+    assert "was killed by SIGSEGV (a crash in compiled code) while it built brittle." in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+WITHOUT_TORCH = """
+import atexit, sys
+from harness.cli import main
+atexit.register(lambda: print(*(name in sys.modules for name in ("torch", "timm")), file=sys.stderr))
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_command_itself_needs_no_torch(jobs: str, shell: Shell, tmp_path: Path) -> None:
+    """Its workers have it; here it would take seconds at the start, and 400 MB for days."""
+    (tmp_path / "command.py").write_text(WITHOUT_TORCH)
+    command = [sys.executable, "command.py", "run", "tiny", "tiny2", "--dataset", "dots", "--device", "cpu"]
+    options = ["--jobs", jobs, "--registry", str(TINY_REGISTRY)]
+    ran = subprocess.run(
+        [*command, *options], cwd=tmp_path, env=shell.environment, capture_output=True, text=True, check=True
+    )
+    assert "2 jobs: 2 done" in ran.stderr
+    assert ran.stderr.splitlines()[-1] == "False False"
+
+
+def test_what_was_looked_at_ahead_is_what_is_built_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(TINY_PLUGIN))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    catalog, here = discover(), Architectures(remember=False)
+    for classes in (4, 2):
+        here.get(catalog.model("tiny"), classes)
+    ahead = Ahead(Wanted(("tiny",), (4, 2), 16))
+    assert ahead.threads() > 0
+    if sys.platform == "linux":
+        assert ahead.architectures == here.known
+        digest = here.get(catalog.model("tiny"), 4).digest
+        assert Timings().number("products", digest, 16) == estimate_macs(catalog.model("tiny").spec.build(4), 16)
+    assert Ahead(None).architectures == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+@pytest.mark.parametrize("seconds", [0.3, 1.2, 2.3])
+def test_ctrl_c_before_the_first_job_is_a_sentence(seconds: float, shell: Shell) -> None:
+    """While the process that workers are forked from imports, and while another one looks at the models."""
+    command = [sys.executable, "-m", "harness", "run", "--all", "--suite", "pocket", "--jobs", "2"]
+    process = subprocess.Popen(
+        command, cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text():
+        time.sleep(0.02)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "KeyboardInterrupt" not in err
+    assert "Everything finished" in err
+
+
+BEGIN_IMPORTS = """
+import os
+from multiprocessing import forkserver
+from harness.execute.forkserver import begin_imports
+begin_imports("cpu")
+place = f"/proc/{forkserver._forkserver._forkserver_pid}/fd"
+print([os.path.samefile(f"{place}/1", f"/proc/self/fd/{number}") for number in (1, 2)])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+def test_process_that_workers_are_forked_from_lets_go_of_stdout() -> None:
+    """A reader of the command's stdout waits until the last process has let go of it."""
+    ran = subprocess.run([sys.executable, "-c", BEGIN_IMPORTS], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[False, True]"
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "threads"),
+    [
+        (Asked(device="cpu"), ("cpu",), None),
+        (Asked(device="cpu", jobs="3", threads=2), ("cpu",) * 3, 2),
+        (Asked(device="cpu", jobs="64"), ("cpu",) * 64, 1),
+    ],
+)
+def test_devices_of_the_jobs(asked: Asked, devices: tuple[str, ...], threads: int | None) -> None:
+    resources = resolve_resources(asked, LOCAL, accelerator=False)
+    assert (resources.devices, resources.threads) == (devices, threads)
+    assert resources.timeout == 3600
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices"),
+    [
+        (Asked(), ("cuda:0",)),
+        (Asked(jobs="auto"), ("cuda:0", "cuda:1", "cuda:2")),
+        (Asked(jobs="2"), ("cuda:0", "cuda:1")),
+        (Asked(jobs_per_gpu=2), ("cuda:0", "cuda:1", "cuda:2") * 2),
+        (Asked(jobs="4", jobs_per_gpu=2), ("cuda:0", "cuda:1", "cuda:2", "cuda:0")),
+        (Asked(device="cuda:1", jobs_per_gpu=2), ("cuda:1", "cuda:1")),
+    ],
+)
+def test_gpus_are_shared_out_evenly(asked: Asked, devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arithmetic alone; no GPU is touched."""
+    monkeypatch.setattr("harness.machine._has_no_driver", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert resolve_resources(asked, LOCAL, accelerator=True).devices == devices
+
+
+def test_more_jobs_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.machine._has_no_driver", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(WrongUseError, match=r"--jobs is 5, but there is room for 2.*--jobs-per-gpu 3"):
+        resolve_resources(Asked(jobs="5"), LOCAL, accelerator=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "accelerator", "needs_gpu"),
+    [("auto", True, True), ("auto", False, False), ("cpu", True, False), ("cuda", False, True)],
+)
+def test_remote_executor_is_told_what_the_node_must_have(device: str, accelerator: bool, needs_gpu: bool) -> None:
+    asked = Asked(device=device, options=("partition=gpu",))
+    resources = resolve_resources(asked, REMOTE, accelerator=accelerator)
+    assert resources.devices == (device,)
+    assert resources.needs_gpu is needs_gpu
+    assert dict(resources.options) == {"partition": "gpu"}
+    assert resources.threads == 1
+
+
+def test_missing_library_of_an_executor_says_what_to_install(
+    tiny_harness: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, module in (("slurm", "submitit"), ("ray", "ray")):
+        monkeypatch.setitem(sys.modules, module, None)
+        ran = tiny_harness("run", "tiny", "--executor", name)
+        assert ran.code == CannotContinueError.exit_code
+        assert f"pip install 'xscore-harness[{name}]'" in ran.err

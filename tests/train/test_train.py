@@ -1,0 +1,536 @@
+"""The frozen protocol, step by step, against independent references; randomness, blindness, resume and failure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.api import EpochRecord, Job, StoppedError
+from harness.catalog import Catalog
+from harness.data.ingest import require_prepared
+from harness.data.store import SplitArrays
+from harness.errors import DatasetError, TrainingError, WrongUseError
+from harness.machine import resolve_device
+from harness.registry import Benchmark, load_benchmark
+from harness.train import loop
+from harness.train import run as run_module
+from harness.train.checkpoint import Checkpoint, Found, find_checkpoint, load_checkpoint, spare_of
+from harness.train.environment import frozen_numerics
+from harness.train.feeder import Feeder
+from harness.train.loop import Training, TrainingState, build_optimizer
+from harness.train.packing import unpack
+from harness.train.pipeline import InputPipeline, build_pipeline
+from harness.train.run import Task, Trained, build_model, run_task, weights_hash
+from harness.train.schedule import learning_rate
+from harness.train.seeds import derive_seed, generator
+from tests.support import TINY_PLUGIN, TINY_REGISTRY
+
+CPU = torch.device("cpu")
+
+
+class Watch:
+    """Counts steps and stops after some, if asked to."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after = stop_after
+        self.steps = 0
+        self.records: list[EpochRecord] = []
+
+    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+        self.steps += 1
+
+    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
+        self.records = list(history)
+
+    def batch_evaluated(self) -> None:
+        pass
+
+    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
+        self.records.append(record)
+
+    def should_stop(self) -> bool:
+        return self.steps == self.stop_after
+
+
+@pytest.fixture
+def task_of(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Callable[..., Task]:
+    def make(model: str = "tiny", dataset: str = "dots", seed: int = 0, name: str = "x") -> Task:
+        protocol = tiny_benchmark.protocol("tiny-1.0")
+        return Task(
+            job=Job("tiny-1.0", model, dataset, seed),
+            protocol=protocol,
+            model=tiny_catalog.model(model),
+            dataset=require_prepared(tiny_catalog.dataset(dataset), tmp_path / "data", protocol.input_size),
+            catalog=tiny_catalog,
+            device=CPU,
+            checkpoint=tmp_path / f"{name}.pt",
+        )
+
+    return make
+
+
+def run(task: Task, watch: Watch | None = None) -> Trained:
+    built = build_model(task)
+    return run_task(task, built, find_checkpoint(task.checkpoint, fingerprint=built.fingerprint), watch or Watch())
+
+
+# ---------------------------------------------------------------------------------------------------- the protocol
+
+
+def test_schedule_is_the_closed_form() -> None:
+    protocol = load_benchmark().protocol("xscore-1.0")
+    rates = [learning_rate(epoch, protocol, 1e-3) for epoch in range(100)]
+    assert rates[:5] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3], rel=1e-12)
+    assert rates[99] == pytest.approx(1e-5, rel=1e-12)
+    # 47.5 epochs into the cosine is its middle; by hand for a third of the way down.
+    assert (rates[51] + rates[52]) / 2 == pytest.approx((1e-3 + 1e-5) / 2, rel=1e-3)
+    assert rates[5 + 19 - 1] == pytest.approx(1e-5 + 0.99e-3 * (1 + math.cos(math.pi / 5)) / 2, rel=1e-12)
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+    assert learning_rate(4, protocol, 1e-4) == pytest.approx(1e-4)
+
+
+def test_optimizer_uses_the_scheduled_rate_in_every_epoch(task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    watch = Watch()
+    run(task, watch)
+    expected = [learning_rate(epoch, task.protocol, task.protocol.lr_max) for epoch in range(3)]
+    assert [record.lr for record in watch.records] == expected
+    assert [record.epoch for record in watch.records] == [0, 1, 2]
+
+
+def small_training(benchmark: Benchmark, catalog: Catalog, count: int = 16) -> Training:
+    protocol = benchmark.protocol("tiny-1.0")
+    random = np.random.default_rng(0)
+    train = SplitArrays(
+        random.integers(0, 256, (count, 10, 10, 3), dtype=np.uint8), random.integers(0, 4, count).astype(np.int64)
+    )
+    pipeline = build_pipeline(protocol, catalog, num_classes=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), device=CPU)
+    return Training(protocol, 1e-2, 3, train, pipeline, CPU, "channels_last")
+
+
+def test_one_step_is_a_plain_pytorch_step(tiny_benchmark: Benchmark, tiny_catalog: Catalog) -> None:
+    """Gather, augment, normalise, forward, loss, backward and Adam, written out without the library."""
+    training = small_training(tiny_benchmark, tiny_catalog)
+    protocol = training.protocol
+    module = tiny_catalog.model("tiny").spec.build(4)
+    reference = tiny_catalog.model("tiny").spec.build(4)
+    reference.load_state_dict(module.state_dict())
+    state = TrainingState(module, build_optimizer(module, protocol), torch.zeros(training.steps))
+    for group in state.optimizer.param_groups:
+        group["lr"] = 1e-2
+    order = torch.randperm(16, generator=generator(3, "shuffle", 0)).numpy()
+    module.train()
+    chosen = order[:8]
+    with Feeder(training.train, CPU).batches(order, size=8) as batches:
+        training._step(state, next(batches))
+
+    x = torch.from_numpy(training.train.images[chosen]).permute(0, 3, 1, 2).float() / 255
+    y = F.one_hot(torch.from_numpy(training.train.labels[chosen]), 4).float()
+    for use in protocol.augmentations:
+        if use.at == "input":
+            x = F.interpolate(x, size=(12, 12), mode="bilinear", align_corners=False)
+        transform = tiny_catalog.augmentation(use.name).spec.build(**use.strengths)
+        x, y = transform(x, y, torch.Generator().manual_seed(derive_seed(3, "augment", use.name, 0, 0)))
+    x = (x - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1)
+    torch.manual_seed(derive_seed(3, "forward", 0, 0))
+    reference.train()
+    logs = F.log_softmax(reference(x), dim=1)
+    smoothed = y * 0.95 + 0.05 / 4
+    loss = -(smoothed * logs).sum(dim=1).mean()
+    loss.backward()
+    # Adam by its definition: after one step every weight moves by lr * g / (|g| + eps).
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            assert parameter.grad is not None
+            m, v = 0.1 * parameter.grad, 0.001 * parameter.grad**2
+            parameter -= 1e-2 * (m / (1 - 0.9)) / ((v / (1 - 0.999)).sqrt() + 1e-8)
+    assert state.losses[0].item() == pytest.approx(loss.item(), rel=1e-5)
+    for (name, found), expected in zip(module.named_parameters(), reference.parameters(), strict=True):
+        # Where a gradient is all rounding error its sign, and so the direction of Adam's first step, is arbitrary.
+        sure = expected.grad.abs() > 1e-6  # type: ignore[union-attr]
+        torch.testing.assert_close(found[sure], expected[sure], rtol=1e-3, atol=1e-5, msg=name)
+        assert sure.float().mean() > 0.9
+
+
+def test_mixed_targets_give_the_lambda_weighted_loss() -> None:
+    """CutMix's loss is written for two label vectors; on mixed targets it is the same number."""
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    first, second, lam = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([1, 1, 0, 4, 2, 3]), 0.3
+    two = lam * F.cross_entropy(logits, first, label_smoothing=0.05) + (1 - lam) * F.cross_entropy(
+        logits, second, label_smoothing=0.05
+    )
+    mixed = lam * F.one_hot(first, 5) + (1 - lam) * F.one_hot(second, 5)
+    assert F.cross_entropy(logits, mixed, label_smoothing=0.05).item() == pytest.approx(two.item(), rel=1e-6)
+
+
+def test_augmentations_act_where_the_protocol_says(tiny_benchmark: Benchmark, tiny_catalog: Catalog) -> None:
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def spy(name: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+        def transform(
+            images: torch.Tensor, targets: torch.Tensor, random: torch.Generator
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            sizes[name] = tuple(images.shape)
+            assert images.min() >= 0
+            assert images.max() <= 1
+            return images, targets
+
+        return transform
+
+    zero, one = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+    pipeline = InputPipeline({"early": spy("early")}, {"late": spy("late")}, 12, 4, zero, one)
+    images = torch.randint(0, 256, (8, 10, 10, 3), dtype=torch.uint8)
+    inputs, targets = pipeline.train_batch(images, torch.arange(8) % 4, seed=0, epoch=0, step=0)
+    assert sizes == {"early": (8, 3, 10, 10), "late": (8, 3, 12, 12)}
+    assert inputs.shape == (8, 3, 12, 12)
+    assert inputs.dtype == targets.dtype == torch.float32
+    torch.testing.assert_close(inputs, pipeline.test_batch(images))
+
+
+def test_last_partial_batch_is_dropped_and_the_order_is_new_every_epoch(
+    tiny_benchmark: Benchmark, tiny_catalog: Catalog
+) -> None:
+    training = small_training(tiny_benchmark, tiny_catalog, count=23)
+    assert training.steps == 2
+    orders = [torch.randperm(23, generator=generator(3, "shuffle", epoch)).tolist() for epoch in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+# ------------------------------------------------------------------------------------------------------ randomness
+
+
+def test_same_seed_same_bits_in_two_processes(task_of: Callable[..., Task], tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['harness']; from harness.cli import main; "
+        "main(['run', 'tiny', '--dataset', 'dots', '--registry', {registry!r}, '--runs', {runs!r}, '--format', 'json'])"
+    )
+    hashes = []
+    for name in ("one", "two"):
+        runs = tmp_path / name
+        code = script.format(registry=str(TINY_REGISTRY), runs=str(runs))
+        environment = os.environ | {"PYTHONPATH": str(TINY_PLUGIN)}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
+        result = msgspec.json.decode((runs / "tiny-1.0/tiny/dots/seed-0/result.json").read_bytes())
+        hashes.append(result["weights_sha256"])
+    here = run(task_of()).result.weights_sha256
+    assert hashes == [here, here]
+
+
+def test_seeds_models_and_data_sets_differ_only_where_they_should(task_of: Callable[..., Task]) -> None:
+    first = run(task_of(name="a")).result
+    assert run(task_of(name="b")).result.weights_sha256 == first.weights_sha256
+    assert run(task_of(seed=1, name="c")).result.weights_sha256 != first.weights_sha256
+    assert run(task_of(dataset="bars", name="d")).result.weights_sha256 != first.weights_sha256
+
+
+def test_run_leaves_the_global_generator_alone(task_of: Callable[..., Task]) -> None:
+    torch.manual_seed(7)
+    expected = torch.get_rng_state()
+    run(task_of())
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_run_restores_numeric_flags_and_uses_frozen_ones() -> None:
+    torch.set_float32_matmul_precision("high")
+    try:
+        with frozen_numerics():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+# ------------------------------------------------------------------------------------------------------- blindness
+
+
+def test_test_files_are_not_opened_before_the_last_epoch_has_ended(task_of: Callable[..., Task]) -> None:
+    """Watched from outside: every file that the process opens, against the epochs that have ended."""
+    opened: list[tuple[str, int]] = []
+    watch = Watch()
+    listening = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event == "open" and "test." in os.path.basename(str(arguments[0])):  # noqa: PTH119
+            opened.append((Path(str(arguments[0])).name, len(watch.records)))
+
+    task = task_of()
+    sys.addaudithook(hook)
+    try:
+        trained = run(task, watch)
+    finally:
+        listening = False
+    assert {name for name, _ in opened} == {"test.images.npy", "test.labels.npy"}
+    assert {epochs for _, epochs in opened} == {3}
+    assert trained.result.test_reads == 1
+
+
+def test_sealed_test_split_opens_once_and_only_after_training(task_of: Callable[..., Task]) -> None:
+    sealed = task_of().dataset.sealed_test()
+    with pytest.raises(DatasetError, match=r"stays sealed until the last epoch has ended: 2 of 3"):
+        sealed.open(epochs_done=2, epochs=3)
+    assert sealed.reads == 0
+    assert len(sealed.open(epochs_done=3, epochs=3)) == 40
+    with pytest.raises(DatasetError, match=r"already read in this run"):
+        sealed.open(epochs_done=3, epochs=3)
+
+
+def test_accuracy_is_of_the_stored_logits(task_of: Callable[..., Task]) -> None:
+    trained = run(task_of())
+    share = (trained.logits.argmax(dim=1) == trained.labels).double().mean().item()
+    assert trained.result.metrics["top1"] == pytest.approx(100 * share)
+    assert trained.logits.shape == (40, 4)
+    assert trained.result.metrics["top1"] > 60  # the colours can be told apart; a guess gives 25
+
+
+# ---------------------------------------------------------------------------------------------- resume and failure
+
+
+@pytest.mark.parametrize("steps", [1, 7, 8, 13, 24])
+def test_stopped_run_goes_on_to_the_same_bits(steps: int, task_of: Callable[..., Task]) -> None:
+    whole = run(task_of(name="whole"))
+    task = task_of(name="halves")
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=steps))
+    watch = Watch()
+    went_on = run(task, watch)
+    assert watch.steps == 24 - steps
+    assert went_on.result.weights_sha256 == whole.result.weights_sha256
+    assert torch.equal(went_on.logits, whole.logits)
+    assert [r.loss for r in went_on.history] == [r.loss for r in whole.history]
+    (interruption,) = went_on.result.interruptions
+    assert 8 * interruption["epoch"] + interruption["step"] == steps
+    assert went_on.result.test_reads == 1
+
+
+def test_stop_between_training_and_result_counts_both_reads(task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    first = run(task)
+    again = run(task)  # as if the process had died before it wrote the result
+    assert again.result.test_reads == 2
+    assert again.result.weights_sha256 == first.result.weights_sha256
+
+
+def test_final_checkpoint_holds_the_weights_and_no_optimiser(task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    built = build_model(task)
+    result = run_task(task, built, Found(None), Watch()).result
+    checkpoint = load_checkpoint(task.checkpoint, fingerprint=built.fingerprint)
+    assert checkpoint is not None
+    assert checkpoint.optimizer is None
+    assert checkpoint.epoch == 3
+    fresh = build_model(task).module
+    fresh.load_state_dict(checkpoint.weights)
+    assert weights_hash(fresh) == result.weights_sha256
+
+
+@pytest.mark.parametrize(("pause", "epochs"), [(0.0, [1, 2, 3]), (1e9, [3])])
+def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_one_is(
+    task_of: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, pause: float, epochs: list[int]
+) -> None:
+    """It is saved before the test split is opened, and says that it is."""
+    saved = []
+    write = run_module.save_checkpoint
+
+    def noted(path: Path, checkpoint: Checkpoint, **how: bool) -> None:
+        saved.append(checkpoint.epoch)
+        write(path, checkpoint, **how)
+
+    monkeypatch.setattr(run_module, "save_checkpoint", noted)
+    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", pause)
+    task = task_of()
+    run(task)
+    assert saved == epochs
+    assert spare_of(task.checkpoint).exists() == (len(epochs) > 1)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "pickle", "one_bit", "other_job"])
+def test_damaged_checkpoint_falls_back_to_the_spare(damage: str, task_of: Callable[..., Task]) -> None:
+    whole = run(task_of(name="whole"))
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=6))
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=7))  # so there are checkpoints after 6 and 13 steps
+    content = task.checkpoint.read_bytes()
+    match damage:
+        case "truncated":
+            task.checkpoint.write_bytes(content[: len(content) // 2])
+        case "garbage":
+            task.checkpoint.write_bytes(os.urandom(1000))
+        case "empty":
+            task.checkpoint.write_bytes(b"")
+        case "pickle":
+            torch.save({"schema": 1, "run": Path}, task.checkpoint)
+        case "one_bit":
+            place = len(content) // 2
+            task.checkpoint.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        case "other_job":
+            other = task_of(seed=1, name="other")
+            run(other)
+            task.checkpoint.write_bytes(other.checkpoint.read_bytes())
+    found = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint)
+    assert found.checkpoint is not None
+    assert (found.checkpoint.epoch, found.checkpoint.step) == (0, 6)
+    ((path, sentence),) = found.damaged
+    assert path == task.checkpoint
+    assert "x.pt" in sentence
+    path.unlink()
+    watch = Watch()
+    went_on = run_task(task, build_model(task), found, watch)
+    assert watch.steps == 18
+    assert went_on.result.weights_sha256 == whole.result.weights_sha256
+    assert [r.loss for r in went_on.history] == [r.loss for r in whole.history]
+    (entry,) = went_on.result.interruptions
+    assert entry["reason"].startswith(
+        "A checkpoint was damaged and set aside; training went on from the spare at epoch 1, step 7."
+    )
+    assert entry["reason"] in went_on.result.notes
+
+
+def test_both_checkpoints_damaged_start_again_and_say_so(task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    for path in (task.checkpoint, spare_of(task.checkpoint)):
+        path.write_bytes(b"")
+    found = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint)
+    assert found.checkpoint is None
+    assert len(found.damaged) == 2
+    assert "training started again" in found.reason
+
+
+def test_checkpoint_from_before_tensors_were_packed_is_gone_on_with(task_of: Callable[..., Task]) -> None:
+    whole = run(task_of(name="whole"))
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    content = torch.load(task.checkpoint, weights_only=True)
+    assert len(content["weights"]["tensors"]) < len(whole.logits), "it is packed"
+    unpacked = {name: unpack(content[name]) for name in ("weights", "optimizer")}
+    torch.save(content | unpacked | {"schema": 2}, task.checkpoint)
+    watch = Watch()
+    went_on = run(task, watch)
+    assert watch.steps == 24 - 13
+    assert went_on.result.weights_sha256 == whole.result.weights_sha256
+
+
+@pytest.mark.parametrize("lost", ["numbers", "tensors", "tree"])
+def test_checkpoint_whose_pack_lacks_something_is_damaged(lost: str, task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    content = torch.load(task.checkpoint, weights_only=True)
+    if lost == "numbers":
+        content["optimizer"]["tensors"][0] = content["optimizer"]["tensors"][0][:5].clone()
+    else:
+        content["optimizer"].pop(lost)
+    torch.save(content, task.checkpoint)
+    (damaged,) = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint).damaged
+    assert "lacks something" in damaged[1]
+
+
+def test_stop_between_the_two_renames_goes_on_from_the_spare(task_of: Callable[..., Task]) -> None:
+    whole = run(task_of(name="whole"))
+    task = task_of()
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    task.checkpoint.replace(spare_of(task.checkpoint))
+    watch = Watch()
+    went_on = run(task, watch)
+    assert watch.steps == 24 - 13
+    assert went_on.result.weights_sha256 == whole.result.weights_sha256
+    assert "reason" not in went_on.result.interruptions[0]
+
+
+def test_spare_of_a_finished_run_is_a_position_to_repeat_its_end_from(
+    task_of: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", 0.0)
+    task = task_of()
+    whole = run(task)
+    spare = load_checkpoint(spare_of(task.checkpoint), fingerprint=whole.result.fingerprint)
+    assert spare is not None
+    assert (spare.epoch, spare.step) == (2, 0)
+    assert spare.optimizer is not None
+
+
+def test_undefined_loss_fails_with_epoch_and_step(task_of: Callable[..., Task]) -> None:
+    with pytest.raises(TrainingError, match=r"became nan in epoch 2 of 3, step 4 of 8"):
+        run(task_of(model="diverging"))
+
+
+def test_wrong_output_shape_fails(task_of: Callable[..., Task]) -> None:
+    with pytest.raises(TrainingError, match=r"logits of shape \(8, 5\), expected \(8, 4\)"):
+        run(task_of(model="misshapen"))
+
+
+def test_fewer_images_than_a_batch_fail(task_of: Callable[..., Task]) -> None:
+    task = task_of()
+    task = replace(task, protocol=msgspec.structs.replace(task.protocol, batch_size=65))
+    with pytest.raises(DatasetError, match=r"64 training images, fewer than one batch of 65"):
+        run(task)
+
+
+def test_fingerprint_depends_on_all_that_matters(task_of: Callable[..., Task]) -> None:
+    base = task_of()
+    prints = {
+        "base": build_model(base).fingerprint,
+        "model": build_model(task_of(model="big")).fingerprint,
+        "name": build_model(task_of(model="tiny2")).fingerprint,
+        "rate": build_model(task_of(model="gentle")).fingerprint,
+        "seed": build_model(task_of(seed=1)).fingerprint,
+        "data": build_model(task_of(dataset="grey")).fingerprint,
+        "protocol": build_model(
+            replace(base, protocol=msgspec.structs.replace(base.protocol, label_smoothing=0.1))
+        ).fingerprint,
+        "version": build_model(
+            replace(base, model=replace(base.model, owner=replace(base.model.owner, version="1.1")))
+        ).fingerprint,
+    }
+    assert len(set(prints.values())) == len(prints)
+    assert build_model(task_of()).fingerprint == prints["base"]
+
+
+def test_declared_learning_rate_is_used_and_recorded(task_of: Callable[..., Task]) -> None:
+    watch = Watch()
+    result = run(task_of(model="gentle"), watch).result
+    assert (result.lr_max, result.lr_exception) == (5e-4, "model")
+    assert watch.records[0].lr == 5e-4
+    listed = task_of(name="listed")
+    listed = replace(listed, protocol=msgspec.structs.replace(listed.protocol, lr_max_exceptions={"tiny": 2e-3}))
+    result = run(listed).result
+    assert (result.lr_max, result.lr_exception) == (2e-3, "protocol")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda0", ""])
+def test_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(WrongUseError, match=r"no device"):
+        resolve_device(name)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_run_is_deterministic_and_resumes(task_of: Callable[..., Task]) -> None:
+    device = torch.device("cuda")
+    whole = run(replace(task_of(name="whole"), device=device))
+    again = run(replace(task_of(name="again"), device=device))
+    task = replace(task_of(name="halves"), device=device)
+    with pytest.raises(StoppedError):
+        run(task, Watch(stop_after=13))
+    went_on = run(task)
+    assert whole.result.weights_sha256 == again.result.weights_sha256 == went_on.result.weights_sha256
