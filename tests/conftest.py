@@ -16,7 +16,7 @@ import torch
 
 from harness.api import EpochRecord, RunResult
 from harness.catalog import Catalog, discover
-from harness.cli import _run
+from harness.cli import run_command
 from harness.plan import Selection, build_plan, dataset_facts
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
@@ -67,7 +67,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def run(*arguments: str) -> Ran:
         capsys.readouterr()
         elsewhere = {"--jobs", "--executor", "--in-process", "--dry-run"} & set(arguments)
-        code = _run([*arguments, *(["--in-process"] if arguments[0] == "run" and not elsewhere else [])])
+        code = run_command([*arguments, *(["--in-process"] if arguments[0] == "run" and not elsewhere else [])])
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
 
@@ -90,7 +90,7 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("harness.train.loop.CHECKPOINT_PAUSE", 0.0)  # else epochs that are so short are not saved
         for selection in (("tiny",), ("tiny2", "--dataset", "dots")):
             where = ("--registry", str(TINY_REGISTRY), "--runs", str(place / "runs"))
-            assert _run(["run", *selection, *where, "--in-process"]) == 0
+            assert run_command(["run", *selection, *where, "--in-process"]) == 0
     return place / "runs"
 
 
@@ -177,7 +177,7 @@ def cli(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = _run([str(argument) for argument in arguments])
+        code = run_command([str(argument) for argument in arguments])
         said = capsys.readouterr()
         return code, said.out, said.err
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -181,14 +181,19 @@ def cli() -> None:
     """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with 0 (done), 1 (the answer is no), 2 (wrong use), 3 (cannot go on) or 130."""
-    code = _run(arguments)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the code that :func:`run_command` returns."""
+    code = run_command(arguments)
     gc.freeze()  # else the interpreter looks at every object of torch on its way out, which takes a second
     sys.exit(code)
 
 
-def _run(arguments: list[str] | None) -> int:
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command in this process, with the program's own arguments by default.
+
+    Returns:
+        The exit code: 0 (done), 1 (the answer is no), 2 (wrong use), 3 (cannot go on) or 130 (interrupted).
+    """
     try:
         result: Any = cli.main(arguments, prog_name="harness", standalone_mode=False)
         sys.stdout.flush()

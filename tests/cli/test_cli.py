@@ -32,7 +32,7 @@ HEAVY = ("torch", "timm", "torchvision", "fvcore", "numpy", "pandas", "rich", "P
 )
 def test_light_commands_import_nothing_heavy(arguments: tuple[str, ...], allowed: tuple[str, ...]) -> None:
     script = (
-        "import sys; from harness.cli import _run; _run(sys.argv[1:]); "
+        "import sys; from harness.cli import run_command; run_command(sys.argv[1:]); "
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
     )
     ran = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
@@ -68,7 +68,7 @@ def test_help_of_all_commands_says_what_each_says_of_itself() -> None:
 
 def test_help_imports_no_command() -> None:
     script = (
-        "import sys; from harness.cli import _run; _run(['--help']); "
+        "import sys; from harness.cli import run_command; run_command(['--help']); "
         "print([name for name in sys.modules if name.startswith('harness.') or name == 'msgspec'], file=sys.stderr)"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -31,7 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.delenv("HARNESS_MIRROR", raising=False)
 
     def command(*arguments: object) -> tuple[int, str, str]:
-        code = cli._run([str(argument) for argument in arguments])
+        code = cli.run_command([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -188,8 +188,8 @@ def test_known_leakage_is_told_by_name(tmp_path: Path) -> None:
 
 def test_help_and_lists_import_nothing_heavy() -> None:
     code = (
-        "import sys; from harness.cli import _run\n"
-        "for arguments in (['prepare', '--help'], ['audit', '--help'], ['list', 'datasets']): _run(arguments)\n"
+        "import sys; from harness.cli import run_command\n"
+        "for arguments in (['prepare', '--help'], ['audit', '--help'], ['list', 'datasets']): run_command(arguments)\n"
         "heavy = [m for m in ('torch', 'numpy', 'PIL', 'requests', 'scipy', 'pandas') if m in sys.modules]\n"
         "print(heavy, file=sys.stderr)"
     )

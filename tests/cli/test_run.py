@@ -261,12 +261,12 @@ def test_stale_result_is_set_aside_never_used_never_deleted(tiny_harness: Comman
     other = tmp_path / "other.toml"
     other.write_text(TINY_REGISTRY.read_text().replace("label_smoothing = 0.05", "label_smoothing = 0.1"))
     options = ("--registry", str(other), "--format", "json")
-    from harness.cli import _run
+    from harness.cli import run_command
 
     status = tiny_harness("status", "tiny", "--dataset", "dots", "--format", "json")
     assert status.rows[0]["state"] == "done"
     result = (CELL / "result.json").read_bytes()
-    assert _run(["run", "tiny", "--dataset", "dots", *options]) == 0
+    assert run_command(["run", "tiny", "--dataset", "dots", *options]) == 0
     (aside,) = (CELL.parent / "set-aside").iterdir()
     assert (aside / "result.json").read_bytes() == result
     status = tiny_harness("status", "tiny", "--dataset", "dots", "--format", "json")

@@ -230,9 +230,9 @@ def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
     process.communicate(timeout=60)
     (stopped,) = entries()
     assert happened(stopped)[-1].startswith("close" if number == signal.SIGTERM else "epoch")
-    from harness.cli import _run
+    from harness.cli import run_command
 
-    assert _run(arguments) == 0
+    assert run_command(arguments) == 0
     (run,) = entries()
     epochs = [entry["epoch"] for entry in run if entry["what"] == "epoch"]
     # A process killed between telling and remembering repeats one epoch.
@@ -260,9 +260,9 @@ def test_epochs_that_a_kill_undoes_were_not_told(diary: Command, tmp_path: Path)
     process.communicate(timeout=60)
     assert history.read_text().count("\n") >= 3
     assert [happened(run) for run in entries()] == [["open"]]
-    from harness.cli import _run
+    from harness.cli import run_command
 
-    assert _run(arguments) == 0
+    assert run_command(arguments) == 0
     (run,) = entries()
     told = [(entry["epoch"], entry["seconds"]) for entry in run if entry["what"] == "epoch"]
     kept = [json.loads(line) for line in history.read_text().splitlines()]

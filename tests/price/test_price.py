@@ -480,7 +480,7 @@ def test_quick_plan_times_nothing_and_says_what_is_unknown(tiny_harness: Command
 
 def test_remembered_price_needs_no_torch(tmp_path: Path, quick_start: None, tiny_harness: Command) -> None:
     script = (
-        "import sys; from harness.cli import _run; code = _run(sys.argv[1:]); "
+        "import sys; from harness.cli import run_command; code = run_command(sys.argv[1:]); "
         "print(code, sorted({'torch', 'timm', 'fvcore'} & set(sys.modules)))"
     )
     arguments = ["plan", "tiny", "--device", "cpu", "--threads", "1", "--registry", str(TINY_REGISTRY)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli import _run
+from harness.cli import run_command
 from tests.results.test_bundle import content, outcomes, rewritten
 from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
 
@@ -27,8 +27,8 @@ def ablation_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TINY_PLUGIN))
         patch.setenv("HARNESS_DATA", str(place / "data"))
-        assert _run(["run", "tiny", "gentle", "--protocol", str(place / "short.toml"), *where]) == 0
-        assert _run(["run", "tiny", "--dataset", "dots", *where]) == 0
+        assert run_command(["run", "tiny", "gentle", "--protocol", str(place / "short.toml"), *where]) == 0
+        assert run_command(["run", "tiny", "--dataset", "dots", *where]) == 0
     return place / "runs"
 
 

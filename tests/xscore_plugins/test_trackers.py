@@ -337,9 +337,9 @@ def test_mlflow_with_a_real_server_through_a_stop(
     process.communicate()
     _, (stopped,) = mlflow_runs(server)
     assert stopped.info.status == "RUNNING"
-    from harness.cli import _run
+    from harness.cli import run_command
 
-    assert _run(options) == 0
+    assert run_command(options) == 0
     client, (run,) = mlflow_runs(server)
     assert run.info.run_id == stopped.info.run_id
     assert len(curve(client, run, "loss")) == 20
