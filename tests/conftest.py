@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from harness.plan import Selection, build_plan, dataset_facts
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
 from harness.workspace.survey import Surveyor
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran, Rows
 
 MADE_UP = {"mobilenet": 2.0, "shufflenet": 1.6, "starnet": 2.4, "fbnet": 1.0}
 
@@ -37,9 +37,10 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees or changes the user's caches."""
+    """No test sees the user's caches, data sets or mirror."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("HARNESS_MIRROR", raising=False)
 
 
 @pytest.fixture
@@ -59,15 +60,16 @@ def tiny_catalog(tiny: None) -> Catalog:
 
 
 @pytest.fixture
-def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the command line in this process, in an empty folder. Training, too, unless the test says how it happens."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def run(*arguments: str) -> Ran:
+    def run(*arguments: str | Path) -> Ran:
         capsys.readouterr()
-        elsewhere = {"--jobs", "--executor", "--in-process", "--dry-run"} & set(arguments)
-        code = run_command([*arguments, *(["--in-process"] if arguments[0] == "run" and not elsewhere else [])])
+        texts = [str(argument) for argument in arguments]
+        elsewhere = {"--jobs", "--executor", "--in-process", "--dry-run"} & set(texts)
+        code = run_command([*texts, *(["--in-process"] if texts[0] == "run" and not elsewhere else [])])
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
 
@@ -75,7 +77,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 @pytest.fixture
-def tiny_harness(harness: Callable[..., Ran], tiny: None) -> Callable[..., Ran]:
+def tiny_harness(harness: Command, tiny: None) -> Command:
     """The command line with the tiny plugin and the tiny registry."""
     return lambda *arguments: harness(*arguments, "--registry", str(TINY_REGISTRY))
 
@@ -119,21 +121,19 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 # -------------------------------------------------------------------------------------- results without training
 
-Cli = Callable[..., tuple[int, str, str]]
+
+@pytest.fixture(scope="session")
+def pocket_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pocket-data")
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def pocket_runs(tmp_path_factory: pytest.TempPathFactory, pocket_data: Path) -> Path:
     """A runs folder: two seeds of four models; ``starnet`` has one only, ``fbnet`` lacks a data set."""
-    runs = RunsFolder(tmp_path_factory.mktemp("runs"))
+    runs = RunsFolder(tmp_path_factory.mktemp("pocket-runs"))
     benchmark, catalog = load_benchmark(), discover()
     plan = build_plan(benchmark, catalog, Selection(tuple(MADE_UP), suite="pocket", seeds=2))
-    surveyor = Surveyor(benchmark, catalog, runs, data, remember=False)
+    surveyor = Surveyor(benchmark, catalog, runs, pocket_data, remember=False)
     rng = np.random.default_rng(0)
     for job in plan.jobs:
         if (job.model == "starnet" and job.seed) or (job.model == "fbnet" and job.dataset == "pocket_earth"):
@@ -170,36 +170,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 @pytest.fixture
-def cli(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command as a user would; return its exit code, stdout and stderr."""
-    monkeypatch.setenv("HARNESS_DATA", str(data))
-    monkeypatch.chdir(tmp_path)
+def pocket_harness(harness: Command, pocket_data: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line with the data sets of the made-up results."""
+    monkeypatch.setenv("HARNESS_DATA", str(pocket_data))
+    return harness
 
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run_command([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+
+@pytest.fixture
+def rows(pocket_harness: Command) -> Rows:
+    """The rows that a command prints with ``--format json``."""
+
+    def call(*arguments: str | Path) -> list[dict[str, Any]]:
+        ran = pocket_harness(*arguments, "--format", "json")
+        assert ran.code == 0, ran.err
+        return ran.rows
 
     return call
 
 
 @pytest.fixture
-def rows(cli: Cli) -> Callable[..., list[dict[str, object]]]:
-    """Run a command with ``--format json`` and return its rows."""
-
-    def call(*arguments: str | Path) -> list[dict[str, object]]:
-        code, out, err = cli(*arguments, "--format", "json")
-        assert code == 0, err
-        loaded: list[dict[str, object]] = json.loads(out)
-        return loaded
-
-    return call
-
-
-@pytest.fixture
-def own_copy(finished: Path, tmp_path: Path) -> Path:
+def copied_runs(pocket_runs: Path, tmp_path: Path) -> Path:
     """A copy of the finished runs that a test may change."""
     target = tmp_path / "runs-copy"
-    shutil.copytree(finished, target)
+    shutil.copytree(pocket_runs, target)
     return target

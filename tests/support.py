@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,7 @@ class Ran:
         rows = json.loads(self.out)
         assert isinstance(rows, list)
         return rows
+
+
+Command = Callable[..., Ran]
+Rows = Callable[..., list[dict[str, Any]]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,8 @@ from harness.protocol_file import departures, read_protocol_file
 from harness.registry import Benchmark, load_benchmark
 from harness.results.protocols import find_protocol
 from harness.results.store import RunsFolder
-from tests.support import ROOT, TINY_REGISTRY, Ran
+from tests.support import ROOT, TINY_REGISTRY, Command
 
-Command = Callable[..., Ran]
 EXAMPLES = ROOT / "examples" / "protocols"
 SHORT = 'name = "short"\nbased_on = "tiny-1.0"\nepochs = 2\n'
 COMPLETE = TINY_REGISTRY.read_text().partition('[protocols."tiny-1.0"]')[2].partition("[suites.tiny]")[0]

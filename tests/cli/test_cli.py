@@ -13,7 +13,7 @@ import pytest
 
 from harness.cli import cli
 from harness.cli.progress import duration
-from tests.support import Ran
+from tests.support import Command
 
 HEAVY = ("torch", "timm", "torchvision", "fvcore", "numpy", "pandas", "rich", "PIL", "scipy", "tabulate")
 
@@ -50,7 +50,7 @@ def test_status_does_not_import_scipy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", cli.commands)
-def test_every_command_explains_itself_with_an_example(name: str, harness: Callable[..., Ran]) -> None:
+def test_every_command_explains_itself_with_an_example(name: str, harness: Command) -> None:
     ran = harness(name, "--help")
     assert ran.code == 0
     assert f"harness {name}" in ran.out.split("Usage:")[1].split("\n", 1)[1]
@@ -90,7 +90,7 @@ def test_every_option_has_a_help_text() -> None:
     "kind",
     ["models", "datasets", "augmentations", "metrics", "suites", "protocols", "plugins", "executors", "trackers"],
 )
-def test_list_kinds(kind: str, harness: Callable[..., Ran]) -> None:
+def test_list_kinds(kind: str, harness: Command) -> None:
     ran = harness("list", kind, "--format", "json")
     assert ran.code == 0
     assert ran.rows
@@ -98,7 +98,7 @@ def test_list_kinds(kind: str, harness: Callable[..., Ran]) -> None:
     assert harness("list", kind).out.count("\n") >= len(ran.rows)
 
 
-def test_list_models_says_who_installed_them(harness: Callable[..., Ran]) -> None:
+def test_list_models_says_who_installed_them(harness: Command) -> None:
     rows = {row["name"]: row for row in harness("list", "models", "--format", "json").rows}
     assert len(rows) == 11
     assert {"name", "plugin", "distribution", "version"} <= set(rows["starnet"])
@@ -106,7 +106,7 @@ def test_list_models_says_who_installed_them(harness: Callable[..., Ran]) -> Non
     assert rows["mobilevit"]["lr_max"] == 1e-4
 
 
-def test_list_mentions_broken_plugins(harness: Callable[..., Ran], install: Callable[..., Path]) -> None:
+def test_list_mentions_broken_plugins(harness: Command, install: Callable[..., Path]) -> None:
     install("broken_plugin", "import nothing_of_the_kind")
     assert "1 plugin has a problem" in harness("list").err
     ran = harness("list", "plugins", "--format", "json")
@@ -120,7 +120,7 @@ def test_module_and_script_are_the_same() -> None:
     assert ran.stdout.startswith("harness, version ")
 
 
-def test_bad_registry_exits_with_3(harness: Callable[..., Ran], tmp_path: Path) -> None:
+def test_bad_registry_exits_with_3(harness: Command, tmp_path: Path) -> None:
     path = tmp_path / "registry.toml"
     path.write_text("schema = 1")
     ran = harness("list", "suites", "--registry", str(path))
@@ -129,7 +129,7 @@ def test_bad_registry_exits_with_3(harness: Callable[..., Ran], tmp_path: Path) 
     assert "Traceback" not in ran.err
 
 
-def test_json_is_only_data(harness: Callable[..., Ran]) -> None:
+def test_json_is_only_data(harness: Command) -> None:
     ran = harness("list", "suites", "--format", "json")
     assert {suite["name"] for suite in json.loads(ran.out)} == {"xscore7", "xscore4", "pocket"}
 

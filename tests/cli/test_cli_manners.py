@@ -16,7 +16,7 @@ import pytest
 
 from harness import __version__
 from harness.cli import cli
-from tests.support import TINY_REGISTRY, Ran
+from tests.support import TINY_REGISTRY, Command
 
 POCKET = {"pocket_digits", "pocket_fashion", "pocket_textures", "pocket_earth"}
 
@@ -80,7 +80,7 @@ def test_a_name_on_the_line_is_not_offered_again() -> None:
 
 
 def test_completion_knows_plugins_and_keeps_quiet_about_noisy_and_broken_ones(
-    harness: Callable[..., Ran], install: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    harness: Command, install: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     install("noisy", "print('hello')\nfrom harness.api import ModelSpec, hookimpl\n" + _SPEC)
     install("broken", "import nothing_of_the_kind")
@@ -122,7 +122,7 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
     assert ran.stdout.strip() == "pocket_digits"
 
 
-def test_version_tells_the_environment(harness: Callable[..., Ran]) -> None:
+def test_version_tells_the_environment(harness: Command) -> None:
     ran = harness("--version")
     assert ran.code == 0
     first, *others = ran.out.splitlines()
@@ -133,7 +133,7 @@ def test_version_tells_the_environment(harness: Callable[..., Ran]) -> None:
     assert re.fullmatch(r"\d+ of \d+ distributions?", facts["plugins"])
 
 
-def test_version_counts_plugins_without_loading_them(harness: Callable[..., Ran], install: Callable[..., Path]) -> None:
+def test_version_counts_plugins_without_loading_them(harness: Command, install: Callable[..., Path]) -> None:
     def count() -> int:
         return int(re.findall(r"plugins +(\d+)", harness("--version").out)[0])
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from harness import cli
 from harness.catalog import Catalog, Offer, discover
 from harness.cli import options
 from harness.cli.prepare import input_sizes
@@ -20,22 +18,7 @@ from harness.data.prepare import known_leaks
 from harness.registry import load_benchmark
 from tests.loopback import serving
 from tests.published_layouts import Miniature, build
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run a command with the data folder of this test."""
-    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
-    monkeypatch.delenv("HARNESS_MIRROR", raising=False)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        code = cli.run_command([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
+from tests.support import Command
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *miniatures: Miniature, base: str = "http://127.0.0.1:9") -> None:
@@ -61,14 +44,14 @@ def packed(miniature: Miniature, folder: Path) -> Path:
 
 
 def test_from_nothing_to_prepared_verified_and_removed(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    harness: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     miniature = build("cifar10")
     with serving(miniature.pack()) as server:
         install(monkeypatch, miniature, base=server.base)
-        code, out, err = run("prepare", "cifar10", "--format", "json")
-    assert code == 0
-    [row] = json.loads(out)
+        ran = harness("prepare", "cifar10", "--format", "json")
+    assert ran.code == 0
+    [row] = ran.rows
     assert (row["dataset"], row["state"], row["form"], row["train"], row["test"]) == (
         "cifar10",
         "ready",
@@ -76,61 +59,61 @@ def test_from_nothing_to_prepared_verified_and_removed(
         20,
         10,
     )
-    assert "cifar10 needs up to 0.00 GB" in err
-    assert "none stated by the authors" in err
-    code, out, err = run("prepare", "cifar10", "--offline", "--format", "json")
-    assert (code, err, json.loads(out)[0]["fingerprint"]) == (0, "", row["fingerprint"])
+    assert "cifar10 needs up to 0.00 GB" in ran.err
+    assert "none stated by the authors" in ran.err
+    ran = harness("prepare", "cifar10", "--offline", "--format", "json")
+    assert (ran.code, ran.err, ran.rows[0]["fingerprint"]) == (0, "", row["fingerprint"])
 
-    code, out, _ = run("list", "datasets", "--format", "json")
-    listed = next(one for one in json.loads(out) if one["name"] == "cifar10")
+    ran = harness("list", "datasets", "--format", "json")
+    listed = next(one for one in ran.rows if one["name"] == "cifar10")
     assert listed["prepared"] == "native"
     assert listed["fingerprint"] == row["fingerprint"]
     assert listed["megabytes"] > 0.09
     assert listed["licence"]
 
-    assert run("prepare", "cifar10", "--verify")[0] == 0
+    assert harness("prepare", "cifar10", "--verify").code == 0
     array = Path(row["folder"]) / "test.images.npy"
     content = bytearray(array.read_bytes())
     content[-1] ^= 1
     array.write_bytes(content)
-    code, out, err = run("prepare", "cifar10", "--verify", "--format", "json")
-    assert (code, json.loads(out)[0]["state"]) == (1, "damaged")
-    assert "pixels, labels or class names have changed" in err
+    ran = harness("prepare", "cifar10", "--verify", "--format", "json")
+    assert (ran.code, ran.rows[0]["state"]) == (1, "damaged")
+    assert "pixels, labels or class names have changed" in ran.err
 
-    code, out, err = run("prepare", "cifar10", "--remove")
-    assert (code, out) == (0, "")
-    assert "MB freed" in err
+    ran = harness("prepare", "cifar10", "--remove")
+    assert (ran.code, ran.out) == (0, "")
+    assert "MB freed" in ran.err
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
 
 
-def test_terms_are_asked_for_before_any_work(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_terms_are_asked_for_before_any_work(harness: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cifar, ham = build("cifar10"), build("ham10000")
     install(monkeypatch, cifar, ham)
     given = packed(ham, tmp_path / "given")
-    code, _, err = run("prepare", "cifar10", "ham10000", "--from", given)
-    assert code == 2
-    assert "CC BY-NC 4.0" in err
-    assert "--accept-licence" in err
+    ran = harness("prepare", "cifar10", "ham10000", "--from", given)
+    assert ran.code == 2
+    assert "CC BY-NC 4.0" in ran.err
+    assert "--accept-licence" in ran.err
     assert not (tmp_path / "data").exists()
-    assert run("prepare", "ham10000", "--from", given, "--accept-licence")[0] == 0
+    assert harness("prepare", "ham10000", "--from", given, "--accept-licence").code == 0
     record = json.loads((tmp_path / "data" / "licences.json").read_text())
     assert record["ham10000"]["licence"] == "CC BY-NC 4.0"
 
 
 def test_a_file_can_be_accepted_where_its_checksum_is_known_once(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    harness: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     miniature = build("miniplaces")
     install(monkeypatch, miniature)
     miniature.sources["data.tar.gz"]["objects/new.xml"] = b"<annotation/>"  # the host packed it again
     given = packed(miniature, tmp_path / "given")
-    code, _, err = run("prepare", "miniplaces", "--from", given, "--accept-licence")
-    assert code == 3
-    assert "known from one place only" in err
-    digest = err.partition("--accept-file ")[2][:64]
-    code, out, _ = run("prepare", "miniplaces", "--from", given, "--accept-file", digest, "--format", "json")
-    assert code == 0
-    manifest = json.loads((Path(json.loads(out)[0]["folder"]) / "manifest.json").read_text())
+    ran = harness("prepare", "miniplaces", "--from", given, "--accept-licence")
+    assert ran.code == 3
+    assert "known from one place only" in ran.err
+    digest = ran.err.partition("--accept-file ")[2][:64]
+    ran = harness("prepare", "miniplaces", "--from", given, "--accept-file", digest, "--format", "json")
+    assert ran.code == 0
+    manifest = json.loads((Path(ran.rows[0]["folder"]) / "manifest.json").read_text())
     assert manifest["sources"][0]["verified"] == "accepted by the user"
 
 
@@ -147,31 +130,31 @@ def test_a_file_can_be_accepted_where_its_checksum_is_known_once(
         (("audit", "nothing"), 2, "no data set named 'nothing'"),
     ],
 )
-def test_what_cannot_be_done_is_said(run: Run, arguments: tuple[str, ...], code: int, reason: str) -> None:
-    found, out, err = run(*arguments)
-    assert (found, out) == (code, "")
-    assert reason in " ".join(err.split())
+def test_what_cannot_be_done_is_said(harness: Command, arguments: tuple[str, ...], code: int, reason: str) -> None:
+    ran = harness(*arguments)
+    assert (ran.code, ran.out) == (code, "")
+    assert reason in " ".join(ran.err.split())
 
 
-def test_an_audit_draws_what_leaks(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_audit_draws_what_leaks(harness: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ham = build("ham10000")
     install(monkeypatch, ham)
-    code, _, err = run("prepare", "ham10000", "--from", packed(ham, tmp_path / "given"), "--accept-licence")
-    assert code == 0, err
-    code, out, err = run("audit", "ham10000", "--sheet", tmp_path / "sheets", "--format", "json")
-    assert code == 0, err
-    [row] = json.loads(out)
+    ran = harness("prepare", "ham10000", "--from", packed(ham, tmp_path / "given"), "--accept-licence")
+    assert ran.code == 0, ran.err
+    ran = harness("audit", "ham10000", "--sheet", tmp_path / "sheets", "--format", "json")
+    assert ran.code == 0, ran.err
+    [row] = ran.rows
     assert row["group_leaks"] > 0
-    assert "belong to a group that is also in train" in err
+    assert "belong to a group that is also in train" in ran.err
     if row["pairs"]:
         with Image.open(row["sheet"]) as sheet:
             assert sheet.format == "PNG"
 
 
-def test_an_embedded_set_can_be_audited(run: Run) -> None:
-    code, out, _ = run("audit", "pocket_digits", "pocket_earth", "--format", "csv")
-    assert code == 0
-    assert len(out.splitlines()) == 3
+def test_an_embedded_set_can_be_audited(harness: Command) -> None:
+    ran = harness("audit", "pocket_digits", "pocket_earth", "--format", "csv")
+    assert ran.code == 0
+    assert len(ran.out.splitlines()) == 3
 
 
 def test_sizes_to_prepare_for_come_from_the_suites() -> None:

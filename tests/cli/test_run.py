@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran
 
-Command = Callable[..., Ran]
 CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
 
 

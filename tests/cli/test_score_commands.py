@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support import FILES
+from tests.support import FILES, Command, Rows
 
 PUBLISHED = FILES / "published_accuracy.csv"
-Rows = Callable[..., list[dict[str, Any]]]
-Cli = Callable[..., tuple[int, str, str]]
 
 CONTRACT = ["model", "xscore", "mean", "variance", "normalized", "accuracy", "lambda", "anchors"]
 
@@ -44,20 +40,20 @@ def test_a_suite_with_published_scores_the_four(rows: Rows) -> None:
     assert table["convmixer"]["xscore"] == table["convmixer"]["xscore4"]
 
 
-def test_the_baseline_row_stays_out_of_json_unless_asked_for(cli: Cli, rows: Rows) -> None:
+def test_the_baseline_row_stays_out_of_json_unless_asked_for(pocket_harness: Command, rows: Rows) -> None:
     assert len(rows("leaderboard", "--published")) == 11
     last = rows("leaderboard", "--published", "--baseline")[-1]
     assert (last["model"], last["rank"], last["accuracy"]["ham10000"]) == ("majority class", None, 66.93)
-    assert "majority class" in cli("leaderboard", "--published")[1]
-    assert "majority class" not in cli("leaderboard", "--published", "--no-baseline")[1]
+    assert "majority class" in pocket_harness("leaderboard", "--published").out
+    assert "majority class" not in pocket_harness("leaderboard", "--published", "--no-baseline").out
 
 
 @pytest.mark.parametrize("format_", ["table", "csv", "markdown", "latex"])
-def test_every_format_prints(cli: Cli, format_: str) -> None:
-    code, out, _ = cli("leaderboard", "--published", "--format", format_)
-    assert code == 0
-    assert ("0.962" in out) or ("0.9619" in out)
-    assert ("toprule" in out) == (format_ == "latex")
+def test_every_format_prints(pocket_harness: Command, format_: str) -> None:
+    ran = pocket_harness("leaderboard", "--published", "--format", format_)
+    assert ran.code == 0
+    assert ("0.962" in ran.out) or ("0.9619" in ran.out)
+    assert ("toprule" in ran.out) == (format_ == "latex")
 
 
 def test_a_users_model_stands_among_the_published_and_is_marked(rows: Rows, tmp_path: Path) -> None:
@@ -85,18 +81,18 @@ def test_a_users_model_stands_among_the_published_and_is_marked(rows: Rows, tmp_
     assert any("which depart from it" in note for note in board.notes)
 
 
-def test_published_takes_neither_anchors_nor_a_pocket_suite(cli: Cli) -> None:
-    assert cli("leaderboard", "--published", "--anchors", "own")[0] == 2
-    code, _, err = cli("leaderboard", "--published", "--suite", "pocket")
-    assert code == 3
-    assert "without published accuracies" in err
+def test_published_takes_neither_anchors_nor_a_pocket_suite(pocket_harness: Command) -> None:
+    assert pocket_harness("leaderboard", "--published", "--anchors", "own").code == 2
+    ran = pocket_harness("leaderboard", "--published", "--suite", "pocket")
+    assert ran.code == 3
+    assert "without published accuracies" in ran.err
 
 
 # ------------------------------------------------------------------------------------------------------ measured runs
 
 
-def test_the_pocket_leaderboard_ranks_with_intervals_and_a_baseline(rows: Rows, finished: Path) -> None:
-    table = rows("leaderboard", "--suite", "pocket", "--runs", finished, "--baseline")
+def test_the_pocket_leaderboard_ranks_with_intervals_and_a_baseline(rows: Rows, pocket_runs: Path) -> None:
+    table = rows("leaderboard", "--suite", "pocket", "--runs", pocket_runs, "--baseline")
     assert [row["model"] for row in table] == ["starnet", "mobilenet", "shufflenet", "fbnet", "majority class"]
     best = table[0]
     assert best["anchors"] == "measured: 3 models"
@@ -109,77 +105,77 @@ def test_the_pocket_leaderboard_ranks_with_intervals_and_a_baseline(rows: Rows, 
     assert incomplete["xscore"] is incomplete["mean"] is incomplete["rank"] is None
 
 
-def test_no_results_is_an_error_with_a_way_out(cli: Cli, tmp_path: Path) -> None:
+def test_no_results_is_an_error_with_a_way_out(pocket_harness: Command, tmp_path: Path) -> None:
     for command in ("leaderboard", "score", "select"):
-        code, out, err = cli(command, "--suite", "pocket", "--runs", tmp_path / "nothing")
-        assert (code, out) == (3, "")
-        assert "harness run --all --suite pocket" in err
+        ran = pocket_harness(command, "--suite", "pocket", "--runs", tmp_path / "nothing")
+        assert (ran.code, ran.out) == (3, "")
+        assert "harness run --all --suite pocket" in ran.err
 
 
-def test_any_metric_scores_from_the_stored_predictions(cli: Cli, rows: Rows, finished: Path) -> None:
+def test_any_metric_scores_from_the_stored_predictions(pocket_harness: Command, rows: Rows, pocket_runs: Path) -> None:
     for metric in ("macro_f1", "nll", "ece", "balanced_accuracy"):
-        table = rows("score", "--suite", "pocket", "--runs", finished, "--metric", metric)
+        table = rows("score", "--suite", "pocket", "--runs", pocket_runs, "--metric", metric)
         assert {row["metric"] for row in table} == {metric}
-    by_loss = rows("score", "--suite", "pocket", "--runs", finished, "--metric", "nll")
+    by_loss = rows("score", "--suite", "pocket", "--runs", pocket_runs, "--metric", "nll")
     assert by_loss[0]["accuracy"]["pocket_digits"] < by_loss[2]["accuracy"]["pocket_digits"]
     assert by_loss[0]["xscore"] > by_loss[2]["xscore"]
     assert "upper" not in by_loss[0]
-    code, _, err = cli("score", "--suite", "pocket", "--runs", finished, "--metric", "macrof1")
-    assert code == 2
-    assert "Did you mean 'macro_f1'" in err
+    ran = pocket_harness("score", "--suite", "pocket", "--runs", pocket_runs, "--metric", "macrof1")
+    assert ran.code == 2
+    assert "Did you mean 'macro_f1'" in ran.err
 
 
-def test_damaged_predictions_are_named(cli: Cli, own_copy: Path) -> None:
-    path = own_copy / "pocket-1.0/starnet/pocket_digits/seed-0/predictions.npz"
+def test_damaged_predictions_are_named(pocket_harness: Command, copied_runs: Path) -> None:
+    path = copied_runs / "pocket-1.0/starnet/pocket_digits/seed-0/predictions.npz"
     path.write_bytes(b"no zip file")
-    code, _, err = cli("score", "--suite", "pocket", "--runs", own_copy, "--metric", "nll")
-    assert code == 3
-    assert "predictions.npz is damaged" in err
+    ran = pocket_harness("score", "--suite", "pocket", "--runs", copied_runs, "--metric", "nll")
+    assert ran.code == 3
+    assert "predictions.npz is damaged" in ran.err
     path.unlink()
-    assert "is not there" in cli("score", "--suite", "pocket", "--runs", own_copy, "--metric", "nll")[2]
-    assert cli("score", "--suite", "pocket", "--runs", own_copy)[0] == 0
+    assert "is not there" in pocket_harness("score", "--suite", "pocket", "--runs", copied_runs, "--metric", "nll").err
+    assert pocket_harness("score", "--suite", "pocket", "--runs", copied_runs).code == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ anchors
 
 
-def test_frozen_anchors_keep_the_scale(cli: Cli, rows: Rows, own_copy: Path) -> None:
-    common = ("score", "--suite", "pocket", "--runs", own_copy)
-    code, _, err = cli(*common, "--make-anchors", "lab-2026")
-    assert code == 0, err
-    path = own_copy / "anchors/lab-2026.toml"
+def test_frozen_anchors_keep_the_scale(pocket_harness: Command, rows: Rows, copied_runs: Path) -> None:
+    common = ("score", "--suite", "pocket", "--runs", copied_runs)
+    ran = pocket_harness(*common, "--make-anchors", "lab-2026")
+    assert ran.code == 0, ran.err
+    path = copied_runs / "anchors/lab-2026.toml"
     assert path.is_file()
     assert "digest" in path.read_text()
     for how in ("lab-2026", str(path)):
         table = rows(*common, "--anchors", how)
         assert {row["anchors"] for row in table} == {"lab-2026"}
         assert table[0]["mean"] == pytest.approx(1)
-    assert "Found the same" in cli(*common, "--make-anchors", "lab-2026")[2]
+    assert "Found the same" in pocket_harness(*common, "--make-anchors", "lab-2026").err
     # A better model on one's own scale exceeds 1 instead of moving it.
-    for worst in own_copy.glob("pocket-1.0/shufflenet"):
+    for worst in copied_runs.glob("pocket-1.0/shufflenet"):
         import shutil
 
         shutil.rmtree(worst)
     assert rows(*common, "--anchors", "lab-2026")[1]["mean"] > 0
-    code, _, err = cli(*common, "--make-anchors", "lab-2026")
-    assert code == 2
-    assert "never changed" in err
+    ran = pocket_harness(*common, "--make-anchors", "lab-2026")
+    assert ran.code == 2
+    assert "never changed" in ran.err
 
 
-def test_anchors_of_a_loss_keep_its_direction(cli: Cli, rows: Rows, own_copy: Path) -> None:
+def test_anchors_of_a_loss_keep_its_direction(pocket_harness: Command, rows: Rows, copied_runs: Path) -> None:
     import tomllib
 
-    common = ("score", "--suite", "pocket", "--runs", own_copy, "--metric", "nll")
-    assert cli(*common, "--make-anchors", "loss-1")[0] == 0
-    content = tomllib.loads((own_copy / "anchors/loss-1.toml").read_text())
+    common = ("score", "--suite", "pocket", "--runs", copied_runs, "--metric", "nll")
+    assert pocket_harness(*common, "--make-anchors", "loss-1").code == 0
+    content = tomllib.loads((copied_runs / "anchors/loss-1.toml").read_text())
     assert all(content["zero"][name] > content["one"][name] for name in content["zero"])
     assert rows(*common, "--anchors", "loss-1")[0]["mean"] == pytest.approx(1)
 
 
-def test_anchors_that_do_not_belong_are_refused(cli: Cli, own_copy: Path) -> None:
-    common = ("score", "--suite", "pocket", "--runs", own_copy)
-    assert cli(*common, "--make-anchors", "lab-1")[0] == 0
-    path = own_copy / "anchors/lab-1.toml"
+def test_anchors_that_do_not_belong_are_refused(pocket_harness: Command, copied_runs: Path) -> None:
+    common = ("score", "--suite", "pocket", "--runs", copied_runs)
+    assert pocket_harness(*common, "--make-anchors", "lab-1").code == 0
+    path = copied_runs / "anchors/lab-1.toml"
     good = path.read_text()
     for change, says, code in (
         (("top1", "top5"), "changed after they were frozen", 3),
@@ -189,8 +185,8 @@ def test_anchors_that_do_not_belong_are_refused(cli: Cli, own_copy: Path) -> Non
         (("[zero]", "[zero"), "no TOML", 3),
     ):
         path.write_text(good.replace(*change))
-        found, _, err = cli(*common, "--anchors", "lab-1")
-        assert (found, says in err) == (code, True), err
+        ran = pocket_harness(*common, "--anchors", "lab-1")
+        assert (ran.code, says in ran.err) == (code, True), ran.err
     path.write_text(good)
     for arguments, says in (
         (("--anchors", "lab-1", "--metric", "nll"), "are of top1"),
@@ -200,16 +196,16 @@ def test_anchors_that_do_not_belong_are_refused(cli: Cli, own_copy: Path) -> Non
         (("--make-anchors", "own"), "is no name"),
         (("--make-anchors", "../up"), "is no name"),
     ):
-        code, _, err = cli(*common, *arguments)
-        assert (code, says in err) == (2, True), err
-    assert cli(*common, "--anchors", "published-2025")[0] == 3
-    assert cli(*common, "--anchors", "nowhere.toml")[0] == 3
+        ran = pocket_harness(*common, *arguments)
+        assert (ran.code, says in ran.err) == (2, True), ran.err
+    assert pocket_harness(*common, "--anchors", "published-2025").code == 3
+    assert pocket_harness(*common, "--anchors", "nowhere.toml").code == 3
 
 
-def test_anchors_of_another_protocol_are_refused(cli: Cli, own_copy: Path, tmp_path: Path) -> None:
+def test_anchors_of_another_protocol_are_refused(pocket_harness: Command, copied_runs: Path, tmp_path: Path) -> None:
     from harness.registry import load_benchmark, shipped_registry
 
-    assert cli("score", "--suite", "pocket", "--runs", own_copy, "--make-anchors", "lab-1")[0] == 0
+    assert pocket_harness("score", "--suite", "pocket", "--runs", copied_runs, "--make-anchors", "lab-1").code == 0
     from harness.catalog import discover
     from harness.errors import WrongUseError
     from harness.report.scale import find_anchors
@@ -218,7 +214,12 @@ def test_anchors_of_another_protocol_are_refused(cli: Cli, own_copy: Path, tmp_p
     spec = discover().metric("top1").spec
     with pytest.raises(WrongUseError, match=r"measured under pocket-1\.0"):
         find_anchors(
-            "lab-1", benchmark, own_copy, metric=spec, own_metric="top1", protocol=benchmark.protocol("xscore-1.0")
+            "lab-1",
+            benchmark,
+            copied_runs,
+            metric=spec,
+            own_metric="top1",
+            protocol=benchmark.protocol("xscore-1.0"),
         )
 
 
@@ -243,7 +244,7 @@ def test_results_of_different_protocols_are_refused_in_one_table() -> None:
 # ------------------------------------------------------------------------------------------------------- CSV of a user
 
 
-def test_a_csv_is_scored_over_its_own_columns(rows: Rows, cli: Cli) -> None:
+def test_a_csv_is_scored_over_its_own_columns(rows: Rows, pocket_harness: Command) -> None:
     table = rows("score", "--accuracies", PUBLISHED)
     assert round(table[0]["xscore"], 3) == 0.962
     assert len(table[0]["accuracy"]) == 7
@@ -251,7 +252,7 @@ def test_a_csv_is_scored_over_its_own_columns(rows: Rows, cli: Cli) -> None:
     assert len(four[0]["accuracy"]) == 4
     own = rows("score", "--accuracies", PUBLISHED, "--anchors", "own")
     assert own[0]["xscore"] == pytest.approx(table[0]["xscore"])
-    out = cli("score", "--accuracies", PUBLISHED, "--format", "csv")[1]
+    out = pocket_harness("score", "--accuracies", PUBLISHED, "--format", "csv").out
     assert next(csv.DictReader(io.StringIO(out)))["accuracy.cifar10"] == "95.11"
 
 
@@ -263,10 +264,10 @@ def test_values_above_one_and_below_zero_are_kept(rows: Rows, tmp_path: Path) ->
     assert table[1]["normalized"]["ham10000"] < 0
 
 
-def test_sensitivity_lists_ranks_and_crossings(cli: Cli, rows: Rows) -> None:
+def test_sensitivity_lists_ranks_and_crossings(pocket_harness: Command, rows: Rows) -> None:
     table = {row["model"]: row for row in rows("score", "--accuracies", PUBLISHED, "--sensitivity")}
     assert table["tinynet"]["rank_by_lambda"] == {"0": 8, "0.25": 8, "0.5": 10, "1": 10, "1.5": 10, "2": 10}
-    assert "ghostnet passes tinynet" in cli("score", "--accuracies", PUBLISHED, "--sensitivity")[2]
+    assert "ghostnet passes tinynet" in pocket_harness("score", "--accuracies", PUBLISHED, "--sensitivity").err
 
 
 BAD = {
@@ -292,27 +293,29 @@ BAD = {
     # A search is about anybody's data sets, so it knows no unknown ones.
     [*(("score", case) for case in BAD), *(("select", case) for case in BAD if case != "unknown data set")],
 )
-def test_bad_files_are_refused_with_a_sentence(cli: Cli, tmp_path: Path, case: str, command: str) -> None:
+def test_bad_files_are_refused_with_a_sentence(
+    pocket_harness: Command, tmp_path: Path, case: str, command: str
+) -> None:
     text, says = BAD[case]
     path = tmp_path / "bad.csv"
     path.write_text(text)
-    code, out, err = cli(command, "--accuracies", path)
-    assert code in (2, 3)
-    assert out == ""
-    assert "Traceback" not in err
-    assert says in err or (command == "select" and case == "one data set")
+    ran = pocket_harness(command, "--accuracies", path)
+    assert ran.code in (2, 3)
+    assert ran.out == ""
+    assert "Traceback" not in ran.err
+    assert says in ran.err or (command == "select" and case == "one data set")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_other_encodings_are_refused(cli: Cli, tmp_path: Path, encoding: str) -> None:
+def test_other_encodings_are_refused(pocket_harness: Command, tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("model,cifar10,ham10000\nmodèle,90,70\nb,91,71\n", encoding=encoding)
-    code, _, err = cli("score", "--accuracies", path)
-    assert code == 3
-    assert "UTF-8" in err
+    ran = pocket_harness("score", "--accuracies", path)
+    assert ran.code == 3
+    assert "UTF-8" in ran.err
 
 
-def test_impossible_options_are_refused(cli: Cli, tmp_path: Path) -> None:
+def test_impossible_options_are_refused(pocket_harness: Command, tmp_path: Path) -> None:
     equal = tmp_path / "equal.csv"
     equal.write_text("model,a,b\nx,90,70\ny,90,71\n")
     for arguments, code, says in (
@@ -327,14 +330,14 @@ def test_impossible_options_are_refused(cli: Cli, tmp_path: Path) -> None:
         (("select", "--published", "--size", "0"), 2, "between 1 and 6"),
         (("select", "--published", "--accuracies", PUBLISHED), 2, "brings its own"),
     ):
-        found, out, err = cli(*arguments)
-        assert (found, out, says in err) == (code, "", True), (arguments, err)
+        ran = pocket_harness(*arguments)
+        assert (ran.code, ran.out, says in ran.err) == (code, "", True), (arguments, ran.err)
 
 
 # ------------------------------------------------------------------------------------------------------------- select
 
 
-def test_select_finds_the_papers_subset_and_says_what_it_is_worth(rows: Rows, cli: Cli) -> None:
+def test_select_finds_the_papers_subset_and_says_what_it_is_worth(rows: Rows, pocket_harness: Command) -> None:
     table = rows("select", "--published")
     assert len(table) == 35
     assert table[0]["datasets"] == ["cifar10", "ham10000", "stanford_dogs", "indoor67"]
@@ -342,27 +345,27 @@ def test_select_finds_the_papers_subset_and_says_what_it_is_worth(rows: Rows, cl
     assert round(table[0]["q2"], 2) == 0.79
     assert list(table[0]["coefficients"]) == table[0]["datasets"]
     assert {"spearman", "intercept", "kendall", "bootstrap"} <= table[0].keys()
-    assert "Judge by Q^2" in cli("select", "--published")[2]
+    assert "Judge by Q^2" in pocket_harness("select", "--published").err
 
 
-def test_select_on_a_file_and_on_runs(rows: Rows, finished: Path) -> None:
+def test_select_on_a_file_and_on_runs(rows: Rows, pocket_runs: Path) -> None:
     assert rows("select", "--accuracies", PUBLISHED)[0]["r2"] == pytest.approx(rows("select", "--published")[0]["r2"])
     assert len(rows("select", "--published", "--size", "1", "--normalized")) == 7
-    assert len(rows("select", "--suite", "pocket", "--runs", finished, "--size", "1")) == 4
+    assert len(rows("select", "--suite", "pocket", "--runs", pocket_runs, "--size", "1")) == 4
     assert len(rows("select", "--published", "--top", "3")) == 3
 
 
 # --------------------------------------------------------------------------------------------------------- more seeds
 
 
-def test_how_many_more_seeds_would_separate_two_models(rows: Rows, cli: Cli, finished: Path) -> None:
-    common = ("leaderboard", "--suite", "pocket", "--runs", finished, "--separate")
+def test_how_many_more_seeds_would_separate_two_models(rows: Rows, pocket_harness: Command, pocket_runs: Path) -> None:
+    common = ("leaderboard", "--suite", "pocket", "--runs", pocket_runs, "--separate")
     table = rows(*common, "shufflenet", "mobilenet")
     assert [row["dataset"] for row in table] == ["pocket_digits", "pocket_fashion", "pocket_textures", "pocket_earth"]
     assert {row["separated"] for row in table} <= {True, False}
-    assert len(cli(*common, "shufflenet", "mobilenet")[2].strip()) > 20
-    assert cli(*common, "shufflenet", "fbnet")[0] == 3  # incomplete
-    assert cli(*common, "shufflenet", "mobilnet")[0] == 2
-    code, _, err = cli("leaderboard", "--published", "--separate", "starnet", "mobilenet")
-    assert code == 3
-    assert "second seed" in err
+    assert len(pocket_harness(*common, "shufflenet", "mobilenet").err.strip()) > 20
+    assert pocket_harness(*common, "shufflenet", "fbnet").code == 3  # incomplete
+    assert pocket_harness(*common, "shufflenet", "mobilnet").code == 2
+    ran = pocket_harness("leaderboard", "--published", "--separate", "starnet", "mobilenet")
+    assert ran.code == 3
+    assert "second seed" in ran.err

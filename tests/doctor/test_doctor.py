@@ -23,9 +23,7 @@ from harness.doctor.resume import differences, prove_resume
 from harness.errors import CannotContinueError
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
-from tests.support import TINY_REGISTRY, Ran
-
-Command = Callable[..., Ran]
+from tests.support import TINY_REGISTRY, Command
 
 
 def place_of(benchmark: Benchmark, catalog: Catalog, tmp_path: Path, suite: str | None = None) -> Place:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,7 +27,7 @@ from harness.machine import THREAD_VARIABLES, thread_variables
 from harness.macs import estimate_macs
 from harness.models import Architectures
 from harness.price.timings import Timings
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, UNRULY_PLUGIN, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, UNRULY_PLUGIN, Command, Ran
 
 LOCAL = ExecutorSpec(name="local", title="here", execute=lambda work: [])
 REMOTE = ExecutorSpec(name="far", title="there", execute=lambda work: [], remote=True, options={"partition": "where"})
@@ -391,7 +390,7 @@ def test_remote_executor_is_told_what_the_node_must_have(device: str, accelerato
 
 
 def test_missing_library_of_an_executor_says_what_to_install(
-    tiny_harness: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    tiny_harness: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, module in (("slurm", "submitit"), ("ray", "ray")):
         monkeypatch.setitem(sys.modules, module, None)

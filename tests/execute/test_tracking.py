@@ -17,9 +17,8 @@ import pytest
 
 from harness.api import TrackerSpec
 from harness.execute.tracking import Tracking
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
 
-Command = Callable[..., Ran]
 CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
 
 DIARY = """

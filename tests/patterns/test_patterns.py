@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from harness.errors import CannotContinueError
 from harness.models import build_module
 from harness.patterns.associate import associate, confound, pareto_front, warnings
 from harness.patterns.detect import RULE_OF, detect
+from tests.support import Command
 
 # By hand, from the papers and the stage tables: what each architecture has beyond what its neighbours have.
 TABLE = {
@@ -372,18 +372,18 @@ def test_pareto_front() -> None:
     assert pareto_front(scores, {"a": 1, "b": 2, "c": 3, "d": 2.5}) == ("a", "b")
 
 
-def test_the_command_prints_the_table_and_the_warnings(cli: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, err = cli("patterns", "mobilenet", "shufflenet", "--format", "json")
-    assert code == 0, err
-    found = {row["model"]: row["elements"] for row in json.loads(out)}
+def test_the_command_prints_the_table_and_the_warnings(pocket_harness: Command) -> None:
+    ran = pocket_harness("patterns", "mobilenet", "shufflenet", "--format", "json")
+    assert ran.code == 0, ran.err
+    found = {row["model"]: row["elements"] for row in ran.rows}
     assert found["shufflenet"]["channel_shuffle"]
     assert not found["mobilenet"]["channel_shuffle"]
-    code, out, err = cli("patterns")
-    assert code == 0
-    assert "inverted bottleneck" in out
-    assert "no experiment" in err
-    assert "11-fold" in err
-    code, out, err = cli("patterns", "--association", "--format", "json")
-    rows = {row["element"]: row for row in json.loads(out)}
+    ran = pocket_harness("patterns")
+    assert ran.code == 0
+    assert "inverted bottleneck" in ran.out
+    assert "no experiment" in ran.err
+    assert "11-fold" in ran.err
+    ran = pocket_harness("patterns", "--association", "--format", "json")
+    rows = {row["element"]: row for row in ran.rows}
     assert rows["attention"]["p_smallest"] == pytest.approx(1 / 11)
-    assert cli("patterns", "mobilnet")[0] == 2
+    assert pocket_harness("patterns", "mobilnet").code == 2

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +27,8 @@ from harness.results.store import RunsFolder
 from harness.train.provenance import device_name
 from harness.train.schedule import CHECKPOINT_PAUSE
 from harness.workspace.survey import Surveyor
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
 
-Command = Callable[..., Ran]
 HERE = Setting(Device("cpu", "cpu", "a chip"), 1, 1)
 TIMING = Timing(build=0.5, setup=1.0, step=0.1, image=0.01, checkpoint=0.2)
 BRIEF = Effort(warm=1, steps=2, seconds=0.0, images=8)

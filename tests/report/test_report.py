@@ -8,27 +8,27 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.report.labels import place_labels
+from tests.support import Command
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
-Cli = Callable[..., tuple[int, str, str]]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture
-def page(cli: Cli, finished: Path, tmp_path: Path) -> Path:
+def page(pocket_harness: Command, pocket_runs: Path, tmp_path: Path) -> Path:
     out = tmp_path / "report.html"
-    code, _, err = cli("report", out, "--suite", "pocket", "--runs", finished)
-    assert code == 0, err
+    ran = pocket_harness("report", out, "--suite", "pocket", "--runs", pocket_runs)
+    assert ran.code == 0, ran.err
     return out
 
 
@@ -107,10 +107,10 @@ def test_names_from_plugins_cannot_break_the_page() -> None:
     assert "</script" not in as_json({"model": "</script><script>alert(1)</script>"})
 
 
-def test_the_published_page_needs_no_runs(cli: Cli, tmp_path: Path) -> None:
+def test_the_published_page_needs_no_runs(pocket_harness: Command, tmp_path: Path) -> None:
     out, figures = tmp_path / "new/published.html", tmp_path / "figures"
-    code, _, err = cli("report", out, "--published", "--no-patterns", "--figures", figures)
-    assert code == 0, err
+    ran = pocket_harness("report", out, "--published", "--no-patterns", "--figures", figures)
+    assert ran.code == 0, ran.err
     names = {path.name for path in figures.iterdir()}
     for name in ("scores", "heat_map", "profiles", "figure_1", "figure_2", "subsets"):
         assert {f"{name}.png", f"{name}.svg", f"{name}.pdf"} <= names
@@ -120,17 +120,17 @@ def test_the_published_page_needs_no_runs(cli: Cli, tmp_path: Path) -> None:
     assert "0.962" in out.read_text()
 
 
-def test_bad_requests_are_refused(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_requests_are_refused(pocket_harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    assert cli("report", tmp_path / "report.txt")[0] == 2
-    code, _, err = cli("report", tmp_path / "r.html", "--suite", "pocket", "--runs", tmp_path / "none")
-    assert code == 3
-    assert "harness run --all --suite pocket" in err
+    assert pocket_harness("report", tmp_path / "report.txt").code == 2
+    ran = pocket_harness("report", tmp_path / "r.html", "--suite", "pocket", "--runs", tmp_path / "none")
+    assert ran.code == 3
+    assert "harness run --all --suite pocket" in ran.err
     monkeypatch.setitem(sys.modules, "altair", None)
-    code, _, err = cli("report", tmp_path / "r.html", "--published")
-    assert code == 3
-    assert "pip install 'xscore-harness[report]'" in err
+    ran = pocket_harness("report", tmp_path / "r.html", "--published")
+    assert ran.code == 3
+    assert "pip install 'xscore-harness[report]'" in ran.err
 
 
 def test_labels_do_not_cover_each_other() -> None:

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.support import FILES, Ran
+from tests.support import FILES, Command, Ran
 
-Command = Callable[..., Ran]
 DOTS = Path("tiny-1.0/tiny/dots/seed-0")
 OLD = FILES / "schema-1"
 

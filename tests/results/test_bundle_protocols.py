@@ -12,9 +12,8 @@ import pytest
 
 from harness.cli import run_command
 from tests.results.test_bundle import content, outcomes, rewritten
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
 
-Command = Callable[..., Ran]
 SHORT = 'name = "short"\nbased_on = "tiny-1.0"\nepochs = 2\n'
 
 

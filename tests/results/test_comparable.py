@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.support import Ran
+from tests.support import Command
 
 
-def test_results_of_another_arithmetic_are_marked(tiny_harness: Callable[..., Ran]) -> None:
+def test_results_of_another_arithmetic_are_marked(tiny_harness: Command) -> None:
     """As on MPS, whose runs this machine cannot make: the flag is written into finished results by hand."""
     models = ("tiny", "gentle")
     assert tiny_harness("run", *models).code == 0

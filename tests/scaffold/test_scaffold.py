@@ -15,7 +15,7 @@ from harness.catalog import discover
 from harness.cli.plugin import KINDS, plugin
 from harness.errors import WrongUseError
 from harness.scaffold import next_steps, scaffold
-from tests.support import Ran
+from tests.support import Command
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,7 +94,7 @@ def test_an_installed_distribution_is_not_made_anew(install: Callable[..., Path]
         scaffold("mine", "model", tmp_path / "new", discover())
 
 
-def test_a_folder_that_exists_is_left_alone(harness: Callable[..., Ran]) -> None:
+def test_a_folder_that_exists_is_left_alone(harness: Command) -> None:
     Path("xscore-plugin-mine").mkdir()
     Path("xscore-plugin-mine/notes").write_text("mine")
     ran = harness("plugin", "new", "mine", "--kind", "metric")
@@ -103,7 +103,7 @@ def test_a_folder_that_exists_is_left_alone(harness: Callable[..., Ran]) -> None
     assert [path.name for path in Path("xscore-plugin-mine").iterdir()] == ["notes"]
 
 
-def test_the_command_prints_the_folder_and_what_comes_next(harness: Callable[..., Ran]) -> None:
+def test_the_command_prints_the_folder_and_what_comes_next(harness: Command) -> None:
     ran = harness("plugin", "new", "mine", "--kind", "model", "--into", "a folder")
     assert ran.code == 0
     folder = Path(ran.out.strip())
@@ -113,12 +113,12 @@ def test_the_command_prints_the_folder_and_what_comes_next(harness: Callable[...
     assert "network.py" in ran.err
 
 
-def test_the_kind_must_be_said(harness: Callable[..., Ran]) -> None:
+def test_the_kind_must_be_said(harness: Command) -> None:
     assert harness("plugin", "new", "mine").code == 2
     assert harness("plugin", "new", "mine", "--kind", "models").code == 2
 
 
-def test_a_place_that_cannot_be_written_is_a_sentence(harness: Callable[..., Ran]) -> None:
+def test_a_place_that_cannot_be_written_is_a_sentence(harness: Command) -> None:
     Path("file").write_text("")
     ran = harness("plugin", "new", "mine", "--kind", "model", "--into", "file/below")
     assert ran.code == 3
@@ -126,7 +126,7 @@ def test_a_place_that_cannot_be_written_is_a_sentence(harness: Callable[..., Ran
 
 
 @pytest.mark.parametrize("name", ["new", "check", "list"])
-def test_every_command_explains_itself_with_an_example(name: str, harness: Callable[..., Ran]) -> None:
+def test_every_command_explains_itself_with_an_example(name: str, harness: Command) -> None:
     ran = harness("plugin", name, "--help")
     assert ran.code == 0
     assert f"harness plugin {name}" in ran.out.split("Usage:")[1].split("\n", 1)[1]
@@ -134,7 +134,7 @@ def test_every_command_explains_itself_with_an_example(name: str, harness: Calla
     assert silent == []
 
 
-def test_every_step_is_a_command_that_exists(harness: Callable[..., Ran]) -> None:
+def test_every_step_is_a_command_that_exists(harness: Command) -> None:
     from harness.cli import cli
 
     for kind in KINDS:
@@ -144,7 +144,7 @@ def test_every_step_is_a_command_that_exists(harness: Callable[..., Ran]) -> Non
                 assert words[1] in cli.commands
 
 
-def test_check_of_a_folder_that_is_not_installed(harness: Callable[..., Ran]) -> None:
+def test_check_of_a_folder_that_is_not_installed(harness: Command) -> None:
     assert harness("plugin", "new", "mine", "--kind", "metric").code == 0
     before = list(sys.path)
     for what in ("./xscore-plugin-mine", "xscore-plugin-mine", "xscore-plugin-mine/pyproject.toml"):
@@ -173,7 +173,7 @@ def test_check_of_a_folder_that_is_not_installed(harness: Callable[..., Ran]) ->
         ('[project]\nname = "x"\n[project.entry-points.harness]\nx = "nowhere_to_be_found"\n', "pip install -e"),
     ],
 )
-def test_folders_that_are_no_plugin(content: str | None, says: str, harness: Callable[..., Ran]) -> None:
+def test_folders_that_are_no_plugin(content: str | None, says: str, harness: Command) -> None:
     Path("some folder").mkdir()
     if content is not None:
         Path("some folder/pyproject.toml").write_text(content)
@@ -182,7 +182,7 @@ def test_folders_that_are_no_plugin(content: str | None, says: str, harness: Cal
     assert says in ran.err
 
 
-def test_check_of_a_name_that_nothing_has(harness: Callable[..., Ran]) -> None:
+def test_check_of_a_name_that_nothing_has(harness: Command) -> None:
     ran = harness("plugin", "check", "starnt")
     assert ran.code == 2
     assert "Did you mean 'starnet'?" in ran.err
@@ -191,7 +191,7 @@ def test_check_of_a_name_that_nothing_has(harness: Callable[..., Ran]) -> None:
     assert "There is no folder nowhere" in ran.err
 
 
-def test_check_without_a_name_takes_third_parties(harness: Callable[..., Ran], install: Callable[..., Path]) -> None:
+def test_check_without_a_name_takes_third_parties(harness: Command, install: Callable[..., Path]) -> None:
     ran = harness("plugin", "check", "--format", "json")
     assert (ran.code, ran.rows) == (0, [])
     assert "No plugin of a third party is installed." in ran.err
@@ -203,7 +203,7 @@ def test_check_without_a_name_takes_third_parties(harness: Callable[..., Ran], i
 
 
 @pytest.mark.parametrize("name", ["top1", "cutmix", "horizontal_flip", "color_jitter", "top5", "pocket_digits"])
-def test_reference_plugins_keep_every_rule(name: str, harness: Callable[..., Ran]) -> None:
+def test_reference_plugins_keep_every_rule(name: str, harness: Command) -> None:
     ran = harness("plugin", "check", name, "--format", "json")
     assert ran.code == 0, ran.err
     assert {row["verdict"] for row in ran.rows} <= {"ok", "skipped"}
@@ -211,7 +211,7 @@ def test_reference_plugins_keep_every_rule(name: str, harness: Callable[..., Ran
 
 
 @pytest.mark.slow
-def test_a_reference_model_keeps_every_rule(harness: Callable[..., Ran]) -> None:
+def test_a_reference_model_keeps_every_rule(harness: Command) -> None:
     """The one with branches to merge; the eleven together would take two minutes."""
     ran = harness("plugin", "check", "mobileone", "--format", "json")
     assert ran.code == 0, ran.err

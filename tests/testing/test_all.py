@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from harness.testing.find import RULES
-from tests.support import ROOT, Ran
+from tests.support import ROOT, Command
 from tests.testing import (
     test_augmentations,
     test_datasets,
@@ -49,7 +47,7 @@ def test_the_page_lists_every_rule_with_its_reason() -> None:
     assert listed == [f"| `{rule.id}` | {rule.why} |" for rule in RULES]
 
 
-def test_the_command_lists_every_rule(harness: Callable[..., Ran]) -> None:
+def test_the_command_lists_every_rule(harness: Command) -> None:
     ran = harness("plugin", "check", "--rules", "--format", "json")
     assert ran.code == 0
     assert [(row["rule"], row["why"]) for row in ran.rows] == [(rule.id, rule.why) for rule in RULES]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ from harness.train.pipeline import InputPipeline
 from harness.train.profile import OFF, Clock, HostWatch, Phase, Piece, RunClock, shares_of
 from harness.train.run import JobInProgress, Task, build_model, run_task
 from tests.execute.test_parallel import Shell
-from tests.support import Ran
+from tests.support import Command
 
-Command = Callable[..., Ran]
 JOB = Job("tiny-1.0", "tiny", "dots", 0)
 PROFILED = ("tiny", "--dataset", "dots", "--threads", "1", "--profile")
 

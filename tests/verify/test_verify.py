@@ -16,9 +16,8 @@ import torch
 
 from harness.train.packing import pack, unpack
 from harness.verify import replay
-from tests.support import FILES, TINY_PLUGIN, Ran
+from tests.support import FILES, TINY_PLUGIN, Command, Ran
 
-Command = Callable[..., Ran]
 CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
 OLD = FILES / "schema-1"
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
 
-Command = Callable[..., Ran]
 CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
 
 

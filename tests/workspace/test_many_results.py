@@ -24,7 +24,7 @@ from harness.registry import Benchmark
 from harness.results.grid import read_cell, read_grid
 from harness.results.store import RunsFolder
 from harness.workspace.survey import Surveyor
-from tests.support import Ran
+from tests.support import Command
 
 SEEDS = 500
 PROTOCOL = "tiny-1.0"
@@ -128,7 +128,7 @@ def test_brief_results_say_whether_they_are_comparable(many: RunsFolder, plan: P
     assert cell.result.environment == {"comparable": False}
 
 
-def test_status_counts_what_is_too_much_to_list(tiny_harness: Callable[..., Ran], many: RunsFolder, tiny: None,
+def test_status_counts_what_is_too_much_to_list(tiny_harness: Command, many: RunsFolder, tiny: None,
                                                 finished_runs: Path) -> None:  # fmt: skip
     expected = spoil(many)
     where = ("tiny", "tiny2", "--runs", str(many.root), "--data", str(finished_runs.parent / "data"))
@@ -176,7 +176,7 @@ def test_each_result_is_opened_once_and_nothing_else_of_its_folder(
 
 
 def test_sources_of_plugins_are_looked_at_once_a_command(
-    tiny_harness: Callable[..., Ran], many: RunsFolder, finished_runs: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_harness: Command, many: RunsFolder, finished_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
     really = models.source_stamp
@@ -191,9 +191,7 @@ def test_sources_of_plugins_are_looked_at_once_a_command(
     assert 1 <= len(looks) <= 2
 
 
-def test_leaderboard_over_many_seeds(
-    tiny_harness: Callable[..., Ran], many: RunsFolder, plan: Plan, finished_runs: Path
-) -> None:
+def test_leaderboard_over_many_seeds(tiny_harness: Command, many: RunsFolder, plan: Plan, finished_runs: Path) -> None:
     where = ("--runs", str(many.root), "--data", str(finished_runs.parent / "data"), "--format", "json")
     rows = tiny_harness("leaderboard", *where).rows
     assert [row["model"] for row in rows] == ["tiny", "tiny2"]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from typing import Any
 import pytest
 
 from harness.api import EpochRecord, Job, RunResult, TrackedRun, TrackerSpec
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
 from xscore_plugins.trackers import mlflow as mlflow_plugin
 from xscore_plugins.trackers import tensorboard as tensorboard_plugin
 from xscore_plugins.trackers import wandb as wandb_plugin
 
-Command = Callable[..., Ran]
 CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
 RUN = ("run", "tiny", "--dataset", "dots")
 PLUGINS = {"tensorboard": tensorboard_plugin, "mlflow": mlflow_plugin, "wandb": wandb_plugin}
