@@ -21,7 +21,7 @@ from harness.plan import Selection, build_plan, dataset_facts
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
 from harness.workspace.survey import Surveyor
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran, Rows
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran, Rows, Shell
 
 MADE_UP = {"mobilenet": 2.0, "shufflenet": 1.6, "starnet": 2.4, "fbnet": 1.0}
 
@@ -80,6 +80,12 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def tiny_harness(harness: Command, tiny: None) -> Command:
     """The command line with the tiny plugin and the tiny registry."""
     return lambda *arguments: harness(*arguments, "--registry", str(TINY_REGISTRY))
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """The command line as a process of its own."""
+    return Shell(tmp_path)
 
 
 @pytest.fixture(scope="session")

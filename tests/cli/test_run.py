@@ -8,18 +8,26 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran
+from tests.support import (
+    TINY_REGISTRY,
+    Command,
+    Ran,
+    Shell,
+    cell_folder,
+    lines_of,
+    long_registry,
+    read_result,
+    wait_until,
+)
 
-CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
+CELL = cell_folder()
 
 
 def states(ran: Ran) -> dict[str, str]:
@@ -52,7 +60,7 @@ def test_files_of_a_job(tiny_harness: Command) -> None:
     assert {path.name for path in CELL.iterdir()} == {
         "job.json", "history.jsonl", "checkpoint.pt", "predictions.npz", "result.json",
     }  # fmt: skip
-    result = json.loads((CELL / "result.json").read_text())
+    result = read_result(CELL)
     assert result["schema"] == 2
     assert result["job"] == {"protocol": "tiny-1.0", "model": "tiny", "dataset": "dots", "seed": 0}
     assert result["test_reads"] == 1
@@ -241,13 +249,13 @@ def test_damaged_result_is_set_aside_redone_and_reported(tiny_harness: Command) 
 
 def test_damaged_checkpoint_is_set_aside_and_training_starts_again(tiny_harness: Command) -> None:
     first = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
-    hash_ = json.loads((CELL / "result.json").read_text())["weights_sha256"]
+    hash_ = read_result(CELL)["weights_sha256"]
     (CELL / "result.json").unlink()
     (CELL / "checkpoint.pt").write_bytes(b"PK nonsense")
     ran = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
     assert ran.rows[0]["accuracy"] == first.rows[0]["accuracy"]
     assert "checkpoint was damaged and set aside" in ran.err
-    result = json.loads((CELL / "result.json").read_text())
+    result = read_result(CELL)
     assert result["weights_sha256"] == hash_
     assert "damaged" in result["notes"][0]
     assert len((CELL / "history.jsonl").read_text().splitlines()) == 3
@@ -359,44 +367,11 @@ def test_protocol_for_an_accelerator_explains_its_cost_on_a_cpu(
 # ------------------------------------------------------------------------------------------------- as a real process
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    return os.environ | {
-        "PYTHONPATH": str(TINY_PLUGIN),
-        "HARNESS_DATA": str(tmp_path / "data"),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "harness", *arguments, "--registry", str(TINY_REGISTRY)]
-
-
-def long_registry(tmp_path: Path) -> Path:
-    """The tiny benchmark with so many epochs that a test can stop it on the way."""
-    path = tmp_path / "long.toml"
-    path.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 100"))
-    return path
-
-
-def start_and_wait_for_epochs(tmp_path: Path, history: Path, epochs: int = 5) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "harness", "run", "tiny", "--dataset", "dots", "--runs", str(tmp_path / "runs")]
-    process = subprocess.Popen(
-        [*arguments, "--registry", str(long_registry(tmp_path))],
-        env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        if history.exists() and len(history.read_text().splitlines()) >= epochs:
-            return process
-        time.sleep(0.02)
-    process.kill()
-    raise AssertionError(process.communicate()[1])
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_process_loses_nothing_and_the_next_one_goes_on(number: signal.Signals, tmp_path: Path) -> None:
-    cell = tmp_path / "runs/tiny-1.0/tiny/dots/seed-0"
-    process = start_and_wait_for_epochs(tmp_path, cell / "history.jsonl")
+def test_stopped_process_loses_nothing_and_the_next_one_goes_on(number: signal.Signals, shell: Shell) -> None:
+    cell, registry = shell.cell("tiny"), long_registry(shell.folder)
+    process = shell.start("run", "tiny", "--dataset", "dots", registry=registry)
+    wait_until(lambda: len(lines_of(cell / "history.jsonl")) >= 5, process=process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     if number == signal.SIGKILL:
@@ -406,37 +381,22 @@ def test_stopped_process_loses_nothing_and_the_next_one_goes_on(number: signal.S
         assert "Go on with: harness run tiny --dataset dots" in err
         assert "Traceback" not in err
     assert not (cell / "result.json").exists()
-    arguments = ["run", "tiny", "--dataset", "dots", "--runs", str(tmp_path / "runs"), "--format", "json"]
-    went_on = subprocess.run(
-        [sys.executable, "-m", "harness", *arguments, "--registry", str(tmp_path / "long.toml")],
-        env=environment(tmp_path), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(went_on.stdout)[0]["state"] == "done"
-    result: dict[str, Any] = json.loads((cell / "result.json").read_text())
-    assert result["interruptions"][0]["epoch"] >= 4
-    history = [json.loads(line)["epoch"] for line in (cell / "history.jsonl").read_text().splitlines()]
-    assert history == list(range(100))
+    went_on = shell.run("run", "tiny", "--dataset", "dots", "--format", "json", registry=registry)
+    assert went_on.code == 0, went_on.err
+    assert went_on.rows[0]["state"] == "done"
+    assert shell.result("tiny")["interruptions"][0]["epoch"] >= 4
+    assert [json.loads(line)["epoch"] for line in lines_of(cell / "history.jsonl")] == list(range(100))
 
 
-def test_two_processes_on_one_folder_train_every_job_once(tmp_path: Path) -> None:
-    arguments = command("run", "tiny", "tiny2", "--seeds", "2", "--runs", str(tmp_path / "runs"), "--format", "json")
-    log = tmp_path / "log"
-    processes = [
-        subprocess.Popen(
-            arguments,
-            env=environment(tmp_path) | {"TINY_LOG": str(log)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
+def test_two_processes_on_one_folder_train_every_job_once(shell: Shell) -> None:
+    log, runs = shell.folder / "log", shell.folder / "runs"
+    processes = [shell.start("run", "tiny", "tiny2", "--seeds", "2", TINY_LOG=str(log)) for _ in range(2)]
     for process in processes:
         process.communicate(timeout=120)
     assert [process.returncode for process in processes] == [0, 0]
-    lines = log.read_text().splitlines()
-    assert sum(line.startswith("finished") for line in lines) == 8
-    assert len(list((tmp_path / "runs").rglob("result.json"))) == 8
-    assert not list((tmp_path / "runs").rglob("set-aside"))
+    assert sum(line.startswith("finished") for line in lines_of(log)) == 8
+    assert len(list(runs.rglob("result.json"))) == 8
+    assert not list(runs.rglob("set-aside"))
 
 
 @pytest.fixture
@@ -468,8 +428,9 @@ def test_full_disk_ends_with_a_sentence_and_keeps_what_is_finished(tiny_harness:
     assert "1 carried out by this command" in again.err
 
 
-def test_status_piped_to_head_is_no_error(tmp_path: Path) -> None:
-    line = shlex.join(command("list", "models")) + " | head -1"
-    ran = subprocess.run(line, shell=True, env=environment(tmp_path), capture_output=True, text=True, check=True)
+def test_status_piped_to_head_is_no_error(shell: Shell) -> None:
+    command = [sys.executable, "-m", "harness", "list", "models", "--registry", str(TINY_REGISTRY)]
+    line = shlex.join(command) + " | head -1"
+    ran = subprocess.run(line, shell=True, env=shell.environment, capture_output=True, text=True, check=True)
     assert ran.stdout.startswith("name")
     assert "Traceback" not in ran.stderr

@@ -7,15 +7,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from harness.api import Job
 from harness.execute import slurm
-from tests.execute.test_parallel import Shell
-from tests.support import TINY_REGISTRY
+from tests.support import Shell, lines_of, long_registry, wait_until
 
 ROWS = ("--format", "json", "--threads", "1")
 
@@ -38,31 +36,16 @@ def shell(tmp_path: Path) -> Shell:
 
 @pytest.fixture
 def long(shell: Shell) -> Path:
-    path = shell.folder / "long.toml"
-    path.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 400"))
-    return path
+    return long_registry(shell.folder, epochs=400)
 
 
-def wait_for(path: Path, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.1)
-
-
-def wait_until_the_queue_is_empty() -> None:
-    """A task that is told to stop ends its step and saves."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        queue = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
-        if not queue.strip():
-            return
-        time.sleep(0.5)
-    raise AssertionError(queue)
+def queue_is_empty() -> bool:
+    """A task that is asked to stop ends its step and saves, so it leaves the queue a little later."""
+    return not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def epochs(shell: Shell, model: str) -> int:
-    return len((shell.cell(model) / "history.jsonl").read_text().splitlines())
+    return len(lines_of(shell.cell(model) / "history.jsonl"))
 
 
 def slurm_id(shell: Shell, model: str) -> str:
@@ -99,7 +82,7 @@ class TestSlurm:
 
     def test_cancelled_in_the_middle_it_goes_on_where_it_was(self, shell: Shell, long: Path) -> None:
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "slurm", registry=long)
-        wait_for(shell.cell("tiny") / "history.jsonl")
+        wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=120, process=process)
         subprocess.run(["scancel", slurm_id(shell, "tiny")], check=True)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -114,19 +97,14 @@ class TestSlurm:
 
     def test_at_the_time_limit_it_saves_and_is_queued_again(self, shell: Shell, long: Path) -> None:
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "slurm", registry=long)
-        wait_for(shell.cell("tiny") / "history.jsonl")
+        wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=120, process=process)
         # What Slurm sends some time before the limit.
         subprocess.run(["scancel", "--signal", "USR2", slurm_id(shell, "tiny")], check=True)
-        deadline = time.monotonic() + 60
-        log = shell.folder / "runs" / ".executors" / "slurm" / "logs"
-        while not any("Requeued job" in path.read_text() for path in log.glob("*_log.out")):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        logs = shell.folder / "runs" / ".executors" / "slurm" / "logs"
+        wait_until(lambda: any("Requeued job" in path.read_text() for path in logs.glob("*_log.out")))
         # Slurm keeps a requeued task back for two minutes; its operator may let it go sooner.
-        id_ = slurm_id(shell, "tiny")
-        while subprocess.run(["scontrol", "update", f"jobid={id_}", "StartTime=now"], capture_output=True).returncode:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        sooner = ["scontrol", "update", f"jobid={slurm_id(shell, 'tiny')}", "StartTime=now"]
+        wait_until(lambda: subprocess.run(sooner, capture_output=True, check=False).returncode == 0)
         out, err = process.communicate(timeout=480)
         assert process.returncode == 0, err
         assert '"state": "done"' in out
@@ -147,7 +125,7 @@ class TestSlurm:
         ]
         assert "1 job is in the queue already and not submitted again." in again
         subprocess.run(["scancel", id_], check=True)
-        wait_until_the_queue_is_empty()
+        wait_until(queue_is_empty)
 
     def test_refused_submission_is_a_sentence(self, shell: Shell) -> None:
         options = ("--executor", "slurm", "--executor-option", "partition=nowhere")
@@ -178,7 +156,7 @@ class TestRay:
 
     def test_ctrl_c_saves_and_the_same_command_goes_on(self, shell: Shell, long: Path) -> None:
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "ray", registry=long)
-        wait_for(shell.cell("tiny") / "history.jsonl")
+        wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=120, process=process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 130, err

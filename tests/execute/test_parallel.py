@@ -8,10 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
@@ -27,52 +25,10 @@ from harness.machine import THREAD_VARIABLES, thread_variables
 from harness.macs import estimate_macs
 from harness.models import Architectures
 from harness.price.timings import Timings
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, UNRULY_PLUGIN, Command, Ran
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Shell, long_registry, wait_until
 
 LOCAL = ExecutorSpec(name="local", title="here", execute=lambda work: [])
 REMOTE = ExecutorSpec(name="far", title="there", execute=lambda work: [], remote=True, options={"partition": "where"})
-
-
-@dataclass(frozen=True)
-class Shell:
-    """The command line as a process of its own, with the tiny and the unruly plugin."""
-
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return os.environ | {
-            "PYTHONPATH": os.pathsep.join(map(str, (TINY_PLUGIN, UNRULY_PLUGIN))),
-            "HARNESS_DATA": str(self.folder / "data"),
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-            "UNRULY_MARK": str(self.folder / "mark"),
-        }
-
-    def start(self, *arguments: str, registry: Path = TINY_REGISTRY) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "harness", *arguments, "--registry", str(registry)],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> Ran:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=480)
-        return Ran(process.returncode, out, err)
-
-    def cell(self, model: str, dataset: str = "dots", runs: str = "runs") -> Path:
-        return self.folder / runs / "tiny-1.0" / model / dataset / "seed-0"
-
-    def result(self, model: str, dataset: str = "dots", runs: str = "runs") -> Any:
-        return json.loads((self.cell(model, dataset, runs) / "result.json").read_text())
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
 
 
 def test_results_do_not_depend_on_the_number_of_jobs(shell: Shell) -> None:
@@ -137,15 +93,10 @@ def test_signal_to_one_worker_stops_it_cleanly_and_its_job_goes_on_elsewhere(she
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_workers_of_a_killed_command_save_and_end_by_themselves(shell: Shell) -> None:
-    long = shell.folder / "long.toml"
-    long.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 100000"))
+    long = long_registry(shell.folder, epochs=100_000)
     process = shell.start("run", "tiny", "tiny2", "--dataset", "dots", "--jobs", "2", registry=long)
     histories = [shell.cell(model) / "history.jsonl" for model in ("tiny", "tiny2")]
-    deadline = time.monotonic() + 90
-    while not all(path.exists() for path in histories):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
+    wait_until(lambda: all(path.exists() for path in histories), seconds=90, process=process)
     process.kill()
     process.communicate(timeout=30)
     for path in histories:
@@ -162,15 +113,10 @@ def test_workers_of_a_killed_command_save_and_end_by_themselves(shell: Shell) ->
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
 def test_closed_terminal_stops_like_ctrl_c(shell: Shell) -> None:
-    long = shell.folder / "long.toml"
-    long.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 100000"))
+    long = long_registry(shell.folder, epochs=100_000)
     process = shell.start("run", "tiny", "--dataset", "dots", registry=long)
     history = shell.cell("tiny") / "history.jsonl"
-    deadline = time.monotonic() + 90
-    while not history.exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
+    wait_until(history.exists, seconds=90, process=process)
     assert process.stderr is not None
     assert process.stdout is not None
     process.stderr.close()  # the terminal is gone, so every further line fails
@@ -307,8 +253,7 @@ def test_ctrl_c_before_the_first_job_is_a_sentence(seconds: float, shell: Shell)
         start_new_session=True,
     )  # fmt: skip
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not children.read_text():
-        time.sleep(0.02)
+    wait_until(children.read_text, process=process)
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)

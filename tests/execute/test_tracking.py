@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from harness.api import TrackerSpec
+from harness.cli import run_command
 from harness.execute.tracking import Tracking
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
+from tests.support import TINY_PLUGIN, Command, cell_folder, lines_of, long_registry, read_result, wait_until
 
-CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
+CELL = cell_folder()
 
 DIARY = """
     import json, os, time
@@ -79,7 +80,7 @@ def happened(run: list[dict[str, Any]]) -> list[str]:
 
 
 def weights() -> str:
-    return str(json.loads((CELL / "result.json").read_text())["weights_sha256"])
+    return str(read_result(CELL)["weights_sha256"])
 
 
 def test_a_tracker_follows_only_where_it_is_switched_on(diary: Command) -> None:
@@ -213,8 +214,7 @@ def test_a_failed_job_is_told_to_the_tracker(diary: Command) -> None:
 def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
     number: signal.Signals, diary: Command, tmp_path: Path
 ) -> None:
-    registry = tmp_path / "long.toml"
-    registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 40"))
+    registry = long_registry(tmp_path, epochs=40)
     arguments = ["run", "tiny", "--dataset", "dots", "--in-process", "--track", "diary", "--registry", str(registry)]
     arguments += ["--checkpoint-every", "0"]  # the tracker is told of saved epochs
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(TINY_PLUGIN), str(tmp_path / "site")))}
@@ -222,15 +222,11 @@ def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
         [sys.executable, "-m", "harness", *arguments], env=environment | {"DIARY_SECONDS": "0.02"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (entries() and len(entries()[0]) > 4):
-        time.sleep(0.02)
+    wait_until(lambda: entries() and len(entries()[0]) > 4, process=process)
     process.send_signal(number)
     process.communicate(timeout=60)
     (stopped,) = entries()
     assert happened(stopped)[-1].startswith("close" if number == signal.SIGTERM else "epoch")
-    from harness.cli import run_command
-
     assert run_command(arguments) == 0
     (run,) = entries()
     epochs = [entry["epoch"] for entry in run if entry["what"] == "epoch"]
@@ -244,23 +240,18 @@ def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
 
 def test_epochs_that_a_kill_undoes_were_not_told(diary: Command, tmp_path: Path) -> None:
     """Epochs that no checkpoint holds are trained again, in other seconds: told early, the curve would be another."""
-    registry = tmp_path / "long.toml"
-    registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 150"))
+    registry = long_registry(tmp_path, epochs=150)
     arguments = ["run", "tiny", "--dataset", "dots", "--in-process", "--track", "diary", "--registry", str(registry)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(TINY_PLUGIN), str(tmp_path / "site")))}
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     history = CELL / "history.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (history.exists() and history.read_text().count("\n") >= 3):
-        time.sleep(0.01)
+    wait_until(lambda: len(lines_of(history)) >= 3, process=process)
     process.kill()
     process.communicate(timeout=60)
     assert history.read_text().count("\n") >= 3
     assert [happened(run) for run in entries()] == [["open"]]
-    from harness.cli import run_command
-
     assert run_command(arguments) == 0
     (run,) = entries()
     told = [(entry["epoch"], entry["seconds"]) for entry in run if entry["what"] == "epoch"]

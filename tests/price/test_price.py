@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from harness.results.store import RunsFolder
 from harness.train.provenance import device_name
 from harness.train.schedule import CHECKPOINT_PAUSE
 from harness.workspace.survey import Surveyor
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, cell_folder, read_result
 
 HERE = Setting(Device("cpu", "cpu", "a chip"), 1, 1)
 TIMING = Timing(build=0.5, setup=1.0, step=0.1, image=0.01, checkpoint=0.2)
@@ -315,7 +314,7 @@ def test_finished_runs_on_the_same_device_are_the_better_source(
     plan = tiny_plan(tiny_benchmark, tiny_catalog, "tiny", seeds=3)
     price = appraise(tiny_benchmark, tiny_catalog, plan, setting())
     assert len(price.jobs) == 4
-    recorded = json.loads(Path("runs/tiny-1.0/tiny/dots/seed-0/result.json").read_text())["seconds"]
+    recorded = read_result(cell_folder())["seconds"]
     assert {one.seconds for one in price.jobs if one.job.dataset == "dots"} == {recorded}
     assert {one.basis for one in price.jobs} == {"runs"}
     elsewhere = replace(setting(), device=Device("cpu", "cpu", "another chip"))

@@ -37,7 +37,7 @@ from harness.train.loop import Training
 from harness.train.observe import Witness, applied_moments, applied_smoothing, read_strengths
 from harness.train.pipeline import InputPipeline
 from harness.train.run import Task, Trained, build_model, deviations_of, run_task
-from tests.support import FILES, Command
+from tests.support import FILES, Command, cell_folder
 
 Patch = pytest.MonkeyPatch
 CPU = torch.device("cpu")
@@ -560,7 +560,7 @@ def test_state_goes_through_a_checkpoint(task: Task) -> None:
 
 # ------------------------------------------------------------------------------------------------- what users see
 
-CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
+CELL = cell_folder()
 
 
 def test_deviating_run_is_kept_and_marked_but_does_not_count(tiny_harness: Command, monkeypatch: Patch) -> None:

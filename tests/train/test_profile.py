@@ -29,8 +29,7 @@ from harness.train.loop import Training
 from harness.train.pipeline import InputPipeline
 from harness.train.profile import OFF, Clock, HostWatch, Phase, Piece, RunClock, shares_of
 from harness.train.run import JobInProgress, Task, build_model, run_task
-from tests.execute.test_parallel import Shell
-from tests.support import Command
+from tests.support import Command, Shell, cell_folder, read_result
 
 JOB = Job("tiny-1.0", "tiny", "dots", 0)
 PROFILED = ("tiny", "--dataset", "dots", "--threads", "1", "--profile")
@@ -38,10 +37,6 @@ PROFILED = ("tiny", "--dataset", "dots", "--threads", "1", "--profile")
 
 def folder(runs: str | Path = "runs", job: Job = JOB) -> JobFolder:
     return RunsFolder(Path(runs)).of(job)
-
-
-def result(runs: str | Path = "runs") -> Any:
-    return json.loads(folder(runs).result.read_text())
 
 
 def profile(runs: str | Path = "runs") -> Profile:
@@ -75,7 +70,7 @@ def test_files_content(tiny_harness: Command) -> None:
     ran = tiny_harness("run", *PROFILED, "--format", "json")
     assert ran.code == 0
     content = json.loads(folder().profile.read_text())
-    assert after_start(profile()) == pytest.approx(result()["seconds"], rel=0.1, abs=0.03)
+    assert after_start(profile()) == pytest.approx(read_result(cell_folder())["seconds"], rel=0.1, abs=0.03)
     assert sum(phase["seconds"] for phase in content["phases"].values()) == pytest.approx(content["seconds"], abs=1e-3)
     assert sum(phase["share"] for phase in content["phases"].values()) == pytest.approx(1, abs=1e-3)
     used = {name for name, phase in content["phases"].items() if phase["seconds"] > 0}
@@ -83,7 +78,7 @@ def test_files_content(tiny_harness: Command) -> None:
     assert {key: content[key] for key in ("model", "dataset", "seed", "device", "threads", "batch_size")} == {
         "model": "tiny", "dataset": "dots", "seed": 0, "device": "cpu", "threads": 1, "batch_size": 8,
     }  # fmt: skip
-    assert content["fingerprint"] == result()["fingerprint"]
+    assert content["fingerprint"] == read_result(cell_folder())["fingerprint"]
     assert (content["epochs"], content["steps_per_epoch"], content["steps_profiled"]) == (3, 8, 24)
     assert 0 <= content["device_idle"] <= 1
 
@@ -317,11 +312,6 @@ def test_idle_share_of_a_cpu_is_the_time_without_work() -> None:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
-@pytest.fixture
 def task(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Task:
     protocol = tiny_benchmark.protocol("tiny-1.0")
     return Task(
@@ -383,7 +373,9 @@ def test_stopped_run_goes_on_with_its_profile(tiny_benchmark: Benchmark, tiny_ca
     whole = profile(tmp_path / "runs")
     assert [(piece.epoch, piece.steps) for piece in whole.pieces] == [(0, 8), (1, 3), (1, 5), (2, 8)]
     assert list(whole.pieces[:2]) == list(half.pieces)
-    assert after_start(whole) == pytest.approx(result(tmp_path / "runs")["seconds"], rel=0.1, abs=0.05)
+    assert after_start(whole) == pytest.approx(
+        read_result(cell_folder(runs=tmp_path / "runs"))["seconds"], rel=0.1, abs=0.05
+    )
     assert whole.phases["start"] > half.phases["start"] > 0
 
 

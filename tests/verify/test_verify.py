@@ -16,9 +16,9 @@ import torch
 
 from harness.train.packing import pack, unpack
 from harness.verify import replay
-from tests.support import FILES, TINY_PLUGIN, Command, Ran
+from tests.support import FILES, TINY_PLUGIN, Command, Ran, cell_folder, read_result
 
-CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
+CELL = cell_folder()
 OLD = FILES / "schema-1"
 
 
@@ -54,7 +54,7 @@ def edit_history(change: Callable[[list[dict[str, Any]]], None]) -> None:
 
 
 def edit_environment(**changes: Any) -> None:
-    environment = json.loads((CELL / "result.json").read_text())["environment"]
+    environment = read_result(CELL)["environment"]
     edit_json("result.json", environment=environment | changes)
 
 
@@ -129,7 +129,7 @@ def other_weight(content: dict[str, Any]) -> None:
 
 def other_fact(knob: str, value: Any) -> Callable[[], None]:
     def change() -> None:
-        facts = json.loads((CELL / "result.json").read_text())["executed"]
+        facts = read_result(CELL)["executed"]
         edit_json("result.json", executed=facts | {knob: value})
 
     return change
@@ -354,7 +354,7 @@ def test_wrong_use(finished: Command) -> None:
 
 
 def test_provenance_names_every_plugin_and_its_commit(finished: Command) -> None:
-    environment = json.loads((CELL / "result.json").read_text())["environment"]
+    environment = read_result(CELL)["environment"]
     plugins = {role: entry for entry in environment["plugins"] for role in entry["gave"]}
     assert {"model tiny", "data set dots", "augmentation cutmix", "metric top1"} <= set(plugins)
     assert (plugins["model tiny"]["distribution"], plugins["model tiny"]["version"]) == ("tiny-plugin", "1.0")

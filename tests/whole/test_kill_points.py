@@ -21,6 +21,7 @@ from harness.execute.runner import JobRunner
 from harness.execute.signals import StopSignal
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
+from tests.support import cell_folder, read_result
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,9 +75,9 @@ def in_a_child(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def result(folder: Path) -> Any:
-    cell = folder / "runs/tiny-1.0/tiny/dots/seed-0"
-    found = json.loads((cell / "result.json").read_text())
+def outcome(folder: Path) -> Any:
+    cell = folder / cell_folder()
+    found = read_result(cell)
     losses = [json.loads(line)["loss"] for line in (cell / "history.jsonl").read_text().splitlines()]
     leftovers = [path.name for path in cell.rglob("*.tmp")]
     return found["weights_sha256"], found["metrics"], losses, leftovers
@@ -101,7 +102,7 @@ def test_kill_before_any_file_operation(tiny_benchmark: Benchmark, tiny_catalog:
         assert in_a_child(undisturbed) == 0
         operations = int(counted.read_text())
         assert operations >= 20  # four checkpoints of three operations each, and the files around them
-        expected = result(whole)
+        expected = outcome(whole)
         assert expected[3] == []
 
         folder = tmp_path / "killed"
@@ -114,6 +115,6 @@ def test_kill_before_any_file_operation(tiny_benchmark: Benchmark, tiny_catalog:
 
             assert in_a_child(killed) == -signal.SIGKILL, number
             assert in_a_child(partial(run, tiny_benchmark, tiny_catalog, folder)) == 0, number
-            assert result(folder) == expected, number
+            assert outcome(folder) == expected, number
     finally:
         torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
+from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, cell_folder, read_result
 
-CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
+CELL = cell_folder()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -194,5 +193,5 @@ def test_uninstalled_plugin(
     assert "Results of models that are not installed are not counted: guest." in board.err
     assert harness("status", "tiny", *options).code == 0
     assert contents(Path("runs")) == before
-    result = json.loads(Path("runs/tiny-1.0/guest/dots/seed-0/result.json").read_text())
+    result = read_result(cell_folder("guest"))
     assert result["job"]["model"] == "guest"

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,12 +18,13 @@ from typing import Any
 import pytest
 
 from harness.api import EpochRecord, Job, RunResult, TrackedRun, TrackerSpec
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command
+from harness.cli import run_command
+from tests.support import TINY_PLUGIN, Command, cell_folder, long_registry, wait_until
 from xscore_plugins.trackers import mlflow as mlflow_plugin
 from xscore_plugins.trackers import tensorboard as tensorboard_plugin
 from xscore_plugins.trackers import wandb as wandb_plugin
 
-CELL = Path("runs/tiny-1.0/tiny/dots/seed-0")
+CELL = cell_folder()
 RUN = ("run", "tiny", "--dataset", "dots")
 PLUGINS = {"tensorboard": tensorboard_plugin, "mlflow": mlflow_plugin, "wandb": wandb_plugin}
 
@@ -295,16 +295,17 @@ def server(tmp_path: Path, empty_store: Path) -> Iterator[str]:
         stdout=log, stderr=log, start_new_session=True, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
+
+    def answers() -> bool:
+        assert process.poll() is None, (tmp_path / "server.log").read_text()
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2):
+                return True
+        except OSError:
+            return False
+
     try:
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=2):
-                    break
-            except OSError:
-                if time.monotonic() > deadline or process.poll() is not None:
-                    raise AssertionError((tmp_path / "server.log").read_text()) from None
-                time.sleep(0.2)
+        wait_until(answers, seconds=120)
         yield address
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -318,26 +319,22 @@ def test_mlflow_with_a_real_server_through_a_stop(
 ) -> None:
     """The run is killed with SIGKILL in the middle, goes on, and is one run of whole curves on the server."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    registry = tmp_path / "long.toml"
-    registry.write_text(TINY_REGISTRY.read_text().replace("epochs = 3", "epochs = 20"))
+    registry = long_registry(tmp_path, epochs=20)
     options = [*RUN, "--in-process", "--track", "mlflow", "--registry", str(registry), "--checkpoint-every", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *options],
         env=os.environ | {"PYTHONPATH": str(TINY_PLUGIN)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     memory = CELL / "trackers.json"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (
-        memory.exists() and len(json.loads(memory.read_text())["told"].get("mlflow", ())) >= 3
-    ):
-        assert process.poll() is None
-        time.sleep(0.02)
+
+    def followed() -> bool:
+        return memory.exists() and len(json.loads(memory.read_text())["told"].get("mlflow", ())) >= 3
+
+    wait_until(followed, seconds=120, process=process)
     process.kill()
     process.communicate()
     _, (stopped,) = mlflow_runs(server)
     assert stopped.info.status == "RUNNING"
-    from harness.cli import run_command
-
     assert run_command(options) == 0
     client, (run,) = mlflow_runs(server)
     assert run.info.run_id == stopped.info.run_id
@@ -369,13 +366,12 @@ def wandb_records(file: Path) -> list[Any]:
 
 def finished_wandb_records(file: Path) -> list[Any]:
     """The records of a run that has ended: wandb's own process goes on writing for a moment after ``finish()``."""
-    deadline = time.monotonic() + 30
-    while True:
+
+    def finished() -> list[Any]:
         records = wandb_records(file)
-        if any(one.WhichOneof("record_type") == "exit" for one in records):
-            return records
-        assert time.monotonic() < deadline, [one.WhichOneof("record_type") for one in records]
-        time.sleep(0.05)
+        return records if any(one.WhichOneof("record_type") == "exit" for one in records) else []
+
+    return wait_until(finished, seconds=30)
 
 
 def wandb_history(records: list[Any]) -> list[dict[str, Any]]:
