@@ -1,4 +1,4 @@
-"""This computer: its cores, memory, processor and accelerators. torch is imported only where it must answer."""
+"""This computer: cores, memory, processor, accelerators, libraries. torch is imported only where it must answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -26,6 +27,9 @@ its limit, an Apple chip under load. Only an assumption; ``harness plan --watts`
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Environment variables from which numerical libraries take their number of threads when they are imported."""
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "fvcore")
+"""Distributions that results depend on: results record their versions, and ``harness doctor`` compares them."""
 
 _DRIVER_FILES = (
     *("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/nvhost-gpu"),  # the last two on Jetson boards
@@ -187,6 +191,14 @@ def nvidia_driver() -> str | None:
             command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True, stdin=subprocess.DEVNULL
         ).stdout.split()[0]
     return None
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution; None where it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def cpu_name() -> str:

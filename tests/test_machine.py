@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import machine
 
@@ -43,3 +44,9 @@ def test_room_on_cpu_is_limited_by_cores_and_memory(
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not tell its memory")
 def test_memory_is_at_least_a_gigabyte() -> None:
     assert (machine.memory_bytes() or 0) > 2**30
+
+
+def test_version_of_a_library_is_none_where_it_is_not_installed() -> None:
+    assert machine.installed_version("torch") == torch.__version__
+    assert machine.installed_version("no-such-distribution") is None
+    assert all(map(machine.installed_version, machine.LIBRARIES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from harness.data.ingest import definition
 from harness.data.store import find_prepared
 from harness.errors import DatasetError
 from harness.execute.tracking import missing_modules
+from harness.machine import LIBRARIES, installed_version
 from harness.registry import Benchmark
 
 _Rows: TypeAlias = list[dict[str, Any]]
@@ -217,15 +218,12 @@ def list_command(kind: str, data: Path | None, registry: Path | None, format_: s
         click.echo(f"{them} a problem: 'harness list plugins' says which.", err=True)
 
 
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "fvcore", "pluggy")
-
-
 def version_text() -> str:
     """Return the version in the first line and the environment below it."""
     facts = {
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
-        **{name: _version(name) for name in _LIBRARIES},
+        **{name: installed_version(name) or "not installed" for name in LIBRARIES},
         "plugins": _plugins_line(),
         "hook API": str(HOOK_API_VERSION),
     }
@@ -240,13 +238,6 @@ def show_version(context: click.Context, _: click.Parameter, value: bool) -> Non
     if value and not context.resilient_parsing:
         click.echo(version_text())
         context.exit()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _plugins_line() -> str:

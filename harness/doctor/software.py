@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import metadata, requires, version
 
 from harness.catalog import DISTRIBUTION
 from harness.doctor.check import Finding, Place
+from harness.machine import LIBRARIES, installed_version
 
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "fvcore")
 _NOT_FOR_USERS = ("dev", "docs")
 _ENGINES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "slurm": ("submitit", ("sinfo", "--noheader", "--format=%P %a %D nodes %t")),
@@ -28,9 +28,8 @@ def check_versions(_place: Place) -> Iterator[Finding]:
     needed = _requirements(extra=None)
     found, wrong = [f"python {sys.version.split()[0]}"], []
     for name in LIBRARIES:
-        try:
-            here = version(name)
-        except PackageNotFoundError:
+        here = installed_version(name)
+        if here is None:
             wrong.append(f"{name} is not installed")
             continue
         found.append(f"{name} {here}")
@@ -85,7 +84,7 @@ def check_extras(_place: Place) -> Iterator[Finding]:
     for extra in sorted(metadata(DISTRIBUTION).get_all("Provides-Extra") or []):
         if extra in _NOT_FOR_USERS:
             continue
-        missing = [name for name in _requirements(extra=extra) if not _installed(name)]
+        missing = [name for name in _requirements(extra=extra) if not installed_version(name)]
         if missing:
             advice = f"Where you want it: pip install '{DISTRIBUTION}[{extra}]'"
             yield Finding(f"extra {extra}", "skipped", f"not installed: {', '.join(missing)}", advice)
@@ -151,11 +150,3 @@ def _fits(here: str, condition: str) -> bool:
     except ImportError:
         return True
     return SpecifierSet(condition).contains(here.partition("+")[0], prereleases=True)
-
-
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True

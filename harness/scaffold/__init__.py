@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from harness import __version__
 from harness.catalog import Catalog, Offer
 from harness.errors import StoreError, WrongUseError
 from harness.files import writing_to
+from harness.machine import installed_version
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")  # that of harness.api
 _PREFIX = "xscore-plugin-"
@@ -111,13 +111,11 @@ def _require_free(name: str, kind: str, catalog: Catalog) -> None:
     if named:
         raise WrongUseError(f"The name '{name}' is taken by {named[0]}. Choose another name.")
     distribution = _PREFIX + name.replace("_", "-")
-    try:
+    if (installed := installed_version(distribution)) is not None:
         raise WrongUseError(
-            f"The distribution {distribution} {version(distribution)} is installed already. Choose another name, or "
+            f"The distribution {distribution} {installed} is installed already. Choose another name, or "
             f"uninstall it first: pip uninstall {distribution}"
         )
-    except PackageNotFoundError:
-        pass
     module = _module(name)
     if module in sys.modules or find_spec(module) is not None:
         raise WrongUseError(f"There is a module named {module} already. Choose another name.")

@@ -13,7 +13,6 @@ import platform
 import socket
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ import torch
 
 from harness import __version__
 from harness.api import Job, ModelSpec
-from harness.catalog import Catalog, Offer, Plugin
-from harness.machine import device_name, nvidia_driver
+from harness.catalog import DISTRIBUTION, Catalog, Offer, Plugin
+from harness.machine import LIBRARIES, device_name, installed_version, nvidia_driver
 from harness.registry import Protocol
 
-_LIBRARIES = ("xscore-harness", "torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "fvcore")
 _SECONDS = 10
 
 
@@ -46,7 +44,7 @@ def describe_environment(
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "harness": {"version": __version__, **_sources().of(Path(__file__).parents[1])},
-        "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
+        "versions": {name: found for name in (DISTRIBUTION, *LIBRARIES) if (found := installed_version(name))},
         "model_plugin": str(model.owner),
         "plugins": describe_plugins(_involved(catalog, model, job, protocol)),
         "device": str(device),
@@ -157,10 +155,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
         return done.stdout.strip()
     return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -154,7 +154,7 @@ def test_plugin_partly_out_of_use_is_a_warning(
 
 
 def test_extras_that_are_not_installed_are_skipped(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(software, "_installed", lambda name: name != "altair")
+    monkeypatch.setattr(software, "installed_version", lambda name: None if name == "altair" else "1.0")
     found = {finding.name: finding for finding in software.check_extras(tiny_place)}
     assert found["extra report"].verdict == "skipped"
     assert found["extra report"].found == "not installed: altair"
