@@ -18,8 +18,8 @@ from harness.api import Job, RunResult
 from harness.catalog import discover
 from harness.plan import Plan, Selection, build_plan
 from harness.registry import load_benchmark
+from harness.results.predictions import read_predictions
 from harness.results.store import JobFolder, RunsFolder
-from harness.results.values import read_predictions
 from harness.workspace.survey import Surveyor
 
 SUITE = "pocket"

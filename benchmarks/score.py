@@ -18,7 +18,7 @@ import pandas as pd
 
 from harness.api import Job, RunResult
 from harness.registry import Benchmark, load_benchmark
-from harness.report.leaderboard import build_leaderboard
+from harness.report.ranking import Measurements, ScoreSettings, build_leaderboard
 from harness.score import Anchors, search_subsets
 
 MODELS, SEEDS = 10_000, 3
@@ -77,12 +77,12 @@ def main() -> int:
         timed(
             f"leaderboard of {MODELS:,} models x {len(suite.datasets)} x {SEEDS}, without intervals",
             2,
-            lambda: build_leaderboard(benchmark, suite, found, lam=0.5),
+            lambda: build_leaderboard(benchmark, suite, Measurements(found), ScoreSettings()),
         ),
         timed(
             "the same with intervals and rank intervals",
             2,
-            lambda: build_leaderboard(benchmark, suite, found, lam=0.5, test_sizes=sizes),
+            lambda: build_leaderboard(benchmark, suite, Measurements(found, test_sizes=sizes), ScoreSettings()),
         ),
         timed("all 184,756 subsets of 10 of 20 data sets", 10, lambda: search_subsets(frame, anchors, size=10)),
     ]

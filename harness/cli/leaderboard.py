@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,7 +27,7 @@ from harness.registry import Benchmark
 from harness.results.store import RunsFolder
 
 if TYPE_CHECKING:
-    from harness.report.leaderboard import Leaderboard
+    from harness.report.rows import BoardRow, Leaderboard
     from harness.workspace.finished import Collected
 
 DEFAULT_LAMBDA = 0.5
@@ -93,7 +93,6 @@ def leaderboard(
     harness leaderboard --lambda 1 --format latex
     """
     from harness.data.prepare import known_leaks
-    from harness.report.leaderboard import BASELINE_KIND
 
     if published and protocol:
         raise WrongUseError("--published is about the frozen protocol; leave --protocol out.")
@@ -113,11 +112,11 @@ def leaderboard(
         _print_seeds(board, *separate, format_)
         return
     shown = format_ not in ("json", "csv") if baseline is None else baseline
-    rows = [row for row in board.rows if shown or row["kind"] != BASELINE_KIND]
-    names = list(board.rows[0]["accuracy"]) if board.rows else []
+    rows = [row for row in board.rows if shown or row.is_model]
+    names = list(board.rows[0].accuracy) if board.rows else []
     input_size = benchmark.protocol(benchmark.suite(suite).protocol).input_size
     leaks = known_leaks(catalog, names, data_root(data), input_size)
-    print_board(rows, format_, published=published, leaking=leaks, ablation=ablation_of(benchmark, suite))
+    print_board(rows, format_, leaking=leaks, ablation=ablation_of(benchmark, suite))
     for note in (*notes, *(f"* {name}: {sentence}." for name, sentence in leaks.items())):
         click.echo(note, err=True)
 
@@ -161,9 +160,9 @@ def measured_board(
     metric: str | None = None, anchors_name: str | None = None, brief: bool = False,
 ) -> tuple[Collected, Leaderboard]:  # fmt: skip
     """Read a suite's finished results, ``brief`` as in ``collect``, and rank them and the majority-class baseline."""
-    from harness.report.baseline import baseline_values
-    from harness.report.leaderboard import build_leaderboard
-    from harness.report.scale import OWN, find_anchors
+    from harness.report.anchor_files import OWN, find_anchors
+    from harness.report.ranking import Measurements, ScoreSettings, build_leaderboard
+    from harness.results.predictions import baseline_values
     from harness.workspace.finished import collect
 
     collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=metric, brief=brief)
@@ -175,7 +174,6 @@ def measured_board(
             benchmark,
             runs,
             metric=collected.metric,
-            own_metric=collected.protocol.metric,
             protocol=collected.protocol,
         )
     chosen = collected.suite
@@ -184,18 +182,15 @@ def measured_board(
 
         chosen = msgspec.structs.replace(chosen, anchors=None)
     jobs = [result.job for result in collected.results]
+    measured = Measurements(
+        collected.results,
+        values=collected.values,
+        test_sizes={name: dataset_facts(benchmark, catalog, name).test for name in chosen.datasets},
+        baseline=baseline_values(collected.runs, jobs, catalog.metric(collected.metric.name)),
+    )
+    settings = ScoreSettings(lam, collected.metric.name, higher_is_better=collected.metric.higher_is_better)
     try:
-        board = build_leaderboard(
-            benchmark,
-            chosen,
-            collected.results,
-            lam=lam,
-            metric=collected.metric,
-            values=collected.values,
-            anchors=anchors,
-            test_sizes={name: dataset_facts(benchmark, catalog, name).test for name in chosen.datasets},
-            baseline=baseline_values(collected.runs, jobs, catalog.metric(collected.metric.name)),
-        )
+        board = build_leaderboard(benchmark, chosen, measured, settings, anchors)
     except CannotContinueError as error:
         # What is not counted is often the reason why there is too little to rank.
         raise CannotContinueError(" ".join([str(error), *collected.notes])) from error
@@ -206,61 +201,35 @@ def published_board(
     benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, lam: float
 ) -> Leaderboard:
     """Rank the published models and, where there are finished results, the user's among them."""
-    from harness.report.leaderboard import build_leaderboard
     from harness.report.published import build_published, full_suite
+    from harness.report.ranking import Measurements, ScoreSettings, build_leaderboard
     from harness.workspace.finished import collect
 
     chosen = benchmark.suite(suite) if suite else full_suite(benchmark)
     collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=full_suite(benchmark).name, metric=None)
     measured = None
     if any(not result.over_budget for result in collected.results):
-        measured = build_leaderboard(benchmark, full_suite(benchmark), collected.results, lam=lam)
+        measured = build_leaderboard(
+            benchmark, full_suite(benchmark), Measurements(collected.results), ScoreSettings(lam)
+        )
     return build_published(benchmark, chosen, lam=lam, measured=measured)
 
 
-def print_board(
-    rows: Iterable[Mapping[str, Any]], format_: str, *, published: bool = False, leaking: Container[str] = (),
-    ablation: str = "",
-) -> None:  # fmt: skip
-    """Print a leaderboard: everything in json and csv, what matters in the formats for people.
+def print_board(rows: Sequence[BoardRow], format_: str, *, leaking: Iterable[str] = (), ablation: str = "") -> None:
+    """Print a leaderboard: everything in json and csv, ``board_columns`` in the formats for people.
 
-    Data sets whose test split is known to share something with train are marked with an asterisk. Scores under a user's
-    own protocol say so in every row or in the heading, which stays with a table that is cut out of its surroundings.
+    An asterisk marks data sets that are known to share images between train and test. Scores under a user's own
+    protocol are marked in each row or in the heading, which stays with a table that is copied elsewhere.
     """
-    rows = [{**row, "ablation": ablation} for row in rows] if ablation else list(rows)
+    from harness.report.rows import board_columns
+
     if format_ in ("json", "csv"):
-        print_rows(rows, format_)
+        own = {"ablation": ablation} if ablation else {}
+        print_rows([row.as_row() | own for row in rows], format_)
         return
-    columns = {"rank": "rank", "model": "model", "xscore": "xScore (ablation)" if ablation else "xScore"}
-    if any(row.get("not_comparable_on") for row in rows):
-        columns |= {"mark": ""}
-    if any(row.get("upper") is not None for row in rows):
-        columns |= {"interval": "95 % interval", "ranks": "ranks", "groups": "ties"}
-    columns |= {"mean": "mean", "variance": "variance"}
-    digits = dict.fromkeys(("xscore", "mean", "variance"), 3)
-    shown = [
-        dict(row)
-        | {"interval": _span(row, "lower", "upper", 3), "ranks": _span(row, "rank_lower", "rank_upper", 0)}
-        | {"mark": "not comparable" if row.get("not_comparable_on") else ""}
-        for row in rows
-    ]
-    if published and rows:
-        first = rows[0]
-        columns |= {f"xscore_by_lambda.{key}": f"lambda {key}" for key in first["xscore_by_lambda"]}
-        extra = [key for key in first if key.startswith("xscore") and key not in ("xscore", "xscore_by_lambda")]
-        columns |= {key: key for key in extra}
-        digits |= dict.fromkeys([*(f"xscore_by_lambda.{key}" for key in first["xscore_by_lambda"]), *extra], 3)
-        if len({row["source"] for row in rows}) > 1:
-            columns |= {"protocol": "trained under"}
-    columns |= {
-        f"accuracy.{name}": name.replace("_", " ") + (" *" if name in leaking else "")
-        for name in (rows[0]["accuracy"] if rows else {})
-    }
-    print_rows(shown, format_, columns=columns, digits=digits)
-
-
-def _span(row: Mapping[str, Any], low: str, high: str, digits: int) -> str | None:
-    if row.get(low) is None:
-        return None
-    ends = [f"{row[end]:.{digits}f}" for end in (low, high)]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+    columns = board_columns(rows, "command", {name: f"{name.replace('_', ' ')} *" for name in leaking})
+    titles = {column.key: column.title for column in columns}
+    if ablation:
+        titles["xscore"] += " (ablation)"
+    shown = [{column.key: column.cell(row) for column in columns} for row in rows]
+    print_rows(shown, format_, columns=titles, digits={column.key: column.digits for column in columns})

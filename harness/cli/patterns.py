@@ -129,9 +129,7 @@ def _scores(
     else:
         _, board = measured_board(benchmark, catalog, runs, data_root(data), suite=suite, lam=lam)
         source = f"Scores: measured here on the suite '{suite}' ({board.anchors.name})."
-    return {
-        row["model"]: row["xscore"] for row in board.rows if row["kind"] == "model" and row["xscore"] is not None
-    }, source
+    return board.scores, source
 
 
 def compute_of(benchmark: Benchmark | None, described: list[Described]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from harness.api import RunResult
     from harness.catalog import Catalog
     from harness.registry import Benchmark
-    from harness.report.facts import Facts
+    from harness.report.content import PageContent, Patterns
+    from harness.report.rows import Leaderboard
 
 
 @click.command()
@@ -63,16 +64,16 @@ def report(
         raise WrongUseError("--published is about the frozen protocol; leave --protocol out.")
     benchmark, catalog = load_under(registry, suite, protocol, runs)
     frozen = load(registry)[0] if protocol else benchmark
-    from harness.report.figures import altair, build_figures
-    from harness.report.page import page_size, write_figures, write_page
+    from harness.report.figures import altair
+    from harness.report.page import build_figures, page_size, write_figures, write_page
 
     altair()  # before minutes of work, say what is missing
-    facts = gather(
+    content = gather(
         benchmark, catalog, runs, data_root(data), suite, lam, frozen=frozen, published=published,
         patterns=not no_patterns,
     )  # fmt: skip
-    drawn = build_figures(facts)
-    write_page(out, facts, drawn)
+    drawn = build_figures(content)
+    write_page(out, content, drawn)
     click.echo(f"Wrote {out} ({page_size(out.read_text(encoding='utf-8'))}).", err=True)
     if figures is not None:
         paths = write_figures(figures, drawn)
@@ -82,10 +83,10 @@ def report(
 def gather(
     benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, lam: float, *,
     frozen: Benchmark, published: bool, patterns: bool,
-) -> Facts:  # fmt: skip
+) -> PageContent:  # fmt: skip
     """Collect everything that the page shows; ``frozen`` is the registry's own, for the published table."""
     from harness.data.prepare import known_leaks
-    from harness.report.facts import Facts, gather_confusions, gather_histories, methods
+    from harness.report.content import PageContent, describe_methods, gather_confusions, gather_histories
     from harness.report.published import full_suite, published_accuracies, published_anchors
     from harness.results.store import RunsFolder
     from harness.score import search_subsets
@@ -116,14 +117,14 @@ def gather(
     classes = {name: catalog.datasets[name].spec.classes for name in chosen.datasets if name in catalog.datasets}
     folder = RunsFolder(runs)
     confusions, problems = gather_confusions(folder, results, classes)
-    how, deviations = methods(benchmark, chosen, protocol, board, results, lam)
+    how, deviations = describe_methods(benchmark, chosen, board, results)
     leakage = "; ".join(f"{titles[name]}: {sentence}" for name, sentence in leaks.items())
     how = [*how, ("Known leakage", leakage or "none; 'harness audit' looks for it")]
-    return Facts(
+    return PageContent(
         title=f"{'Ablation, not the frozen benchmark' if own else 'xScore report'}: {chosen.title}",
         lead=_lead(
             measured=measured,
-            models=len([row for row in board.rows if row["kind"] == "model"]),
+            models=len(board.models),
             sets=len(titles),
             protocol="a protocol of the user's own" if own else "one frozen protocol",
         ),
@@ -132,7 +133,6 @@ def gather(
         measured=measured,
         published=table,
         proxy=benchmark.published.proxy if benchmark.published else "",
-        predicted=f"xscore{len(benchmark.published.datasets)}_predicted" if benchmark.published else "",
         search=search,
         patterns=_patterns(benchmark, catalog, board, measured=measured) if patterns else None,
         histories=gather_histories(folder, results),
@@ -157,13 +157,12 @@ def _lead(*, measured: bool, models: int, sets: int, protocol: str) -> str:
     return f"The published accuracies of {models} small vision models on {sets} data sets, scored again and examined."
 
 
-def _patterns(benchmark: Benchmark, catalog: Catalog, board: Any, *, measured: bool) -> Any:
+def _patterns(benchmark: Benchmark, catalog: Catalog, board: Leaderboard, *, measured: bool) -> Patterns | None:
     from harness.cli.patterns import compute_of
     from harness.patterns.survey import describe_models
-    from harness.report.facts import gather_patterns
+    from harness.report.content import gather_patterns
 
-    rows = [row for row in board.rows if row["kind"] == "model"]
-    names = [row["model"] for row in rows if row["model"] in catalog.models]
+    names = [row.model for row in board.models if row.model in catalog.models]
     try:
         described, failures = describe_models(catalog, names, benchmark.budget)
     except HarnessError as error:
@@ -171,5 +170,4 @@ def _patterns(benchmark: Benchmark, catalog: Catalog, board: Any, *, measured: b
         return None
     for failure in failures:
         click.echo(failure, err=True)
-    scores = {row["model"]: row["xscore"] for row in rows if row["xscore"] is not None}
-    return gather_patterns(described, scores, compute_of(None if measured else benchmark, described))
+    return gather_patterns(described, board.scores, compute_of(None if measured else benchmark, described))

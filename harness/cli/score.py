@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.api import MetricSpec
-    from harness.report.leaderboard import Leaderboard
+    from harness.report.rows import Leaderboard
     from harness.score import Anchors
 
 accuracies_option = click.option(
@@ -83,8 +83,8 @@ def score(
         anchors_name = anchors_name or make_anchors
     notes: tuple[str, ...] = ()
     if accuracies is not None:
-        own, spec = _metric_of_file(benchmark, catalog, suite, metric)
-        board = _board_of_file(benchmark, accuracies, runs, suite, lam, anchors_name, spec, own, data_names(catalog))
+        spec = _metric_of_file(benchmark, catalog, suite, metric)
+        board = _board_of_file(benchmark, accuracies, runs, suite, lam, anchors_name, spec, data_names(catalog))
         percent = True
         higher = True
     else:
@@ -94,11 +94,10 @@ def score(
         notes = collected.notes
         higher = collected.metric.higher_is_better
         percent = higher and collected.metric.name == collected.protocol.metric
-    rows = [row for row in board.rows if row["kind"] == "model"]
     if sensitivity:
-        _print_sensitivity(rows, board, format_, higher=higher, percent=percent)
+        _print_sensitivity(board, format_, higher=higher, percent=percent)
     else:
-        print_board(rows, format_, ablation=ablation_of(benchmark, suite))
+        print_board(board.models, format_, ablation=ablation_of(benchmark, suite))
     for note in (*notes, *board.notes):
         click.echo(note, err=True)
 
@@ -108,16 +107,14 @@ def data_names(catalog: Catalog) -> list[str]:
     return list(catalog.datasets)
 
 
-def _metric_of_file(
-    benchmark: Benchmark, catalog: Catalog, suite: str | None, metric: str | None
-) -> tuple[str, MetricSpec]:
+def _metric_of_file(benchmark: Benchmark, catalog: Catalog, suite: str | None, metric: str | None) -> MetricSpec:
     own = benchmark.protocol(benchmark.suite(suite).protocol).metric
     if metric is not None and metric != own:
         raise WrongUseError(
             f"A file given with --accuracies holds {own} in percent; --metric {metric} needs stored predictions. "
             "Leave --accuracies out to use finished runs."
         )
-    return own, catalog.metric(own).spec
+    return catalog.metric(own).spec
 
 
 def _make_anchors(
@@ -125,7 +122,7 @@ def _make_anchors(
     accuracies: Path | None, name: str,
 ) -> None:  # fmt: skip
     """Freeze the extrema of all complete models, and say where."""
-    from harness.report.scale import anchor_file, freeze
+    from harness.report.anchor_files import anchor_file, freeze
     from harness.score import read_accuracies
     from harness.score.frozen import write_anchors
 
@@ -136,7 +133,7 @@ def _make_anchors(
     if accuracies is not None:
         frame = read_accuracies(accuracies)
         frame = _suite_columns(frame, benchmark, suite, accuracies)
-        spec = _metric_of_file(benchmark, catalog, suite, metric)[1]
+        spec = _metric_of_file(benchmark, catalog, suite, metric)
     else:
         collected, board = measured_board(
             benchmark, catalog, runs, data, suite=suite, lam=0.5, metric=metric, anchors_name="own"
@@ -166,14 +163,14 @@ def _suite_columns(frame: pd.DataFrame, benchmark: Benchmark, suite: str | None,
 
 def table_and_anchors(
     benchmark: Benchmark, path: Path, runs: Path, suite: str | None, name: str | None, metric: MetricSpec,
-    own_metric: str, installed: list[str], *, fall_back: bool = False,
+    installed: list[str], *, fall_back: bool = False,
 ) -> tuple[pd.DataFrame, Anchors, str]:  # fmt: skip
     """Read a file of accuracies and find its anchors.
 
     Without a name these are the suite's fixed ones, and unknown data sets are refused; with ``fall_back`` a file about
     other data sets is normalised by its own extrema. Returns the table, the anchors, and a sentence about them.
     """
-    from harness.report.scale import OWN, find_anchors, own_anchors, registry_anchors
+    from harness.report.anchor_files import OWN, find_anchors, own_anchors, registry_anchors
     from harness.score import read_accuracies
 
     default = benchmark.suite(suite).anchors
@@ -181,7 +178,7 @@ def table_and_anchors(
     check = None if name or default is None or fall_back else sorted({*benchmark.datasets, *installed})
     frame = _suite_columns(read_accuracies(path, known=check), benchmark, suite, path)
     if name is not None and name != OWN:
-        found = find_anchors(name, benchmark, runs, metric=metric, own_metric=own_metric, protocol=None)
+        found = find_anchors(name, benchmark, runs, metric=metric, protocol=None)
         return frame, found, ""
     if name is None and default is not None:
         fixed = registry_anchors(benchmark.anchor_table(default))
@@ -194,29 +191,28 @@ def table_and_anchors(
 
 def _board_of_file(
     benchmark: Benchmark, path: Path, runs: Path, suite: str | None, lam: float, name: str | None, metric: MetricSpec,
-    own_metric: str, installed: list[str],
+    installed: list[str],
 ) -> Leaderboard:  # fmt: skip
     from dataclasses import replace
 
-    from harness.report.leaderboard import leaderboard_of_table
+    from harness.report.ranking import ScoreSettings, leaderboard_of_table
 
-    frame, anchors, note = table_and_anchors(benchmark, path, runs, suite, name, metric, own_metric, installed)
+    frame, anchors, note = table_and_anchors(benchmark, path, runs, suite, name, metric, installed)
     sizes = {dataset: facts.test for dataset, facts in benchmark.datasets.items()}
-    board = leaderboard_of_table(frame, anchors, lam=lam, metric=own_metric, test_sizes=sizes)
+    board = leaderboard_of_table(frame, anchors, ScoreSettings(lam, metric.name), sizes)
     over = f"Scored over the {len(frame.columns)} data sets of {path}: {', '.join(frame.columns)}."
     return replace(board, notes=tuple(text for text in (over, note, *board.notes) if text))
 
 
-def _print_sensitivity(rows: list[Any], board: Leaderboard, format_: str, *, higher: bool, percent: bool) -> None:
+def _print_sensitivity(board: Leaderboard, format_: str, *, higher: bool, percent: bool) -> None:
     """Print the ranks at several lambdas as further columns, and every change of places as a sentence."""
     from harness.score import lambda_sensitivity
 
     frame = board.accuracies if higher else -board.accuracies
     found = lambda_sensitivity(frame, board.anchors, percent=percent)
     ranks = {str(model): {f"{lam:g}": int(rank) for lam, rank in row.items()} for model, row in found.ranks.iterrows()}
-    full = [
-        {**row, "rank_by_lambda": ranks.get(row["model"], {f"{lam:g}": None for lam in found.ranks})} for row in rows
-    ]
+    unranked = {f"{lam:g}": None for lam in found.ranks}
+    full = [row.as_row() | {"rank_by_lambda": ranks.get(row.model, unranked)} for row in board.models]
     if format_ in ("json", "csv"):
         print_rows(full, format_)
     else:

@@ -81,7 +81,7 @@ def select(
     elif accuracies is not None:
         own = benchmark.protocol(benchmark.suite(suite).protocol).metric
         frame, anchors, note = table_and_anchors(
-            benchmark, accuracies, runs, suite, anchors_name, catalog.metric(own).spec, own, data_names(catalog),
+            benchmark, accuracies, runs, suite, anchors_name, catalog.metric(own).spec, data_names(catalog),
             fall_back=True,
         )  # fmt: skip
     else:
@@ -115,7 +115,7 @@ def select(
 
 def subset_rows(found: SubsetSearch, top: int | None, *, people: bool) -> list[dict[str, Any]]:
     """Return the contract's rows, best R^2 first."""
-    from harness.report.leaderboard import number
+    from harness.report.ranking import number
 
     rows = []
     for record in found.table.head(top or len(found.table)).to_dict("records"):

@@ -45,6 +45,11 @@ class Described:
         return {name: element.present for name, element in self.elements.items()}
 
 
+def element_titles(described: Iterable[Described]) -> dict[str, str]:
+    """Return the titles of the elements by name."""
+    return {name: element.title for one in described for name, element in one.elements.items()}
+
+
 def describe_models(catalog: Catalog, names: Iterable[str], budget: Budget) -> tuple[list[Described], list[str]]:
     """Describe models; return them and a sentence for each one that does not build or run.
 

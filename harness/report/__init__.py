@@ -1,1 +1,1 @@
-"""Results -> tables for people."""
+"""Finished results -> leaderboards, and one self-contained HTML page with tables and figures."""

@@ -1,4 +1,4 @@
-"""Facts and figures -> one self-contained HTML page, and the same figures as PNG, SVG and PDF."""
+"""Page content -> one self-contained HTML page, and its figures as PNG, SVG and PDF."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from typing import Any
 
 from harness import __version__
 from harness.files import write_atomically, write_text_atomically, writing_to
-from harness.report.facts import Facts, as_json
-from harness.report.figures import Figure, altair
+from harness.report.content import PageContent, as_json
+from harness.report.figures import Figure, altair, effects, heat_map, learning_curves, profiles, scores
 from harness.report.page_tables import Table, page_tables
+from harness.report.scatter_plots import (
+    against_compute,
+    against_parameters,
+    predicted_against_full,
+    proxy_against_score,
+    subsets,
+)
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
 _WIDTH = 640
@@ -33,8 +40,29 @@ class _Card:
     more: str
 
 
-def render_page(facts: Facts, figures: Mapping[str, Figure]) -> str:
-    """Return the page: everything that it needs is in it, scripts and data included.
+def build_figures(content: PageContent) -> dict[str, Figure]:
+    """Draw every figure that the content suffices for; return them by name."""
+    patterns = content.patterns
+    figures = [scores(content), heat_map(content), profiles(content)]
+    if content.published is not None and content.proxy:
+        figures.append(proxy_against_score(content))
+    if content.published is not None:
+        figures.append(predicted_against_full(content))
+    if any(row.training and row.training.parameters for row in content.models):
+        figures.append(against_parameters(content))
+    if patterns is not None and patterns.cost is not None:
+        figures.append(against_compute(patterns))
+    if content.histories:
+        figures.append(learning_curves(content))
+    if content.search is not None:
+        figures.append(subsets(content))
+    if patterns is not None and patterns.associations:
+        figures.append(effects(patterns))
+    return {figure.name: figure for figure in figures}
+
+
+def render_page(content: PageContent, figures: Mapping[str, Figure]) -> str:
+    """Return the page, which contains everything it needs, scripts and data included.
 
     Raises CannotContinueError where the libraries of the extra ``report`` are missing.
     """
@@ -43,23 +71,23 @@ def render_page(facts: Facts, figures: Mapping[str, Figure]) -> str:
     import vl_convert
 
     assets = resources.files("harness.report") / "assets"
-    tables = page_tables(facts)
+    tables = page_tables(content)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((assets / "page.html.j2").read_text(encoding="utf-8"))
     version = (
         "v" + library.SCHEMA_VERSION.lstrip("v").rpartition(".")[0] if library.SCHEMA_VERSION.count(".") > 1 else None
     )
-    confusions = _confusions(facts)
+    confusions = _confusions(content)
     return template.render(
-        facts=facts,
+        content=content,
         figures=figures,
         tables=tables,
-        sections=_sections(facts, figures, tables),
-        cards=[(card.name, card.value, card.more) for card in _cards(facts)],
+        sections=_sections(content, figures, tables),
+        cards=[(card.name, card.value, card.more) for card in _cards(content)],
         confusions=confusions,
         confusions_json=as_json(confusions),
-        any_mine=any(row.get("source") == "measured" for row in (facts.published.rows if facts.published else ())),
-        best_q2=_best_q2(facts),
+        any_measured=any(row.is_measured for row in content.published_models),
+        best_q2=_best_q2(content),
         specs=as_json({name: figure.spec for name, figure in figures.items()}),
         css=(assets / "page.css").read_text(encoding="utf-8"),
         js=(assets / "page.js").read_text(encoding="utf-8"),
@@ -69,9 +97,9 @@ def render_page(facts: Facts, figures: Mapping[str, Figure]) -> str:
     )
 
 
-def write_page(path: Path, facts: Facts, figures: Mapping[str, Figure]) -> None:
+def write_page(path: Path, content: PageContent, figures: Mapping[str, Figure]) -> None:
     """Write the page, atomically. Raises StoreError where that is impossible."""
-    page = render_page(facts, figures)
+    page = render_page(content, figures)
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, page)
@@ -102,14 +130,16 @@ def write_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
 
 
 def _bundle(vl_convert: Any, version: str | None) -> str:
-    # A script that holds the text of a closing tag would end there.
+    # The text of a closing tag would end the script.
     text: str = vl_convert.javascript_bundle() if version is None else vl_convert.javascript_bundle(vl_version=version)
     return text.replace("</script", "<\\/script")
 
 
-def _sections(facts: Facts, figures: Mapping[str, Figure], tables: Mapping[str, Table | None]) -> list[tuple[str, str]]:
+def _sections(
+    content: PageContent, figures: Mapping[str, Figure], tables: Mapping[str, Table | None]
+) -> list[tuple[str, str]]:
     found = [("leaderboard", "Leaderboard"), ("domains", "Data sets"), ("cost", "Cost")]
-    if "learning_curves" in figures or facts.confusions:
+    if "learning_curves" in figures or content.confusions:
         found.append(("training", "Training and mistakes"))
     if tables["published"] or tables["subsets"]:
         found.append(("published", "Published benchmark"))
@@ -118,29 +148,28 @@ def _sections(facts: Facts, figures: Mapping[str, Figure], tables: Mapping[str, 
     return [*found, ("methods", "Methods")]
 
 
-def _cards(facts: Facts) -> list[_Card]:
-    ranked = [row for row in facts.models if row["rank"] is not None]
+def _cards(content: PageContent) -> list[_Card]:
+    ranked = [row for row in content.models if row.rank is not None]
     if not ranked:
         return []
     best = ranked[0]
-    tied = [row["model"] for row in ranked if row.get("rank_lower") == 1]
-    incomplete = len(facts.models) - len(ranked)
-    cards = [_Card("Best model", best["model"], f"xScore {best['xscore']:.3f}")]
+    tied = [row.model for row in ranked if row.uncertainty and row.uncertainty.rank_lower == 1]
+    incomplete = len(content.models) - len(ranked)
+    cards = [_Card("Best model", best.model, f"xScore {best.xscore:.3f}")]
     if tied:
-        value = str(len(tied))
-        more = "could be first" if len(tied) > 1 else "alone can be first, at 95 %"
-        cards.append(_Card("Models that could lead", value, more))
+        more = "could be first" if len(tied) > 1 else "only one can be first, at 95 %"
+        cards.append(_Card("Models that could lead", str(len(tied)), more))
     cards.append(_Card("Models ranked", str(len(ranked)), f"{incomplete} incomplete" if incomplete else "all complete"))
-    if facts.measured:
-        runs = len(facts.board.runs)
-        cards.append(_Card("Runs", str(runs), f"on {len(facts.titles)} data sets"))
+    if content.measured:
+        runs = len(content.board.runs)
+        cards.append(_Card("Runs", str(runs), f"on {len(content.titles)} data sets"))
     return cards
 
 
-def _best_q2(facts: Facts) -> str:
-    if facts.search is None:
+def _best_q2(content: PageContent) -> str:
+    if content.search is None:
         return ""
-    table = facts.search.table
+    table = content.search.table
     first, q2 = table.iloc[0], table["q2"].fillna(-9)
     best = table.iloc[int(q2.to_numpy().argmax())]
     return (
@@ -149,13 +178,13 @@ def _best_q2(facts: Facts) -> str:
     )
 
 
-def _confusions(facts: Facts) -> dict[str, Any]:
+def _confusions(content: PageContent) -> dict[str, Any]:
     return {
-        name: {"title": facts.titles.get(name, name), "models": sorted(one.matrices or one.worst), **asdict(one)}
-        for name, one in facts.confusions.items()
+        name: {"title": content.titles.get(name, name), "models": sorted(one.matrices or one.worst), **asdict(one)}
+        for name, one in content.confusions.items()
     }
 
 
 def page_size(page: str) -> str:
-    """Say how large a page is."""
+    """Return the size of a page for people: ``2.1 MB``."""
     return f"{len(page.encode()) / 1e6:.1f} MB"

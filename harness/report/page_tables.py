@@ -1,19 +1,17 @@
-"""Facts -> the page's tables, cell by cell: the text that is read and the value that is sorted by."""
+"""Page content -> the page's tables, as cells with a text to read and a value to sort by."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from harness.report.facts import Facts, Patterns
-from harness.report.leaderboard import BASELINE_KIND
-from harness.report.published import LAMBDAS
+from harness.report.content import PageContent, Patterns
+from harness.report.rows import BASELINE_KIND, BoardRow, Value, board_columns, span_text
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading; whether it is a number; how the table is sorted by it at first."""
+    """A column's heading. ``number`` is False for text; ``sorted`` is the order that the table starts with."""
 
     title: str
     number: bool = True
@@ -21,8 +19,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What is read, and what is sorted by; an empty value stays at the end."""
+class TableCell:
+    """A cell's text, and the value to sort it by; an empty value stays at the end."""
 
     text: str
     value: str
@@ -30,18 +28,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; ``kind`` styles it, ``mark`` is a badge beside its name."""
+    """A row. ``kind`` styles it, ``mark`` is a badge beside its name."""
 
     name: str
-    cells: Sequence[Cell]
+    cells: Sequence[TableCell]
     kind: str = ""
     mark: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; ``header`` is the position of the column that names its rows, ``choose`` adds a box a row,
-    ``filter`` a field that hides rows."""
+    """A table.
+
+    Attributes:
+        id: Of its HTML element.
+        header: Position of the column that names the rows.
+        choose: Adds a box to each row, which shows its model in the figures.
+        filter: Adds a field that hides rows.
+    """
 
     id: str
     caption: str
@@ -52,127 +56,99 @@ class Table:
     filter: bool = False
 
 
-def page_tables(facts: Facts) -> dict[str, Table | None]:
+def page_tables(content: PageContent) -> dict[str, Table | None]:
     """Return every table of the page by name, None for those without content."""
-    published = facts.published if facts.measured else None
+    patterns = content.patterns
+    published = content.published if content.measured else None
     return {
-        "leaderboard": _leaderboard(facts),
-        "published": None if published is None else _published(published.rows, facts.predicted, "published-table"),
-        "subsets": _subsets(facts),
-        "elements": _elements(facts.patterns) if facts.patterns else None,
-        "associations": _associations(facts.patterns) if facts.patterns and facts.patterns.associations else None,
+        "leaderboard": _leaderboard(content),
+        "published": _board("published-table", _published_caption(published.rows), published.rows, {})
+        if published
+        else None,
+        "subsets": _subsets(content),
+        "elements": _elements(patterns) if patterns else None,
+        "associations": _associations(patterns) if patterns and patterns.associations else None,
     }
 
 
-def _number(value: float | int | None, digits: int = 3) -> Cell:
-    if value is None:
-        return Cell("–", "")
-    return Cell(f"{value:.{digits}f}" if digits else f"{value:,.0f}", f"{value:.10g}")
+def _cell(value: Value, digits: int = 3) -> TableCell:
+    if value is None or value == "":
+        return TableCell("–", "")
+    if isinstance(value, str):
+        return TableCell(value, value)
+    if isinstance(value, tuple):
+        return TableCell(span_text(value, digits), f"{value[0]:.10g}")
+    return TableCell(f"{value:.{digits}f}" if digits else f"{value:,.0f}", f"{value:.10g}")
 
 
-def _text(value: str | None) -> Cell:
-    return Cell(value or "–", value or "")
+def _leaderboard(content: PageContent) -> Table:
+    rows = content.board.rows
+    if not content.measured:
+        return _board("board", _published_caption(rows), rows, {}, choose=True)
+    first = rows[0]
+    caption = f"xScore with lambda {first.lam:g}, anchors {first.anchors}; {first.metric} by data set."
+    return _board("board", caption, rows, content.titles, choose=True)
 
 
-def _yes(*, present: bool) -> Cell:
-    return Cell("yes", "1") if present else Cell("–", "")
-
-
-def _span(row: Mapping[str, Any], low: str, high: str, digits: int) -> Cell:
-    if row.get(low) is None:
-        return Cell("–", "")
-    ends = [f"{row[end]:.{digits}f}" for end in (low, high)]
-    return Cell(ends[0] if ends[0] == ends[1] else " to ".join(ends), f"{row[low]:.10g}")
-
-
-def _leaderboard(facts: Facts) -> Table:
-    if not facts.measured and facts.published is not None:
-        return _published(facts.board.rows, facts.predicted, "board", choose=True)
-    rows = facts.board.rows
-    columns = [
-        Column("rank", sorted="ascending"), Column("model", number=False), Column("xScore"), Column("95 % interval"),
-        Column("ranks"), Column("ties", number=False), Column("mean"), Column("variance"),
-        *(Column(title) for title in facts.titles.values()), Column("seeds"),
-    ]  # fmt: skip
+def _board(
+    id_: str, caption: str, rows: Sequence[BoardRow], titles: Mapping[str, str], *, choose: bool = False
+) -> Table:
+    columns = board_columns(rows, "page", titles)
+    headings = [
+        Column(column.title, number=column.is_number, sorted="ascending" if column.key == "rank" else "")
+        for column in columns
+    ]
     made = [
         Row(
-            row["model"],
-            [
-                _number(row["rank"], 0), _text(row["model"]), _number(row["xscore"]), _span(row, "lower", "upper", 2),
-                _span(row, "rank_lower", "rank_upper", 0), _text(row.get("groups")), _number(row["mean"]),
-                _number(row["variance"]), *(_number(row["accuracy"].get(name), 2) for name in facts.titles),
-                _number(min(row["seeds"].values()) if row.get("seeds") else None, 0),
-            ],
-            kind="baseline" if row["kind"] == BASELINE_KIND else "",
-            mark="incomplete" if row["missing"] else "",
+            row.model,
+            [_cell(column.value(row), column.digits) for column in columns],
+            kind="baseline" if row.kind == BASELINE_KIND else "",
+            mark=_mark(row),
         )
         for row in rows
-    ]  # fmt: skip
+    ]
+    header = [column.key for column in columns].index("model")
+    return Table(id_, caption, headings, made, header, choose=choose, filter=not choose)
+
+
+def _mark(row: BoardRow) -> str:
+    if row.published:
+        return "measured" if row.is_measured else ""
+    return "incomplete" if row.missing else ""
+
+
+def _published_caption(rows: Sequence[BoardRow]) -> str:
     first = rows[0]
-    caption = f"xScore with lambda {first['lambda']:g}, anchors {first['anchors']}; {first['metric']} by data set."
-    return Table("board", caption, columns, made, header=1, choose=True)
-
-
-def _published(rows: Sequence[Mapping[str, Any]], predicted: str, id_: str, *, choose: bool = False) -> Table:
-    first = rows[0]
-    few = next(
-        key for key in first if key.startswith("xscore") and key not in ("xscore", "xscore_by_lambda", predicted)
+    small, full = first.published.sizes if first.published else (0, 0)
+    return (
+        f"Published accuracies in percent and their scores, anchors {first.anchors}; xscore{small} is the score on "
+        f"{small} data sets only, xscore{full} predicted a regression's estimate of the full one."
     )
-    columns = [
-        Column("rank", sorted="ascending"), Column("model", number=False), Column("xScore"), Column("95 % interval"),
-        Column("ranks"), Column("ties", number=False), Column("mean"), Column("variance"),
-        *(Column(f"λ {value:g}") for value in LAMBDAS), Column(few), Column(predicted.replace("_", " ")),
-        *(Column(name.replace("_", " ")) for name in first["accuracy"]),
-    ]  # fmt: skip
-    made = [
-        Row(
-            row["model"],
-            [
-                _number(row["rank"], 0), _text(row["model"]), _number(row["xscore"]), _span(row, "lower", "upper", 2),
-                _span(row, "rank_lower", "rank_upper", 0), _text(row.get("groups")), _number(row["mean"]),
-                _number(row["variance"]),
-                *(_number((row["xscore_by_lambda"] or {}).get(f"{value:g}")) for value in LAMBDAS),
-                _number(row[few]), _number(row[predicted]),
-                *(_number(value, 2) for value in row["accuracy"].values()),
-            ],
-            kind="baseline" if row["kind"] == BASELINE_KIND else "",
-            mark="measured" if row["source"] == "measured" else "",
-        )
-        for row in rows
-    ]  # fmt: skip
-    caption = (
-        f"Published accuracies in percent and their scores, anchors {first['anchors']}; {few} is the score on the four "
-        f"data sets alone, {predicted.replace('_', ' ')} a regression's guess of the full one."
-    )
-    return Table(id_, caption, columns, made, header=1, choose=choose, filter=True)
 
 
-def _subsets(facts: Facts) -> Table | None:
-    if facts.search is None:
+def _subsets(content: PageContent) -> Table | None:
+    if content.search is None:
         return None
     columns = [
         Column("data sets", number=False), Column("R²", sorted="descending"), Column("Q²"), Column("ρ"), Column("τ"),
         Column("wins, %"),
     ]  # fmt: skip
     rows = []
-    for record in facts.search.table.head(12).to_dict("records"):
+    for record in content.search.table.head(12).to_dict("records"):
         clean = {str(key): None if isinstance(v, float) and v != v else v for key, v in record.items()}
         names = ", ".join(record["datasets"])
         share = None if clean["bootstrap"] is None else 100 * clean["bootstrap"]
-        cells = [
-            _text(names), _number(clean["r2"]), _number(clean["q2"]), _number(clean["spearman"]),
-            _number(clean["kendall"]), _number(share, 1),
-        ]  # fmt: skip
+        cells = [_cell(names), *(_cell(clean[key]) for key in ("r2", "q2", "spearman", "kendall")), _cell(share, 1)]
         rows.append(Row(names, cells))
     caption = (
-        f"The twelve best of {len(facts.search.table)} subsets of {facts.search.size} by R². Wins: how often a subset "
-        f"has the best R² in {facts.search.resamples:,} resamples of the models."
+        f"The twelve best of {len(content.search.table)} subsets of {content.search.size} by R². Wins: share of "
+        f"{content.search.resamples:,} resamples of the models in which a subset has the best R²."
     )
     return Table("subset-table", caption, columns, rows)
 
 
 def _elements(patterns: Patterns) -> Table:
-    names = {name: element.title for one in patterns.described for name, element in one.elements.items()}
+    names = patterns.titles
     columns = [
         Column("model", number=False), Column("xScore"), Column("MACs, M"), Column("parameters, M"),
         *(Column(title, number=False) for title in names.values()),
@@ -181,10 +157,10 @@ def _elements(patterns: Patterns) -> Table:
         Row(
             one.model,
             [
-                _text(one.model), _number(patterns.scores.get(one.model)),
-                _number(patterns.macs[one.model] / 1e6 if one.model in patterns.macs else None, 0),
-                _number(one.parameters / 1e6, 2),
-                *(_yes(present=one.elements[name].present) for name in names),
+                _cell(one.model), _cell(patterns.scores.get(one.model)),
+                _cell(patterns.macs[one.model] / 1e6 if one.model in patterns.macs else None, 0),
+                _cell(one.parameters / 1e6, 2),
+                *(TableCell("yes", "1") if one.elements[name].present else _cell(None) for name in names),
             ],
         )
         for one in patterns.described
@@ -193,20 +169,20 @@ def _elements(patterns: Patterns) -> Table:
 
 
 def _associations(patterns: Patterns) -> Table:
-    names = {name: element.title for one in patterns.described for name, element in one.elements.items()}
+    names = patterns.titles
     columns = [
         Column("element", number=False), Column("with"), Column("without"), Column("difference"),
         Column("95 % interval"), Column("p"), Column("smallest possible p"), Column("p (Holm)"), Column("r given MACs"),
     ]  # fmt: skip
     rows = []
     for row in patterns.associations:
-        span = {"lower": row.lower, "upper": row.upper}
+        span = None if row.lower is None or row.upper is None else (row.lower, row.upper)
         cells = [
-            _text(names[row.element]), _number(row.models_with, 0), _number(row.models_without, 0),
-            _number(row.effect, 2),
-            _span(span, "lower", "upper", 2), _number(row.p_value), _number(row.p_smallest), _number(row.p_adjusted),
-            _number(row.partial, 2),
+            _cell(names[row.element]), _cell(row.models_with, 0), _cell(row.models_without, 0),
+            _cell(row.effect, 2),
+            _cell(span, 2), _cell(row.p_value), _cell(row.p_smallest), _cell(row.p_adjusted),
+            _cell(row.partial, 2),
         ]  # fmt: skip
         rows.append(Row(row.element, cells))
-    caption = "Score of models with an element minus that of models without; permutation tests, exact for these models."
+    caption = "Score with an element minus score without it; permutation tests, exact for these models."
     return Table("association-table", caption, columns, rows)

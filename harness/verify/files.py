@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.results.values import compute_metric, read_predictions
+from harness.results.predictions import compute_metric, read_predictions
 from harness.verify.checks import Check, ImpossibleError, Run, compare
 
 _RELATIVE = 1e-6

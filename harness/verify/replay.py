@@ -13,7 +13,7 @@ import torch
 from harness.api import EpochRecord, StoppedError
 from harness.data.store import SplitArrays, open_split
 from harness.errors import HarnessError, TrainingError
-from harness.results.values import read_predictions
+from harness.results.predictions import read_predictions
 from harness.train.checkpoint import Checkpoint, Found
 from harness.train.environment import frozen_numerics
 from harness.train.loop import TrainingState, Watcher, seeded, to_layout

@@ -10,8 +10,8 @@ from harness.catalog import Catalog
 from harness.errors import CannotContinueError
 from harness.plan import Plan, Selection, build_plan
 from harness.registry import Benchmark, Protocol, Suite
+from harness.results.predictions import metric_value
 from harness.results.store import RunsFolder
-from harness.results.values import metric_value
 from harness.workspace.survey import Surveyor
 
 

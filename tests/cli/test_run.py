@@ -282,7 +282,7 @@ def test_stale_result_is_set_aside_never_used_never_deleted(tiny_harness: Comman
     assert "1 stale result is not counted" in board.err
     # Only tiny2 is complete now, and one model has no extrema to be normalised by.
     assert board.code == 3
-    assert "there is 1, expected at least 2" in board.err
+    assert "found 1 with a result on every data set, expected at least 2" in board.err
 
 
 def test_job_that_another_process_works_on_is_left_alone(tiny_harness: Command) -> None:

@@ -61,8 +61,8 @@ def test_a_users_model_stands_among_the_published_and_is_marked(rows: Rows, tmp_
     import pandas as pd
 
     from harness.registry import load_benchmark
-    from harness.report.leaderboard import Leaderboard
     from harness.report.published import build_published, published_accuracies, published_anchors
+    from harness.report.rows import Leaderboard
     from harness.score import as_runs
 
     benchmark = load_benchmark()
@@ -71,7 +71,7 @@ def test_a_users_model_stands_among_the_published_and_is_marked(rows: Rows, tmp_
     mine.loc["fbnet", "cifar10"] = float("nan")
     measured = Leaderboard((), published_anchors(benchmark), (), mine, as_runs(mine))
     board = build_published(benchmark, lam=0.5, measured=measured)
-    found = {row["model"]: row for row in board.rows}
+    found = {row.model: row.as_row() for row in board.rows}
     assert found["mynet"]["rank"] == 4
     assert found["mobilenet"]["rank"] == 5
     assert (found["mynet"]["source"], found["mynet"]["protocol"]) == ("measured", "xscore-1.0")
@@ -132,7 +132,7 @@ def test_damaged_predictions_are_named(pocket_harness: Command, copied_runs: Pat
     assert ran.code == 3
     assert "predictions.npz is damaged" in ran.err
     path.unlink()
-    assert "is not there" in pocket_harness("score", "--suite", "pocket", "--runs", copied_runs, "--metric", "nll").err
+    assert "is missing" in pocket_harness("score", "--suite", "pocket", "--runs", copied_runs, "--metric", "nll").err
     assert pocket_harness("score", "--suite", "pocket", "--runs", copied_runs).code == 0
 
 
@@ -208,19 +208,12 @@ def test_anchors_of_another_protocol_are_refused(pocket_harness: Command, copied
     assert pocket_harness("score", "--suite", "pocket", "--runs", copied_runs, "--make-anchors", "lab-1").code == 0
     from harness.catalog import discover
     from harness.errors import WrongUseError
-    from harness.report.scale import find_anchors
+    from harness.report.anchor_files import find_anchors
 
     benchmark = load_benchmark(shipped_registry())
     spec = discover().metric("top1").spec
     with pytest.raises(WrongUseError, match=r"measured under pocket-1\.0"):
-        find_anchors(
-            "lab-1",
-            benchmark,
-            copied_runs,
-            metric=spec,
-            own_metric="top1",
-            protocol=benchmark.protocol("xscore-1.0"),
-        )
+        find_anchors("lab-1", benchmark, copied_runs, metric=spec, protocol=benchmark.protocol("xscore-1.0"))
 
 
 def test_results_of_different_protocols_are_refused_in_one_table() -> None:
@@ -229,7 +222,7 @@ def test_results_of_different_protocols_are_refused_in_one_table() -> None:
     from harness.api import Job, RunResult
     from harness.errors import WrongUseError
     from harness.registry import load_benchmark
-    from harness.report.leaderboard import build_leaderboard
+    from harness.report.ranking import Measurements, ScoreSettings, build_leaderboard
 
     one = RunResult(
         job=Job("pocket-1.0", "a", "pocket_digits", 0), fingerprint="", protocol_digest="x", metrics={"top1": 50.0},
@@ -237,8 +230,9 @@ def test_results_of_different_protocols_are_refused_in_one_table() -> None:
         started="", finished="",
     )  # fmt: skip
     benchmark = load_benchmark()
+    measured = Measurements([one, replace(one, protocol_digest="y")])
     with pytest.raises(WrongUseError, match="2 different protocols"):
-        build_leaderboard(benchmark, benchmark.suite("pocket"), [one, replace(one, protocol_digest="y")], lam=0.5)
+        build_leaderboard(benchmark, benchmark.suite("pocket"), measured, ScoreSettings())
 
 
 # ------------------------------------------------------------------------------------------------------- CSV of a user

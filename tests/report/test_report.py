@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.report.labels import place_labels
+from harness.report.scatter_plots import place_labels
 from tests.support import Command
 
 pytest.importorskip("altair")
@@ -94,7 +94,7 @@ def test_the_page_reads_without_figures(page: Path) -> None:
     for expected in (
         "digest",
         "seeds 0, 1",
-        "once a run, after the last epoch",
+        "once per run, after the last epoch",
         "comparing needs at least 4",
         "incomplete",
     ):
@@ -102,7 +102,7 @@ def test_the_page_reads_without_figures(page: Path) -> None:
 
 
 def test_names_from_plugins_cannot_break_the_page() -> None:
-    from harness.report.facts import as_json
+    from harness.report.content import as_json
 
     assert "</script" not in as_json({"model": "</script><script>alert(1)</script>"})
 

@@ -23,7 +23,7 @@
       const place = document.getElementById(name);
       if (!place) return;
       views.get(name)?.finalize();
-      const options = { renderer: "svg", logLevel: 1, // errors: that a figure without chosen models has no extent is no news
+      const options = { renderer: "svg", logLevel: 1, // errors only: a figure without chosen models warns about its extent
         config: config(dark), tooltip: { theme: dark ? "dark" : "light" }, actions: { export: true, source: false, compiled: false, editor: false } };
       views.set(name, await vegaEmbed(place, spec, options));
     });
@@ -65,7 +65,7 @@
       const value = (row) => row.cells[at].dataset.value;
       const rows = [...body.rows].sort((a, b) => {
         const x = value(a), y = value(b);
-        // What is missing stays at the end in both directions, and so does the baseline.
+        // Missing values and the baseline stay at the end in both directions.
         const last = (row, v) => (v === "" ? 1 : 0) + (row.classList.contains("baseline") ? 2 : 0);
         const end = last(a, x) - last(b, y);
         if (end) return end;
@@ -99,7 +99,7 @@
   }
   function confusion() {
     const found = confusions[data.value], table = document.createElement("table");
-    table.append(cell("caption", `${model.value} on ${found.title}: rows are true classes, columns the answers, summed over seeds`));
+    table.append(cell("caption", `${model.value} on ${found.title}: rows are true classes, columns are answers, summed over seeds`));
     const head = table.createTHead().insertRow(), body = table.createTBody();
     if (found.classes.length) {
       head.append(cell("td", ""), ...found.classes.map((name) => cell("th", name, { scope: "col" })));
@@ -133,7 +133,7 @@
   const label = () => { button.textContent = isDark() ? "Light mode" : "Dark mode"; button.setAttribute("aria-pressed", String(isDark())); };
   button.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; label(); draw(isDark()); });
   system.addEventListener("change", () => { label(); draw(isDark()); });
-  // Paper is white: figures are drawn again in the light theme before printing, and back afterwards.
+  // Paper is white, so figures are drawn again in the light theme for printing.
   let kept;
   addEventListener("beforeprint", () => { kept = root.dataset.theme; root.dataset.theme = "light"; draw(false); });
   addEventListener("afterprint", () => { if (kept) root.dataset.theme = kept; else delete root.dataset.theme; draw(isDark()); });

@@ -1,14 +1,15 @@
-"""Stored predictions -> any metric, confusion matrix and baseline, long after a run has ended."""
+"""Stored predictions of finished runs -> metrics, confusion matrices and the majority-class baseline."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from harness.api import MetricSpec, RunResult
+from harness.api import Job, MetricSpec, RunResult
 from harness.catalog import Offer
 from harness.errors import CannotContinueError, PluginError
-from harness.results.store import JobFolder
+from harness.results.store import JobFolder, RunsFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ def read_predictions(folder: JobFolder) -> tuple[Floats, Ints]:
             logits, labels = stored["logits"], stored["labels"]
     except FileNotFoundError:
         raise CannotContinueError(
-            f"{path} is not there, so nothing but the metrics of its result.json is known of {folder.job}."
+            f"{path} is missing, so only the metrics in result.json are known of {folder.job}."
         ) from None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CannotContinueError(f"{path} is damaged: {error}. Run that job again.") from error
@@ -46,10 +47,10 @@ def read_predictions(folder: JobFolder) -> tuple[Floats, Ints]:
 
 
 def metric_value(folder: JobFolder, result: RunResult, offer: Offer[MetricSpec]) -> float:
-    """Return a metric of a finished run: from its result, or from its stored predictions where that lacks it.
+    """Return a metric of a finished run, from its result or else from its stored predictions.
 
     Raises:
-        CannotContinueError: the predictions are not usable.
+        CannotContinueError: the predictions are unusable.
         PluginError: the metric's plugin raises, or returns something that is not a finite number.
     """
     name = offer.spec.name
@@ -60,7 +61,10 @@ def metric_value(folder: JobFolder, result: RunResult, offer: Offer[MetricSpec])
 
 
 def compute_metric(offer: Offer[MetricSpec], logits: Floats, labels: Ints, what: str) -> float:
-    """Apply a metric plugin to logits (N, C) and labels (N,); ``what`` names them in errors, like ``metric_value``."""
+    """Apply a metric plugin to logits (N, C) and labels (N,), which errors call ``what``.
+
+    Raises PluginError like ``metric_value``.
+    """
     import torch
 
     try:
@@ -74,11 +78,30 @@ def compute_metric(offer: Offer[MetricSpec], logits: Floats, labels: Ints, what:
     return value
 
 
-def baseline_logits(labels: Ints, classes: int) -> Floats:
-    """Logits (N, C) of a model that never looks: every image gets the log of the class frequencies of ``labels``.
+def baseline_values(runs: RunsFolder, jobs: Iterable[Job], metric: Offer[MetricSpec]) -> dict[str, float]:
+    """Return the majority-class baseline of a metric by data set, from the test labels that finished runs stored.
 
-    Its answer is always the most frequent class, and its probabilities are the best that a constant can do. A class
-    without images gets the frequency of half an image, so that its logarithm is finite.
+    On HAM10000 it is a top-1 accuracy of 66.9 %. The constant answer uses the test split's own class frequencies, which
+    are the most that can be known without the images. A data set without readable predictions is left out.
+    """
+    values: dict[str, float] = {}
+    for job in jobs:
+        if job.dataset in values:
+            continue
+        try:
+            logits, labels = read_predictions(runs.of(job))
+        except CannotContinueError:
+            continue
+        constant = baseline_logits(labels, logits.shape[1])
+        values[job.dataset] = compute_metric(metric, constant, labels, f"the baseline on {job.dataset}")
+    return values
+
+
+def baseline_logits(labels: Ints, classes: int) -> Floats:
+    """Return the same logits (N, C) for every image: the log of the class frequencies of ``labels``.
+
+    The answer is always the most frequent class, and the probabilities are the best constant ones. A class without
+    images gets the frequency of half an image, so that its logarithm is finite.
     """
     import numpy as np
 
@@ -89,7 +112,7 @@ def baseline_logits(labels: Ints, classes: int) -> Floats:
 
 
 def confusion(logits: Floats, labels: Ints) -> Ints:
-    """Counts (C, C): rows are true classes, columns the answers."""
+    """Return counts (C, C): rows are true classes, columns are answers."""
     import numpy as np
 
     classes = logits.shape[1]

@@ -1,8 +1,9 @@
-"""Everything that the report page shows, as plain typed values: page and figures are made from nothing else."""
+"""Everything that the report page shows, as plain typed values, from which its tables and figures are made."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,23 +11,31 @@ from typing import Any
 from harness.api import RunResult
 from harness.errors import CannotContinueError, HarnessError
 from harness.patterns.associate import Association, Confound, associate, confound, warnings
-from harness.patterns.survey import Described
-from harness.registry import Benchmark, Protocol, Suite
-from harness.report.leaderboard import MODEL_KIND, Leaderboard
+from harness.patterns.survey import Described, element_titles
+from harness.registry import Benchmark, Suite
+from harness.report.rows import BoardRow, Leaderboard
 from harness.results.grid import is_comparable
+from harness.results.predictions import confusion, read_predictions
 from harness.results.store import RunsFolder
-from harness.results.values import confusion, read_predictions
 from harness.score import SubsetSearch
 
 MOST_CLASSES = 20
-"""Confusion matrices of more classes cannot be read, and are listed by their most frequent confusions instead."""
+"""A confusion matrix of more classes is unreadable; its most frequent confusions are listed instead."""
 
 _MOST_CONFUSIONS = 25
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """Elements of models and what they have to do with a score."""
+    """Architectural elements of models, compared with their scores.
+
+    Attributes:
+        described: The models and their elements.
+        associations: Score by element; empty for too few models.
+        cost: Score against multiply-adds; None for too few models.
+        scores, macs: By model.
+        warnings: Sentences on what these comparisons cannot show.
+    """
 
     described: tuple[Described, ...]
     associations: tuple[Association, ...]
@@ -35,13 +44,18 @@ class Patterns:
     macs: Mapping[str, float]
     warnings: tuple[str, ...]
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """Titles of the elements by name."""
+        return element_titles(self.described)
+
 
 @dataclass(frozen=True)
 class Confusions:
-    """Wrong and right answers on one data set, summed over seeds.
+    """Right and wrong answers on one data set, summed over seeds.
 
-    ``matrices`` (true class, answer) by model where there are few classes; ``worst`` (true, answer, images) by model
-    where there are many.
+    ``matrices`` (true class, answer) by model where there are few classes; ``worst`` (true class, answer, images) by
+    model where there are many.
     """
 
     classes: tuple[str, ...]
@@ -50,24 +64,23 @@ class Confusions:
 
 
 @dataclass(frozen=True)
-class Facts:
+class PageContent:
     """The content of the page.
 
     Attributes:
         title, lead: Heading and first sentence.
         titles: Titles of data sets by name.
         board: The suite's leaderboard, or the published one where nothing is measured.
-        measured: Which of the two it is.
-        published: The published leaderboard with measured models in their place.
-        proxy: The data set that stands for ImageNet, in Figure 1; empty for none.
-        predicted: Name of the column with the predicted full score.
+        measured: True for the suite's leaderboard.
+        published: The published leaderboard with measured models ranked among them.
+        proxy: The data set that stands for ImageNet in Figure 1; empty for none.
         search: Subset search on the published table.
         patterns: Of installed models.
-        histories: One row an epoch: model, dataset, seed, epoch, loss.
+        histories: One row per epoch: model, dataset, seed, epoch, loss.
         confusions: By data set.
         methods: Names and values, in order.
-        deviations: Sentences about whatever departs from the protocol.
-        notes: Sentences that belong under the leaderboard.
+        deviations: Sentences on deviations from the protocol.
+        notes: Sentences under the leaderboard.
     """
 
     title: str
@@ -77,7 +90,6 @@ class Facts:
     measured: bool
     published: Leaderboard | None
     proxy: str
-    predicted: str
     search: SubsetSearch | None
     patterns: Patterns | None
     histories: Sequence[Mapping[str, Any]] = ()
@@ -87,13 +99,18 @@ class Facts:
     notes: Sequence[str] = ()
 
     @property
-    def models(self) -> list[Mapping[str, Any]]:
+    def models(self) -> list[BoardRow]:
         """The leaderboard's rows without the baseline."""
-        return [row for row in self.board.rows if row["kind"] == MODEL_KIND]
+        return self.board.models
+
+    @property
+    def published_models(self) -> list[BoardRow]:
+        """The published leaderboard's rows without the baseline; none without a published table."""
+        return self.published.models if self.published else []
 
 
 def gather_patterns(described: Sequence[Described], scores: Mapping[str, float], macs: Mapping[str, float]) -> Patterns:
-    """Compare elements with scores; with too few models there are elements and no comparison."""
+    """Compare elements with scores. With too few models the result holds the elements and no comparison."""
     found: list[Association] = []
     cost = None
     try:
@@ -101,13 +118,13 @@ def gather_patterns(described: Sequence[Described], scores: Mapping[str, float],
         cost = confound(scores, macs)
     except CannotContinueError as error:
         return Patterns(tuple(described), tuple(found), None, scores, macs, (str(error),))
-    titles = {name: element.title for one in described for name, element in one.elements.items()}
     both = sum(one.model in scores for one in described)
-    return Patterns(tuple(described), tuple(found), cost, scores, macs, tuple(warnings(both, found, titles)))
+    sentences = warnings(both, found, element_titles(described))
+    return Patterns(tuple(described), tuple(found), cost, scores, macs, tuple(sentences))
 
 
 def gather_histories(runs: RunsFolder, results: Iterable[RunResult]) -> list[dict[str, Any]]:
-    """Read the learning curves: one row an epoch."""
+    """Read the learning curves, one row per epoch."""
     return [
         {"model": r.job.model, "dataset": r.job.dataset, "seed": r.job.seed, "epoch": e.epoch + 1, "loss": e.loss}
         for r in results
@@ -129,17 +146,16 @@ def gather_confusions(
             continue
         models = sums.setdefault(result.job.dataset, {})
         models[result.job.model] = models.get(result.job.model, 0) + counts
-    found = {}
-    for dataset, models in sums.items():
-        size = len(next(iter(models.values())))
-        names = tuple(classes.get(dataset, ())) or tuple(str(c) for c in range(size))
-        few = size <= MOST_CLASSES
-        found[dataset] = Confusions(
-            classes=names if few else (),
-            matrices={model: counts.tolist() for model, counts in models.items()} if few else {},
-            worst={} if few else {model: _worst(counts, names) for model, counts in models.items()},
-        )
-    return found, problems
+    return {dataset: _confusions(models, classes.get(dataset, ())) for dataset, models in sums.items()}, problems
+
+
+def _confusions(counts: Mapping[str, Any], classes: Sequence[str]) -> Confusions:
+    """Keep the counts (C, C) of each model whole for few classes, and the most frequent confusions for many."""
+    size = len(next(iter(counts.values())))
+    names = tuple(classes) or tuple(str(c) for c in range(size))
+    if size <= MOST_CLASSES:
+        return Confusions(names, {model: matrix.tolist() for model, matrix in counts.items()}, {})
+    return Confusions((), {}, {model: _worst(matrix, names) for model, matrix in counts.items()})
 
 
 def _worst(counts: Any, names: Sequence[str]) -> list[tuple[str, str, int]]:
@@ -152,10 +168,11 @@ def _worst(counts: Any, names: Sequence[str]) -> list[tuple[str, str, int]]:
     return [(names[a], names[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
 
 
-def methods(
-    benchmark: Benchmark, suite: Suite, protocol: Protocol, board: Leaderboard, results: Sequence[RunResult], lam: float
+def describe_methods(
+    benchmark: Benchmark, suite: Suite, board: Leaderboard, results: Sequence[RunResult]
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Say how the numbers were made, and what departs from the protocol."""
+    """Return how the numbers were made, as names and values, and the deviations from the protocol as sentences."""
+    protocol = benchmark.protocol(suite.protocol)
     strengths = [
         f"{use.name} ({', '.join(f'{key} {value:g}' for key, value in use.strengths.items())})"
         for use in protocol.augmentations
@@ -167,9 +184,9 @@ def methods(
                      f"{protocol.lr_max:g} to {protocol.lr_min:g} after {protocol.warmup_epochs} of warm-up, label "
                      f"smoothing {protocol.label_smoothing:g}, {protocol.precision}"),
         ("Input", f"{protocol.input_size} x {protocol.input_size} pixels; augmentation: {', '.join(strengths)}"),
-        ("Score", f"mean of normalised accuracies minus {lam:g} times their variance; anchors {board.anchors.name} "
-                  f"(digest {board.anchors.digest})"),
-        ("Budget", f"{benchmark.budget.parameters:,} trainable parameters, give or take "
+        ("Score", f"mean of normalised accuracies minus {board.rows[0].lam:g} times their variance; anchors "
+                  f"{board.anchors.name} (digest {board.anchors.digest})"),
+        ("Budget", f"{benchmark.budget.parameters:,} trainable parameters, plus or minus "
                    f"{benchmark.budget.tolerance:.0%}"),
     ]  # fmt: skip
     if not results:
@@ -179,48 +196,47 @@ def methods(
     hours = sum(result.seconds for result in results) / 3600
     rows += [
         ("Runs", f"{len(results)} finished runs, seeds {', '.join(map(str, seeds))}, {hours:.1f} hours of training"),
-        ("Test-set reads", "once a run, after the last epoch" if reads == [1] else f"{reads} times a run"),
+        ("Test-set reads", "once per run, after the last epoch" if reads == [1] else f"{reads} times per run"),
         *(("Environment", text) for text in _environments(results)),
     ]
     return rows, _deviations(results)
 
 
 def _environments(results: Sequence[RunResult]) -> list[str]:
-    texts: dict[str, int] = {}
-    for result in results:
-        env = result.environment
-        versions = env.get("versions", {})
-        parts = [
-            f"{env.get('device', '?')} ({env.get('device_name', 'unnamed')})",
-            f"Python {env.get('python', '?')}",
-            *(f"{name} {version}" for name, version in versions.items()),
-            "deterministic" if env.get("deterministic") else "not deterministic",
-        ]
-        text = ", ".join(parts)
-        texts[text] = texts.get(text, 0) + 1
+    texts = Counter(_environment(result.environment) for result in results)
     return [f"{text}: {count} runs" if len(texts) > 1 else text for text, count in texts.items()]
 
 
+def _environment(known: Mapping[str, Any]) -> str:
+    parts = [
+        f"{known.get('device', '?')} ({known.get('device_name', 'unnamed')})",
+        f"Python {known.get('python', '?')}",
+        *(f"{name} {version}" for name, version in known.get("versions", {}).items()),
+        "deterministic" if known.get("deterministic") else "not deterministic",
+    ]
+    return ", ".join(parts)
+
+
 def _deviations(results: Sequence[RunResult]) -> list[str]:
-    found: dict[str, None] = {}
-    for result in results:
-        job = result.job
-        if result.lr_exception:
-            found[
-                f"{job.model} was trained with lr_max {result.lr_max:g} (exception of the {result.lr_exception})."
-            ] = None
-        if not is_comparable(result):
-            device = result.environment.get("device", "another device")
-            found[f"{job} was trained on {device}, whose arithmetic is not comparable with that of the others."] = None
-        if result.interruptions:
-            found[f"{job} went on {len(result.interruptions)} times after a stop."] = None
-        if result.test_reads != 1:
-            found[f"{job} read the test split {result.test_reads} times."] = None
-        for note in result.notes:
-            found[f"{job}: {note}"] = None
-    return list(found)
+    # A dictionary keeps the order and drops repetitions.
+    return list(dict.fromkeys(sentence for result in results for sentence in _deviations_of(result)))
+
+
+def _deviations_of(result: RunResult) -> Iterable[str]:
+    job = result.job
+    if result.lr_exception:
+        yield f"{job.model} was trained with lr_max {result.lr_max:g} (exception of the {result.lr_exception})."
+    if not is_comparable(result):
+        device = result.environment.get("device", "another device")
+        yield f"{job} was trained on {device}, whose arithmetic is not comparable with that of the others."
+    if result.interruptions:
+        yield f"{job} was stopped and resumed {len(result.interruptions)} times."
+    if result.test_reads != 1:
+        yield f"{job} read the test split {result.test_reads} times."
+    for note in result.notes:
+        yield f"{job}: {note}"
 
 
 def as_json(value: Any) -> str:
-    """Return JSON that may stand inside a script element of a page."""
+    """Return JSON that is safe inside a script element of a page."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False, default=list).replace("<", "\\u003c")

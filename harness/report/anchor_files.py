@@ -1,4 +1,4 @@
-"""Which anchors normalise a table: those asked for, the suite's fixed ones, or the table's own extrema."""
+"""Find the anchors of a table: by name or file, the suite's fixed ones, or the table's own extrema; and freeze them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OWN = "own"
-"""What ``--anchors`` takes for the extrema of the table itself."""
+"""Value of ``--anchors`` that chooses the extrema of the table itself."""
 
 
 def anchor_file(runs: Path, name: str) -> Path:
-    """Where anchors made by the user are kept."""
+    """Return the path of the user's anchors of this name. Raises WrongUseError for an invalid name."""
     return runs / "anchors" / f"{check_anchor_name(name)}.toml"
 
 
@@ -30,26 +30,25 @@ def registry_anchors(table: AnchorTable) -> Anchors:
 
 
 def find_anchors(
-    name: str, benchmark: Benchmark, runs: Path, *, metric: MetricSpec, own_metric: str, protocol: Protocol | None
+    name: str, benchmark: Benchmark, runs: Path, *, metric: MetricSpec, protocol: Protocol | None
 ) -> Anchors:
     """Find anchors by name, in the registry or among the user's, or by the path of their file.
 
     Args:
         name: A name, or a path that ends in ``.toml``.
-        benchmark: Holds the registry's anchors, which are of the protocol's ``own_metric``.
-        runs: The runs folder, under which the user's anchors are.
-        metric: What is scored.
-        own_metric: The protocol's own metric.
-        protocol: The protocol of what is scored; None where it comes from a file and nobody knows.
+        benchmark: Holds the registry's anchors, which are of the protocol's own metric.
+        runs: The runs folder, which holds the user's anchors.
+        metric: The metric that is scored.
+        protocol: The protocol of the results; None for a file of accuracies, which has the protocol's own metric.
 
     Raises:
-        WrongUseError: there are none of that name, or they are of another metric or protocol.
+        WrongUseError: no anchors have that name, or they are of another metric or protocol.
         CannotContinueError: their file is damaged.
     """
     if name in benchmark.anchors:
-        if metric.name != own_metric:
+        if protocol is not None and metric.name != protocol.metric:
             raise WrongUseError(
-                f"The anchors '{name}' are of {own_metric}, and the score asked for is of {metric.name}. "
+                f"The anchors '{name}' are of {protocol.metric}, and the score asked for is of {metric.name}. "
                 "Freeze anchors of that metric with 'harness score --make-anchors NAME --metric "
                 f"{metric.name}', or use --anchors {OWN}."
             )
@@ -58,7 +57,7 @@ def find_anchors(
     if not path.is_file():
         mine = [file.stem for file in sorted((runs / "anchors").glob("*.toml"))]
         if name.endswith(".toml"):
-            raise CannotContinueError(f"There is no file of anchors {path}.")
+            raise CannotContinueError(f"The file of anchors {path} does not exist.")
         raise WrongUseError(unknown_name("set of anchors", name, [*benchmark.anchors, *mine, OWN]))
     frozen = read_anchors(path)
     if frozen.metric != metric.name:
@@ -74,30 +73,30 @@ def find_anchors(
     return frozen.anchors()
 
 
-def suite_anchors(benchmark: Benchmark, suite: Suite, metric: MetricSpec, own_metric: str) -> Anchors | None:
+def suite_anchors(benchmark: Benchmark, suite: Suite, metric: str) -> Anchors | None:
     """Return a suite's fixed anchors; None where it has none, or where they are of another metric."""
-    if suite.anchors is None or metric.name != own_metric:
+    if suite.anchors is None or metric != benchmark.protocol(suite.protocol).metric:
         return None
     return registry_anchors(benchmark.anchor_table(suite.anchors))
 
 
 def own_anchors(frame: pd.DataFrame, what: str, hint: str) -> Anchors:
-    """Return the extrema of a table's complete models. ``frame`` has the sign with which larger is better.
+    """Return the extrema of the complete models of ``frame``, in which larger values are better.
 
-    Raises CannotContinueError where fewer than two models are complete, or all are equal on a data set.
+    Raises CannotContinueError where fewer than two models are complete, or all are equal on a data set. The message
+    calls the table ``what`` and ends with ``hint``.
     """
     complete = frame.dropna()
     if len(complete) < 2:
         raise CannotContinueError(
-            f"{what} has no fixed anchors, so its scores are normalised by the best and the worst of the models with a "
-            f"result on every data set; there {'is' if len(complete) == 1 else 'are'} {len(complete)}, expected at "
-            f"least 2. {hint}"
+            f"{what} has no fixed anchors, so its scores are normalised by the best and the worst complete model: "
+            f"found {len(complete)} with a result on every data set, expected at least 2. {hint}"
         )
     return Anchors.from_table(f"measured: {len(complete)} models", complete)
 
 
 def freeze(name: str, frame: pd.DataFrame, metric: MetricSpec, protocol: Protocol | None) -> FrozenAnchors:
-    """Make anchors from the extrema of a complete table, in the metric's own direction (index model)."""
+    """Make anchors from the extrema of a complete table (index model) in the metric's own direction."""
     check_anchor_name(name)
     sign = 1.0 if metric.higher_is_better else -1.0
     scale = Anchors.from_table(name, sign * frame)
