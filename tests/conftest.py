@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from harness.api import EpochRecord, RunResult
+from harness.api import EpochRecord, Job, RunResult
 from harness.catalog import Catalog, discover
 from harness.cli import run_command
+from harness.data.ingest import require_prepared
 from harness.plan import Selection, build_plan, dataset_facts
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
+from harness.train.run import Task
 from harness.workspace.survey import Surveyor
 from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran, Rows, Shell
 
@@ -86,6 +88,30 @@ def tiny_harness(harness: Command, tiny: None) -> Command:
 def shell(tmp_path: Path) -> Shell:
     """The command line as a process of its own."""
     return Shell(tmp_path)
+
+
+@pytest.fixture
+def task_of(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Callable[..., Task]:
+    """Make tasks on a CPU, each with a checkpoint of its own name."""
+
+    def make(model: str = "tiny", dataset: str = "dots", seed: int = 0, name: str = "x") -> Task:
+        protocol = tiny_benchmark.protocol("tiny-1.0")
+        return Task(
+            job=Job(protocol.name, model, dataset, seed),
+            protocol=protocol,
+            model=tiny_catalog.model(model),
+            dataset=require_prepared(tiny_catalog.dataset(dataset), tmp_path / "data", protocol.input_size),
+            catalog=tiny_catalog,
+            device=torch.device("cpu"),
+            checkpoint=tmp_path / f"{name}.pt",
+        )
+
+    return make
+
+
+@pytest.fixture
+def task(task_of: Callable[..., Task]) -> Task:
+    return task_of()
 
 
 @pytest.fixture(scope="session")

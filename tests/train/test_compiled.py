@@ -16,9 +16,8 @@ from harness.cli.run import COMPILE_MODES
 from harness.errors import TrainingError
 from harness.train.compiled import MODES, compiled
 from harness.train.run import Task, deviations_of
-from tests.train.test_train import Watch, run, task_of
+from tests.training import Watch, train
 
-__all__ = ["task_of"]
 Patch = pytest.MonkeyPatch
 
 
@@ -40,9 +39,9 @@ def quick_compiler(monkeypatch: Patch) -> list[str]:
 def test_a_compiled_run_is_recorded_and_agrees_with_the_plain_one(
     task_of: Callable[..., Task], quick_compiler: list[str]
 ) -> None:
-    plain = run(task_of(name="plain"))
+    plain = train(task_of(name="plain"))
     task = replace(task_of(name="compiled"), compile_mode="default")
-    trained = run(task)
+    trained = train(task)
     assert quick_compiler == ["default"]
     assert trained.result.executed is not None
     assert plain.result.executed is not None
@@ -56,14 +55,14 @@ def test_a_compiled_run_is_recorded_and_agrees_with_the_plain_one(
 def test_a_run_that_is_compiled_half_way_says_so(task_of: Callable[..., Task], quick_compiler: list[str]) -> None:
     task = task_of()
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=3))
-    trained = run(replace(task, compile_mode="default"))
+        train(task, Watch(stop_after=3))
+    trained = train(replace(task, compile_mode="default"))
     assert trained.result.executed is not None
     assert trained.result.executed["compiled"] == {"varied": ["no", "default"]}
     other = task_of(name="other")
     with pytest.raises(StoppedError):
-        run(replace(other, compile_mode="default"), Watch(stop_after=3))
-    back = run(other)
+        train(replace(other, compile_mode="default"), Watch(stop_after=3))
+    back = train(other)
     assert back.result.executed is not None
     assert back.result.executed["compiled"] == {"varied": ["default", "no"]}
 
@@ -90,15 +89,15 @@ def test_a_model_that_cannot_be_compiled_is_told_in_a_sentence(
     monkeypatch.setattr(torch, "compile", lambda function, mode: compile_(function, backend=refuse))
     torch._dynamo.reset()
     with pytest.raises(TrainingError, match=r"torch\.compile can't compile this model here: .* Leave --compile out"):
-        run(replace(task_of(), compile_mode="default"))
+        train(replace(task_of(), compile_mode="default"))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_really_compiled_steps_agree_with_plain_ones(task_of: Callable[..., Task]) -> None:
     torch._dynamo.reset()
-    plain = run(task_of(name="plain"))
-    trained = run(replace(task_of(name="compiled"), compile_mode="default"))
+    plain = train(task_of(name="plain"))
+    trained = train(replace(task_of(name="compiled"), compile_mode="default"))
     # Fused kernels round otherwise and draw other numbers for dropout, and Adam amplifies both; a wrong one would not
     # come near these losses.
     assert [e.loss for e in trained.history] == pytest.approx([e.loss for e in plain.history], rel=0.02)
@@ -110,7 +109,7 @@ def test_really_compiled_steps_agree_with_plain_ones(task_of: Callable[..., Task
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_trains_on_cuda(task_of: Callable[..., Task], mode: str) -> None:
     task = replace(task_of(), device=torch.device("cuda:0"), compile_mode=mode)
-    assert run(task).result.environment["compile"] == mode
+    assert train(task).result.environment["compile"] == mode
 
 
 def test_modes_are_those_of_torch() -> None:

@@ -18,11 +18,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.api import EpochRecord, Job, StoppedError
+from harness.api import StoppedError
 from harness.catalog import Catalog
-from harness.data.ingest import require_prepared
 from harness.data.store import PreparedDataset, SealedTest, SplitArrays
-from harness.registry import Benchmark
 from harness.train import loop, pipeline, run
 from harness.train.checkpoint import find_checkpoint
 from harness.train.deviations import (
@@ -38,48 +36,10 @@ from harness.train.observe import Witness, applied_moments, applied_smoothing, r
 from harness.train.pipeline import InputPipeline
 from harness.train.run import Task, Trained, build_model, deviations_of, run_task
 from tests.support import FILES, Command, cell_folder
+from tests.training import Watch, train
 
 Patch = pytest.MonkeyPatch
 CPU = torch.device("cpu")
-
-
-class Watch:
-    """Looks on, and stops after some steps if asked to."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.left = stop_after
-
-    def training_started(self, history: tuple[EpochRecord, ...]) -> None: ...
-
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
-        if self.left is not None:
-            self.left -= 1
-
-    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None: ...
-
-    def batch_evaluated(self) -> None: ...
-
-    def should_stop(self) -> bool:
-        return self.left == 0
-
-
-@pytest.fixture
-def task(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Task:
-    protocol = tiny_benchmark.protocol("tiny-1.0")
-    return Task(
-        job=Job("tiny-1.0", "tiny", "dots", 0),
-        protocol=protocol,
-        model=tiny_catalog.model("tiny"),
-        dataset=require_prepared(tiny_catalog.dataset("dots"), tmp_path / "data", protocol.input_size),
-        catalog=tiny_catalog,
-        device=CPU,
-        checkpoint=tmp_path / "x.pt",
-    )
-
-
-def train(task: Task, watch: Watch | None = None) -> Trained:
-    built = build_model(task)
-    return run_task(task, built, find_checkpoint(task.checkpoint, fingerprint=built.fingerprint), watch or Watch())
 
 
 def knobs(task: Task, trained: Trained) -> dict[str, Any]:

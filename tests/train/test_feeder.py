@@ -17,10 +17,7 @@ import torch
 from harness.data.store import SplitArrays
 from harness.train.feeder import Batch, Feeder
 from harness.train.run import Task
-from tests.train.test_train import Watch as Counting
-from tests.train.test_train import run, task_of
-
-__all__ = ["task_of"]
+from tests.training import Watch, train
 
 CPU = torch.device("cpu")
 
@@ -107,12 +104,12 @@ def test_batches_reach_a_gpu_whole_however_late_they_are_read(split: SplitArrays
 def test_no_step_but_the_probed_ones_waits_for_the_gpu(task_of: Callable[..., Task]) -> None:
     """From the second step of an epoch to the last but one, anything that synchronises raises."""
 
-    class Watch(Counting):
+    class Strict(Watch):
         def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
             torch.cuda.set_sync_debug_mode("error" if step + 2 < steps else "default")
 
     try:
-        run(replace(task_of(), device=torch.device("cuda:0")), Watch())
+        train(replace(task_of(), device=torch.device("cuda:0")), Strict())
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -16,7 +16,6 @@ import torch
 from harness.api import EpochRecord, Job, Shares, StoppedError
 from harness.catalog import Catalog
 from harness.cli.progress import RunReporter
-from harness.data.ingest import require_prepared
 from harness.execute.reporters import LogReporter
 from harness.execute.runner import JobRunner
 from harness.execute.signals import StopSignal
@@ -30,6 +29,7 @@ from harness.train.pipeline import InputPipeline
 from harness.train.profile import OFF, Clock, HostWatch, Phase, Piece, RunClock, shares_of
 from harness.train.run import JobInProgress, Task, build_model, run_task
 from tests.support import Command, Shell, cell_folder, read_result
+from tests.training import Watch
 
 JOB = Job("tiny-1.0", "tiny", "dots", 0)
 PROFILED = ("tiny", "--dataset", "dots", "--threads", "1", "--profile")
@@ -58,7 +58,7 @@ def test_phases_sum_up_to_the_wall_clock_time(task: Task, tmp_path: Path) -> Non
     built = build_model(task)
     began = time.perf_counter()
     clock = run_clock(task, built, place, Found(None), Stopping(99))
-    run_task(replace(task, clock=clock), built, Found(None), NobodyWatches())
+    run_task(replace(task, clock=clock), built, Found(None), Watch())
     clock.close()
     took = time.perf_counter() - began
     found = read_profile(place)
@@ -309,31 +309,6 @@ def test_idle_share_of_a_cpu_is_the_time_without_work() -> None:
 
 
 # --------------------------------------------------------------------------------------------- stops, and going on
-
-
-@pytest.fixture
-def task(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Task:
-    protocol = tiny_benchmark.protocol("tiny-1.0")
-    return Task(
-        job=JOB,
-        protocol=protocol,
-        model=tiny_catalog.model("tiny"),
-        dataset=require_prepared(tiny_catalog.dataset("dots"), tmp_path / "data", protocol.input_size),
-        catalog=tiny_catalog,
-        device=torch.device("cpu"),
-        checkpoint=tmp_path / "checkpoint.pt",
-    )
-
-
-class NobodyWatches:
-    """Takes whatever it is told, and never stops."""
-
-    def training_started(self, *_: object) -> None: ...
-    def step_finished(self, *_: object) -> None: ...
-    def epoch_finished(self, *_: object, **__: object) -> None: ...
-    def batch_evaluated(self, *_: object) -> None: ...
-    def should_stop(self) -> bool:
-        return False
 
 
 class Stopping(LogReporter):

@@ -17,73 +17,26 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.api import EpochRecord, Job, StoppedError
+from harness.api import StoppedError
 from harness.catalog import Catalog
-from harness.data.ingest import require_prepared
 from harness.data.store import SplitArrays
 from harness.errors import DatasetError, TrainingError, WrongUseError
 from harness.machine import resolve_device
 from harness.registry import Benchmark, load_benchmark
-from harness.train import loop
-from harness.train import run as run_module
+from harness.train import loop, run
 from harness.train.checkpoint import Checkpoint, Found, find_checkpoint, load_checkpoint, spare_of
 from harness.train.environment import frozen_numerics
 from harness.train.feeder import Feeder
 from harness.train.loop import Training, TrainingState, build_optimizer
 from harness.train.packing import unpack
 from harness.train.pipeline import InputPipeline, build_pipeline
-from harness.train.run import Task, Trained, build_model, run_task, weights_hash
+from harness.train.run import Task, build_model, run_task, weights_hash
 from harness.train.schedule import learning_rate
 from harness.train.seeds import derive_seed, generator
 from tests.support import TINY_PLUGIN, TINY_REGISTRY
+from tests.training import Watch, train
 
 CPU = torch.device("cpu")
-
-
-class Watch:
-    """Counts steps and stops after some, if asked to."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.stop_after = stop_after
-        self.steps = 0
-        self.records: list[EpochRecord] = []
-
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
-        self.steps += 1
-
-    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
-        self.records = list(history)
-
-    def batch_evaluated(self) -> None:
-        pass
-
-    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
-        self.records.append(record)
-
-    def should_stop(self) -> bool:
-        return self.steps == self.stop_after
-
-
-@pytest.fixture
-def task_of(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Callable[..., Task]:
-    def make(model: str = "tiny", dataset: str = "dots", seed: int = 0, name: str = "x") -> Task:
-        protocol = tiny_benchmark.protocol("tiny-1.0")
-        return Task(
-            job=Job("tiny-1.0", model, dataset, seed),
-            protocol=protocol,
-            model=tiny_catalog.model(model),
-            dataset=require_prepared(tiny_catalog.dataset(dataset), tmp_path / "data", protocol.input_size),
-            catalog=tiny_catalog,
-            device=CPU,
-            checkpoint=tmp_path / f"{name}.pt",
-        )
-
-    return make
-
-
-def run(task: Task, watch: Watch | None = None) -> Trained:
-    built = build_model(task)
-    return run_task(task, built, find_checkpoint(task.checkpoint, fingerprint=built.fingerprint), watch or Watch())
 
 
 # ---------------------------------------------------------------------------------------------------- the protocol
@@ -104,7 +57,7 @@ def test_schedule_is_the_closed_form() -> None:
 def test_optimizer_uses_the_scheduled_rate_in_every_epoch(task_of: Callable[..., Task]) -> None:
     task = task_of()
     watch = Watch()
-    run(task, watch)
+    train(task, watch)
     expected = [learning_rate(epoch, task.protocol, task.protocol.lr_max) for epoch in range(3)]
     assert [record.lr for record in watch.records] == expected
     assert [record.epoch for record in watch.records] == [0, 1, 2]
@@ -113,11 +66,11 @@ def test_optimizer_uses_the_scheduled_rate_in_every_epoch(task_of: Callable[...,
 def small_training(benchmark: Benchmark, catalog: Catalog, count: int = 16) -> Training:
     protocol = benchmark.protocol("tiny-1.0")
     random = np.random.default_rng(0)
-    train = SplitArrays(
+    split = SplitArrays(
         random.integers(0, 256, (count, 10, 10, 3), dtype=np.uint8), random.integers(0, 4, count).astype(np.int64)
     )
     pipeline = build_pipeline(protocol, catalog, num_classes=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), device=CPU)
-    return Training(protocol, 1e-2, 3, train, pipeline, CPU, "channels_last")
+    return Training(protocol, 1e-2, 3, split, pipeline, CPU, "channels_last")
 
 
 def test_one_step_is_a_plain_pytorch_step(tiny_benchmark: Benchmark, tiny_catalog: Catalog) -> None:
@@ -224,21 +177,21 @@ def test_same_seed_same_bits_in_two_processes(task_of: Callable[..., Task], tmp_
         subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
         result = msgspec.json.decode((runs / "tiny-1.0/tiny/dots/seed-0/result.json").read_bytes())
         hashes.append(result["weights_sha256"])
-    here = run(task_of()).result.weights_sha256
+    here = train(task_of()).result.weights_sha256
     assert hashes == [here, here]
 
 
 def test_seeds_models_and_data_sets_differ_only_where_they_should(task_of: Callable[..., Task]) -> None:
-    first = run(task_of(name="a")).result
-    assert run(task_of(name="b")).result.weights_sha256 == first.weights_sha256
-    assert run(task_of(seed=1, name="c")).result.weights_sha256 != first.weights_sha256
-    assert run(task_of(dataset="bars", name="d")).result.weights_sha256 != first.weights_sha256
+    first = train(task_of(name="a")).result
+    assert train(task_of(name="b")).result.weights_sha256 == first.weights_sha256
+    assert train(task_of(seed=1, name="c")).result.weights_sha256 != first.weights_sha256
+    assert train(task_of(dataset="bars", name="d")).result.weights_sha256 != first.weights_sha256
 
 
 def test_run_leaves_the_global_generator_alone(task_of: Callable[..., Task]) -> None:
     torch.manual_seed(7)
     expected = torch.get_rng_state()
-    run(task_of())
+    train(task_of())
     assert torch.equal(torch.get_rng_state(), expected)
 
 
@@ -271,7 +224,7 @@ def test_test_files_are_not_opened_before_the_last_epoch_has_ended(task_of: Call
     task = task_of()
     sys.addaudithook(hook)
     try:
-        trained = run(task, watch)
+        trained = train(task, watch)
     finally:
         listening = False
     assert {name for name, _ in opened} == {"test.images.npy", "test.labels.npy"}
@@ -290,7 +243,7 @@ def test_sealed_test_split_opens_once_and_only_after_training(task_of: Callable[
 
 
 def test_accuracy_is_of_the_stored_logits(task_of: Callable[..., Task]) -> None:
-    trained = run(task_of())
+    trained = train(task_of())
     share = (trained.logits.argmax(dim=1) == trained.labels).double().mean().item()
     assert trained.result.metrics["top1"] == pytest.approx(100 * share)
     assert trained.logits.shape == (40, 4)
@@ -302,12 +255,12 @@ def test_accuracy_is_of_the_stored_logits(task_of: Callable[..., Task]) -> None:
 
 @pytest.mark.parametrize("steps", [1, 7, 8, 13, 24])
 def test_stopped_run_goes_on_to_the_same_bits(steps: int, task_of: Callable[..., Task]) -> None:
-    whole = run(task_of(name="whole"))
+    whole = train(task_of(name="whole"))
     task = task_of(name="halves")
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=steps))
+        train(task, Watch(stop_after=steps))
     watch = Watch()
-    went_on = run(task, watch)
+    went_on = train(task, watch)
     assert watch.steps == 24 - steps
     assert went_on.result.weights_sha256 == whole.result.weights_sha256
     assert torch.equal(went_on.logits, whole.logits)
@@ -319,8 +272,8 @@ def test_stopped_run_goes_on_to_the_same_bits(steps: int, task_of: Callable[...,
 
 def test_stop_between_training_and_result_counts_both_reads(task_of: Callable[..., Task]) -> None:
     task = task_of()
-    first = run(task)
-    again = run(task)  # as if the process had died before it wrote the result
+    first = train(task)
+    again = train(task)  # as if the process had died before it wrote the result
     assert again.result.test_reads == 2
     assert again.result.weights_sha256 == first.result.weights_sha256
 
@@ -344,28 +297,28 @@ def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_one_is(
 ) -> None:
     """It is saved before the test split is opened, and says that it is."""
     saved = []
-    write = run_module.save_checkpoint
+    write = run.save_checkpoint
 
     def noted(path: Path, checkpoint: Checkpoint, **how: bool) -> None:
         saved.append(checkpoint.epoch)
         write(path, checkpoint, **how)
 
-    monkeypatch.setattr(run_module, "save_checkpoint", noted)
+    monkeypatch.setattr(run, "save_checkpoint", noted)
     monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", pause)
     task = task_of()
-    run(task)
+    train(task)
     assert saved == epochs
     assert spare_of(task.checkpoint).exists() == (len(epochs) > 1)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "pickle", "one_bit", "other_job"])
 def test_damaged_checkpoint_falls_back_to_the_spare(damage: str, task_of: Callable[..., Task]) -> None:
-    whole = run(task_of(name="whole"))
+    whole = train(task_of(name="whole"))
     task = task_of()
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=6))
+        train(task, Watch(stop_after=6))
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=7))  # so there are checkpoints after 6 and 13 steps
+        train(task, Watch(stop_after=7))  # so there are checkpoints after 6 and 13 steps
     content = task.checkpoint.read_bytes()
     match damage:
         case "truncated":
@@ -381,7 +334,7 @@ def test_damaged_checkpoint_falls_back_to_the_spare(damage: str, task_of: Callab
             task.checkpoint.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         case "other_job":
             other = task_of(seed=1, name="other")
-            run(other)
+            train(other)
             task.checkpoint.write_bytes(other.checkpoint.read_bytes())
     found = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint)
     assert found.checkpoint is not None
@@ -405,7 +358,7 @@ def test_damaged_checkpoint_falls_back_to_the_spare(damage: str, task_of: Callab
 def test_both_checkpoints_damaged_start_again_and_say_so(task_of: Callable[..., Task]) -> None:
     task = task_of()
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=13))
+        train(task, Watch(stop_after=13))
     for path in (task.checkpoint, spare_of(task.checkpoint)):
         path.write_bytes(b"")
     found = find_checkpoint(task.checkpoint, fingerprint=build_model(task).fingerprint)
@@ -415,16 +368,16 @@ def test_both_checkpoints_damaged_start_again_and_say_so(task_of: Callable[..., 
 
 
 def test_checkpoint_from_before_tensors_were_packed_is_gone_on_with(task_of: Callable[..., Task]) -> None:
-    whole = run(task_of(name="whole"))
+    whole = train(task_of(name="whole"))
     task = task_of()
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=13))
+        train(task, Watch(stop_after=13))
     content = torch.load(task.checkpoint, weights_only=True)
     assert len(content["weights"]["tensors"]) < len(whole.logits), "it is packed"
     unpacked = {name: unpack(content[name]) for name in ("weights", "optimizer")}
     torch.save(content | unpacked | {"schema": 2}, task.checkpoint)
     watch = Watch()
-    went_on = run(task, watch)
+    went_on = train(task, watch)
     assert watch.steps == 24 - 13
     assert went_on.result.weights_sha256 == whole.result.weights_sha256
 
@@ -433,7 +386,7 @@ def test_checkpoint_from_before_tensors_were_packed_is_gone_on_with(task_of: Cal
 def test_checkpoint_whose_pack_lacks_something_is_damaged(lost: str, task_of: Callable[..., Task]) -> None:
     task = task_of()
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=13))
+        train(task, Watch(stop_after=13))
     content = torch.load(task.checkpoint, weights_only=True)
     if lost == "numbers":
         content["optimizer"]["tensors"][0] = content["optimizer"]["tensors"][0][:5].clone()
@@ -445,13 +398,13 @@ def test_checkpoint_whose_pack_lacks_something_is_damaged(lost: str, task_of: Ca
 
 
 def test_stop_between_the_two_renames_goes_on_from_the_spare(task_of: Callable[..., Task]) -> None:
-    whole = run(task_of(name="whole"))
+    whole = train(task_of(name="whole"))
     task = task_of()
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=13))
+        train(task, Watch(stop_after=13))
     task.checkpoint.replace(spare_of(task.checkpoint))
     watch = Watch()
-    went_on = run(task, watch)
+    went_on = train(task, watch)
     assert watch.steps == 24 - 13
     assert went_on.result.weights_sha256 == whole.result.weights_sha256
     assert "reason" not in went_on.result.interruptions[0]
@@ -462,7 +415,7 @@ def test_spare_of_a_finished_run_is_a_position_to_repeat_its_end_from(
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", 0.0)
     task = task_of()
-    whole = run(task)
+    whole = train(task)
     spare = load_checkpoint(spare_of(task.checkpoint), fingerprint=whole.result.fingerprint)
     assert spare is not None
     assert (spare.epoch, spare.step) == (2, 0)
@@ -471,19 +424,19 @@ def test_spare_of_a_finished_run_is_a_position_to_repeat_its_end_from(
 
 def test_undefined_loss_fails_with_epoch_and_step(task_of: Callable[..., Task]) -> None:
     with pytest.raises(TrainingError, match=r"became nan in epoch 2 of 3, step 4 of 8"):
-        run(task_of(model="diverging"))
+        train(task_of(model="diverging"))
 
 
 def test_wrong_output_shape_fails(task_of: Callable[..., Task]) -> None:
     with pytest.raises(TrainingError, match=r"logits of shape \(8, 5\), expected \(8, 4\)"):
-        run(task_of(model="misshapen"))
+        train(task_of(model="misshapen"))
 
 
 def test_fewer_images_than_a_batch_fail(task_of: Callable[..., Task]) -> None:
     task = task_of()
     task = replace(task, protocol=msgspec.structs.replace(task.protocol, batch_size=65))
     with pytest.raises(DatasetError, match=r"64 training images, fewer than one batch of 65"):
-        run(task)
+        train(task)
 
 
 def test_fingerprint_depends_on_all_that_matters(task_of: Callable[..., Task]) -> None:
@@ -508,12 +461,12 @@ def test_fingerprint_depends_on_all_that_matters(task_of: Callable[..., Task]) -
 
 def test_declared_learning_rate_is_used_and_recorded(task_of: Callable[..., Task]) -> None:
     watch = Watch()
-    result = run(task_of(model="gentle"), watch).result
+    result = train(task_of(model="gentle"), watch).result
     assert (result.lr_max, result.lr_exception) == (5e-4, "model")
     assert watch.records[0].lr == 5e-4
     listed = task_of(name="listed")
     listed = replace(listed, protocol=msgspec.structs.replace(listed.protocol, lr_max_exceptions={"tiny": 2e-3}))
-    result = run(listed).result
+    result = train(listed).result
     assert (result.lr_max, result.lr_exception) == (2e-3, "protocol")
 
 
@@ -527,10 +480,10 @@ def test_unknown_device_is_refused(name: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_run_is_deterministic_and_resumes(task_of: Callable[..., Task]) -> None:
     device = torch.device("cuda")
-    whole = run(replace(task_of(name="whole"), device=device))
-    again = run(replace(task_of(name="again"), device=device))
+    whole = train(replace(task_of(name="whole"), device=device))
+    again = train(replace(task_of(name="again"), device=device))
     task = replace(task_of(name="halves"), device=device)
     with pytest.raises(StoppedError):
-        run(task, Watch(stop_after=13))
-    went_on = run(task)
+        train(task, Watch(stop_after=13))
+    went_on = train(task)
     assert whole.result.weights_sha256 == again.result.weights_sha256 == went_on.result.weights_sha256
