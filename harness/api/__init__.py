@@ -17,6 +17,7 @@ import pluggy
 from harness.api.execution import ExecutorSpec, Reporter, Resources, RunOne, Work
 from harness.api.jobs import Cell, EpochRecord, Job, RunResult, Shares, State, StoppedError, percent
 from harness.api.specs import (
+    Augmentation,
     AugmentationSpec,
     BatchTransform,
     DatasetSpec,
@@ -31,6 +32,7 @@ from harness.images import ReadError, open_image
 
 __all__ = [
     "HOOK_API_VERSION",
+    "Augmentation",
     "AugmentationSpec",
     "BatchTransform",
     "Cell",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -232,6 +233,37 @@ class AugmentationSpec:
         require_name("augmentation", self.name)
         require_callable("augmentation", self.name, "build", self.build)
         require_texts("augmentation", self.name, paper=self.paper, title=self.title)
+
+
+Parameters = TypeVar("Parameters")
+
+
+class Augmentation(ABC, Generic[Parameters]):
+    """A ``BatchTransform`` in two steps: draw the parameters of a batch on the CPU, then apply them on its device.
+
+    A subclass is a frozen dataclass with one field per strength. This base class is a convenience: ``build`` may return
+    any ``BatchTransform``.
+    """
+
+    @abstractmethod
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Parameters:
+        """Draw the parameters of ``n`` images of ``height`` x ``width`` pixels; all randomness is the generator's."""
+
+    @abstractmethod
+    def apply(self, images: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Return the transformed images, a new tensor of the same shape, range and device."""
+
+    def mix_targets(self, targets: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """Return the targets of the transformed images; the same targets unless overridden."""
+        return targets
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Transform a batch; see ``BatchTransform``."""
+        n, _, height, width = images.shape
+        parameters = self.draw(n, height, width, generator)
+        return self.apply(images, parameters), self.mix_targets(targets, parameters)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""A name and a kind -> the folder of a whole distribution: a plugin that works, its tests, README, licence and CI file.
+"""Writes a complete distribution for a new plugin: code that works, its tests, README, licence and CI file.
 
-The files are jinja templates inside the package, so that a wheel on a machine without a network is all it takes.
+The files are jinja templates inside the package, so no network is needed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
+from harness.api.specs import require_name
 from harness.catalog import Catalog, Offer
 from harness.errors import StoreError, WrongUseError
 from harness.files import writing_to
 from harness.machine import installed_version
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")  # that of harness.api
 _PREFIX = "xscore-plugin-"
 _RESERVED = ("harness", "xscore", "plugin", "test", "conformance")
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -52,10 +52,10 @@ def scaffold(name: str, kind: str, into: Path, catalog: Catalog) -> Path:
     """Write ``into/xscore-plugin-NAME`` and return it.
 
     Args:
-        name: What users will type.
+        name: The plugin's name, as users will type it.
         kind: ``"model"``, ``"dataset"``, ``"augmentation"``, ``"metric"`` or ``"tracker"``.
-        into: An existing folder, or one to make.
-        catalog: What is installed, whose names are taken.
+        into: The parent folder, made if it is missing.
+        catalog: The installed plugins, whose names are taken.
 
     Raises:
         WrongUseError: the name is not usable or taken, or the folder exists.
@@ -66,13 +66,13 @@ def scaffold(name: str, kind: str, into: Path, catalog: Catalog) -> Path:
     folder = into / distribution
     if folder.exists():
         raise WrongUseError(f"{folder} exists already. Choose another name, or another place with --into.")
-    facts = _facts(name, kind, distribution)
+    values = _values(name, kind, distribution)
     try:
         with writing_to(into):
-            for target, template in _files(kind, str(facts["module"])).items():
+            for target, template in _files(kind, str(values["module"])).items():
                 path = folder / target
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(_render(template, facts), encoding="utf-8")
+                path.write_text(_render(template, values), encoding="utf-8")
     except StoreError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -80,23 +80,22 @@ def scaffold(name: str, kind: str, into: Path, catalog: Catalog) -> Path:
 
 
 def next_steps(name: str, kind: str, folder: Path) -> str:
-    """Say what an author does next."""
+    """Return the author's next steps as text."""
     quoted = f'"{folder}"' if " " in str(folder) else str(folder)
     install = f"pip install -e {quoted}"
     commands = [install, f"harness plugin check {name}", *(text.format(name=name) for text in _NEXT[kind])]
     edit = folder / "src" / _module(name) / ("network.py" if kind == "model" else "__init__.py")
     lines = "\n".join(f"  {command}" for command in commands)
-    return f"It works as it is. Next:\n{lines}\nThen edit {edit}; 'pytest' in that folder runs its tests."
+    return f"The plugin works as it is. Next:\n{lines}\nThen edit {edit}; 'pytest' in its folder runs its tests."
 
 
 def _require_free(name: str, kind: str, catalog: Catalog) -> None:
-    if not _NAME.fullmatch(name):
-        raise WrongUseError(
-            f"The name {name!r} is not usable: expected lower-case letters, digits, '_' and '-', starting with a "
-            "letter, such as 'mynet' or 'my_net2'."
-        )
+    try:
+        require_name(kind, name)
+    except ValueError as error:
+        raise WrongUseError(f"The {error}.") from None
     if keyword.iskeyword(name) or name in _RESERVED:
-        raise WrongUseError(f"The name '{name}' means something else already. Choose one that says what is special.")
+        raise WrongUseError(f"The name '{name}' is reserved. Choose a more specific name.")
     tables: dict[str, Mapping[str, Offer[Any]]] = {
         "model": catalog.models,
         "dataset": catalog.datasets,
@@ -118,14 +117,14 @@ def _require_free(name: str, kind: str, catalog: Catalog) -> None:
         )
     module = _module(name)
     if module in sys.modules or find_spec(module) is not None:
-        raise WrongUseError(f"There is a module named {module} already. Choose another name.")
+        raise WrongUseError(f"A module named {module} exists already. Choose another name.")
 
 
 def _module(name: str) -> str:
     return (_PREFIX + name).replace("-", "_")
 
 
-def _facts(name: str, kind: str, distribution: str) -> dict[str, object]:
+def _values(name: str, kind: str, distribution: str) -> dict[str, object]:
     words = re.split(r"[_-]", name)
     title = " ".join(word.capitalize() for word in words)
     needs = (f"xscore-harness>={__version__}", *_LIBRARIES[kind])
@@ -143,7 +142,7 @@ def _facts(name: str, kind: str, distribution: str) -> dict[str, object]:
 
 
 def _files(kind: str, module: str) -> dict[str, str]:
-    """Templates by the path that each is written to."""
+    """Return the templates by target path."""
     files = {
         "pyproject.toml": "common/pyproject.toml",
         "README.md": "common/README.md",
@@ -159,7 +158,7 @@ def _files(kind: str, module: str) -> dict[str, str]:
     return files
 
 
-def _render(template: str, facts: Mapping[str, object]) -> str:
+def _render(template: str, values: Mapping[str, object]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -169,4 +168,4 @@ def _render(template: str, facts: Mapping[str, object]) -> str:
         trim_blocks=True,
         autoescape=False,
     )
-    return environment.get_template(f"{template}.jinja").render(facts)
+    return environment.get_template(f"{template}.jinja").render(values)

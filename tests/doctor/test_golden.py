@@ -107,7 +107,9 @@ def flips(patch: Patch) -> None:
 
 def boxes(patch: Patch) -> None:
     clipped = cutmix.clipped_box
-    patch.setattr(cutmix, "clipped_box", lambda lam, y, x, *rest: clipped(lam, y, min(x + 1, 31), *rest))
+    patch.setattr(
+        cutmix, "clipped_box", lambda lam, centre, *rest: clipped(lam, (centre[0], min(centre[1] + 1, 31)), *rest)
+    )
 
 
 def schedule(patch: Patch) -> None:

@@ -35,7 +35,7 @@ TRANSFORMS: dict[str, Callable[[], BatchTransform]] = {
     "cutmix": lambda: cutmix.build(alpha=1.0),
     "randaugment": lambda: randaugment.build(num_ops=2, magnitude=15),
     "augmix": lambda: augmix.build(severity=5),
-    "random_erasing": lambda: random_erasing.build(p=0.7),
+    "random_erasing": lambda: random_erasing.RandomErasing(p=0.7),
     "random_resized_crop": random_resized_crop.build,
     "mixup": lambda: mixup.build(alpha=0.4),
 }
@@ -194,7 +194,7 @@ def test_a_strength_out_of_range_is_refused_with_what_was_expected(
 def test_flip_mirrors_exactly_the_drawn_images(n: int, size: int) -> None:
     images = photographs(n, size)
     flip = horizontal_flip.build(p=0.5)
-    flipped = flip.draw(n, seeded(1))
+    flipped = flip.draw(n, *images.shape[-2:], seeded(1))
     assert 0 < flipped.sum() < n
     output, _ = flip(images, distributions(n), seeded(1))
     for image, result, was_flipped in zip(images, output, flipped, strict=True):
@@ -204,7 +204,7 @@ def test_flip_mirrors_exactly_the_drawn_images(n: int, size: int) -> None:
 @pytest.mark.parametrize("p", [0.5, 0.1])
 def test_flip_happens_as_often_as_asked(p: float) -> None:
     n = 20_000
-    share = horizontal_flip.build(p=p).draw(n, seeded(0)).float().mean().item()
+    share = horizontal_flip.build(p=p).draw(n, 8, 8, seeded(0)).float().mean().item()
     assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / n)
 
 
@@ -252,7 +252,7 @@ def test_jitter_is_torchvisions_on_the_same_draws(
 ) -> None:
     images = photographs(n, size)
     jitter = color_jitter.build(**strengths)
-    parameters = jitter.draw(n, seeded(11))
+    parameters = jitter.draw(n, *images.shape[-2:], seeded(11))
     difference = (jitter.apply(images, parameters) - by_torchvision(images, parameters)).abs().max().item()
     assert difference < tolerance < 1 / 255
 
@@ -313,7 +313,7 @@ def test_strengths_of_zero_change_nothing() -> None:
 def test_an_image_does_not_depend_on_its_neighbours() -> None:
     images = photographs(64, 40)
     jitter = color_jitter.build(**PROTOCOL)
-    parameters = jitter.draw(64, seeded(4))
+    parameters = jitter.draw(64, *images.shape[-2:], seeded(4))
     together = jitter.apply(images, parameters)
     for i in range(0, 64, 7):
         fields = (parameters.brightness, parameters.contrast, parameters.saturation, parameters.hue, parameters.order)
@@ -324,7 +324,7 @@ def test_an_image_does_not_depend_on_its_neighbours() -> None:
 @pytest.mark.parametrize("strengths", [PROTOCOL, EXTREME, {**PROTOCOL, "brightness": 3.0}])
 def test_draws_are_uniform_over_torchvisions_ranges(strengths: dict[str, float]) -> None:
     n = 20_000
-    parameters = color_jitter.build(**strengths).draw(n, seeded(0))
+    parameters = color_jitter.build(**strengths).draw(n, 8, 8, seeded(0))
     theirs = TorchvisionColorJitter(**strengths)
     for name in ("brightness", "contrast", "saturation", "hue"):
         low, high = getattr(theirs, name)
@@ -340,7 +340,7 @@ def test_draws_are_uniform_over_torchvisions_ranges(strengths: dict[str, float])
 
 def test_every_order_is_as_likely() -> None:
     n = 24_000
-    order = color_jitter.build(**PROTOCOL).draw(n, seeded(0)).order
+    order = color_jitter.build(**PROTOCOL).draw(n, 8, 8, seeded(0)).order
     assert torch.equal(order.sort(dim=1).values, torch.arange(4).expand(n, 4))
     counts = torch.unique(order, dim=0, return_counts=True)[1]
     assert len(counts) == 24
@@ -355,10 +355,11 @@ def test_cutmix_by_hand() -> None:
     images = torch.stack([torch.full((3, 4, 4), value) for value in (0.1, 0.2, 0.3)])
     targets = torch.eye(3)
     # lambda 3/4: a box of half the side, 2 x 2 pixels, around pixel (1, 2).
-    parameters = cutmix.clipped_box(0.75, 1, 2, 4, 4, torch.tensor([2, 0, 1]))
+    parameters = cutmix.clipped_box(0.75, (1, 2), (4, 4), torch.tensor([2, 0, 1]))
     assert (parameters.top, parameters.bottom, parameters.left, parameters.right) == (0, 2, 1, 3)
     assert parameters.kept == 0.75
-    mixed, weights = cutmix.build().apply(images, targets, parameters)
+    transform = cutmix.build()
+    mixed, weights = transform.apply(images, parameters), transform.mix_targets(targets, parameters)
     first = torch.tensor([[0.1, 0.3, 0.3, 0.1], [0.1, 0.3, 0.3, 0.1], [0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]])
     assert torch.equal(mixed[0], first.expand(3, 4, 4))
     assert torch.equal(mixed[1, 0, 0], torch.tensor([0.2, 0.1, 0.1, 0.2]))
@@ -368,10 +369,10 @@ def test_cutmix_by_hand() -> None:
 
 def test_a_box_cut_at_the_corner_gives_back_what_it_lost() -> None:
     # lambda 3/4 asks for 4 x 4 of 8 x 8 pixels; around the corner pixel only 2 x 2 of them are inside.
-    corner = cutmix.clipped_box(0.75, 0, 0, 8, 8, torch.arange(2))
+    corner = cutmix.clipped_box(0.75, (0, 0), (8, 8), torch.arange(2))
     assert (corner.top, corner.bottom, corner.left, corner.right) == (0, 2, 0, 2)
     assert corner.kept == 1 - 4 / 64
-    other = cutmix.clipped_box(0.75, 7, 7, 8, 8, torch.arange(2))
+    other = cutmix.clipped_box(0.75, (7, 7), (8, 8), torch.arange(2))
     assert (other.top, other.bottom, other.left, other.right) == (5, 8, 5, 8)
     assert other.kept == 1 - 9 / 64
 
@@ -380,9 +381,10 @@ def test_a_box_cut_at_the_corner_gives_back_what_it_lost() -> None:
 def test_all_or_nothing(lam: float, kept: float) -> None:
     images, targets = photographs(4, 8), distributions(4)
     permutation = torch.tensor([1, 2, 3, 0])
-    parameters = cutmix.clipped_box(lam, 4, 4, 8, 8, permutation)
+    parameters = cutmix.clipped_box(lam, (4, 4), (8, 8), permutation)
     assert parameters.kept == kept
-    mixed, weights = cutmix.build().apply(images, targets, parameters)
+    transform = cutmix.build()
+    mixed, weights = transform.apply(images, parameters), transform.mix_targets(targets, parameters)
     assert torch.equal(mixed, images if kept else images[permutation])
     assert torch.equal(weights, targets if kept else targets[permutation])
 

@@ -232,7 +232,7 @@ def test_augmixs_ranges_are_torchvisions() -> None:
 
 @pytest.mark.parametrize("value", [None, 0.0, 0.25])
 def test_erasing_equals_torchvision(value: float | None) -> None:
-    transform = random_erasing.build(p=0.6, value=value)
+    transform = random_erasing.RandomErasing(p=0.6, value=value)
     images = photographs(64, 32)
     drawn = transform.draw(64, 32, 32, seeded(2))
     found, targets = transform(images, distributions(64), seeded(2))
@@ -248,7 +248,7 @@ def test_erasing_equals_torchvision(value: float | None) -> None:
 
 def test_erased_boxes_have_the_right_shares_and_ratios() -> None:
     n, side = 8_000, 400
-    drawn = random_erasing.build(p=0.25, value=0.0, ratio_min=0.5, ratio_max=3.0).draw(n, side, side, seeded(0))
+    drawn = random_erasing.RandomErasing(p=0.25, value=0.0, ratio_min=0.5, ratio_max=3.0).draw(n, side, side, seeded(0))
     boxes = [one.box for one in drawn if one]
     assert abs(len(boxes) / n - 0.25) < 4 * math.sqrt(0.25 * 0.75 / n)
     shares = torch.tensor([box.height * box.width / side**2 for box in boxes])
@@ -263,7 +263,7 @@ def test_erased_boxes_have_the_right_shares_and_ratios() -> None:
 
 
 def test_erased_noise_is_uniform() -> None:
-    noise = [one.content for one in random_erasing.build(p=1.0).draw(64, 64, 64, seeded(0)) if one]
+    noise = [one.content for one in random_erasing.RandomErasing(p=1.0).draw(64, 64, 64, seeded(0)) if one]
     values = torch.cat([one.flatten() for one in noise]).double()
     assert values.mean().item() == pytest.approx(0.5, abs=0.005)
     assert values.var().item() == pytest.approx(1 / 12, rel=0.01)
@@ -319,7 +319,8 @@ def test_where_no_box_fits_the_largest_central_one_is_taken() -> None:
 def test_mixup_equals_torchvision() -> None:
     images, targets = photographs(16, 24), distributions(16)
     rolled = torch.arange(16).roll(1)
-    found, mixed = mixup.build().apply(images, targets, mixup.MixupParameters(rolled, 0.3))
+    transform, parameters = mixup.build(), mixup.MixupParameters(rolled, 0.3)
+    found, mixed = transform.apply(images, parameters), transform.mix_targets(targets, parameters)
     theirs = MixUp(num_classes=5)
     params = {"lam": 0.3, "labels": targets, "batch_size": 16}
     assert (found - theirs.transform(images, params)).abs().max() <= 1e-6
@@ -332,7 +333,7 @@ def test_mixup_equals_torchvision() -> None:
 def test_mixups_lambda_is_beta_and_its_share_of_batches_p(alpha: float) -> None:
     n, generator = 6_000, seeded(0)
     transform = mixup.build(alpha=alpha, p=0.75)
-    drawn = torch.tensor([transform.draw(2, generator).lam for _ in range(n)], dtype=torch.float64)
+    drawn = torch.tensor([transform.draw(2, 8, 8, generator).lam for _ in range(n)], dtype=torch.float64)
     blended = drawn[drawn != 1.0]
     assert abs(len(blended) / n - 0.75) < 0.03
     assert blended.mean().item() == pytest.approx(0.5, abs=0.02)
@@ -373,4 +374,4 @@ def test_cutmix_and_mixup_together_leave_distributions() -> None:
 )
 def test_impossible_strengths_are_refused(module: Any, strengths: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        module.build(**strengths)
+        module.harness_augmentations()[0].build(**strengths)

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.api import AugmentationSpec, hookimpl
+from harness.api import Augmentation, AugmentationSpec, hookimpl
 from xscore_plugins.augmentations._operations import SIGNED, Step, apply_steps
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class AugMixParameters:
 
 
 @dataclass(frozen=True)
-class AugMix:
+class AugMix(Augmentation[AugMixParameters]):
     """Mixes each image of a batch with augmented versions of itself.
 
     Attributes:
@@ -65,13 +65,6 @@ class AugMix:
                 raise ValueError(f"augmix: {name} is {getattr(self, name)!r}, expected {low} to {high}")
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"augmix: alpha is {self.alpha!r}, expected a finite number above 0")
-
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment a batch; see ``harness.api.BatchTransform``."""
-        count, _, height, width = images.shape
-        return self.apply(images, self.draw(count, height, width, generator)), targets
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> AugMixParameters:
         """Draw the shares and the chains of ``n`` images of ``height`` x ``width`` pixels."""

@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.api import AugmentationSpec, hookimpl
+from harness.api import Augmentation, AugmentationSpec, hookimpl
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ class ColorJitterParameters:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColorJitter:
+class ColorJitter(Augmentation[ColorJitterParameters]):
     """Jitters the colours of each image of a batch, independently.
 
     Attributes:
@@ -72,13 +72,7 @@ class ColorJitter:
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"color_jitter: hue is {self.hue!r}, expected a number between 0 and 0.5")
 
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Jitter a batch; see ``harness.api.BatchTransform``."""
-        return self.apply(images, self.draw(len(images), generator)), targets
-
-    def draw(self, n: int, generator: torch.Generator) -> ColorJitterParameters:
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> ColorJitterParameters:
         """Draw the parameters of ``n`` images."""
         import torch
 

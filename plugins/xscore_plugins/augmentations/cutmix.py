@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.api import AugmentationSpec, hookimpl
+from harness.api import Augmentation, AugmentationSpec, hookimpl
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ class CutMixParameters:
 
 
 @dataclass(frozen=True)
-class CutMix:
+class CutMix(Augmentation[CutMixParameters]):
     """Mixes every batch with a permutation of itself.
 
     Attributes:
@@ -52,32 +52,16 @@ class CutMix:
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"cutmix: alpha is {self.alpha!r}, expected a finite number above 0")
 
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix a batch; see ``harness.api.BatchTransform``."""
-        count, _, height, width = images.shape
-        return self.apply(images, targets, self.draw(count, height, width, generator))
-
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> CutMixParameters:
         """Draw lambda, the box and the permutation for ``n`` images of ``height`` x ``width`` pixels."""
         import torch
 
         lam = symmetric_beta(self.alpha, generator)
         centre_y, centre_x = (int(torch.randint(size, (1,), generator=generator)) for size in (height, width))
-        return clipped_box(lam, centre_y, centre_x, height, width, torch.randperm(n, generator=generator))
+        return clipped_box(lam, (centre_y, centre_x), (height, width), torch.randperm(n, generator=generator))
 
-    def apply(
-        self, images: torch.Tensor, targets: torch.Tensor, parameters: CutMixParameters
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix a batch with drawn parameters.
-
-        Args:
-            images: (N, 3, H, W) on any device, not modified.
-            targets: (N, C) on the same device, not modified.
-            parameters: From ``draw``, for the same N, H and W.
-        """
-        partner = parameters.permutation.to(images.device, non_blocking=True)
+    def apply(self, images: torch.Tensor, parameters: CutMixParameters) -> torch.Tensor:
+        """Mix images (N, 3, H, W), on any device and not modified, with drawn parameters for the same N, H and W."""
         rows, columns = slice(parameters.top, parameters.bottom), slice(parameters.left, parameters.right)
         mixed = images.clone()
         boxes, sources = mixed[:, :, rows, columns], images[:, :, rows, columns]
@@ -85,8 +69,13 @@ class CutMix:
             for box, other in zip(boxes, parameters.permutation.tolist(), strict=True):
                 box.copy_(sources[other])
         else:
-            boxes.copy_(sources[partner])
-        return mixed, parameters.kept * targets + (1 - parameters.kept) * targets[partner]
+            boxes.copy_(sources[parameters.permutation.to(images.device, non_blocking=True)])
+        return mixed
+
+    def mix_targets(self, targets: torch.Tensor, parameters: CutMixParameters) -> torch.Tensor:
+        """Mix targets (N, C) by the share of pixels kept."""
+        partner = parameters.permutation.to(targets.device, non_blocking=True)
+        return parameters.kept * targets + (1 - parameters.kept) * targets[partner]
 
 
 def symmetric_beta(alpha: float, generator: torch.Generator) -> float:
@@ -106,12 +95,13 @@ def symmetric_beta(alpha: float, generator: torch.Generator) -> float:
 
 
 def clipped_box(
-    lam: float, centre_y: int, centre_x: int, height: int, width: int, permutation: torch.Tensor
+    lam: float, centre: tuple[int, int], size: tuple[int, int], permutation: torch.Tensor
 ) -> CutMixParameters:
     """Return the box around a centre pixel with sides of sqrt(1 - lam) times the image's, clipped at the border.
 
     Sides are rounded down to whole pixels, then to even ones, as in the paper's code.
     """
+    (centre_y, centre_x), (height, width) = centre, size
     side = math.sqrt(1 - lam)
     half_height, half_width = int(height * side) // 2, int(width * side) // 2
     top, bottom = max(centre_y - half_height, 0), min(centre_y + half_height, height)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.api import AugmentationSpec, hookimpl
+from harness.api import Augmentation, AugmentationSpec, hookimpl
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ _LARGE = 1 << 12
 
 
 @dataclass(frozen=True)
-class HorizontalFlip:
+class HorizontalFlip(Augmentation["torch.Tensor"]):
     """Mirrors each image of a batch with probability ``p``, independently.
 
     Attributes:
@@ -32,14 +32,8 @@ class HorizontalFlip:
         if not 0 <= self.p <= 1:
             raise ValueError(f"horizontal_flip: p is {self.p!r}, expected a probability between 0 and 1")
 
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Flip a batch; see ``harness.api.BatchTransform``."""
-        return self.apply(images, self.draw(len(images), generator)), targets
-
-    def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Which of ``n`` images are flipped: bool (n,) on the CPU."""
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw the flips of ``n`` images: bool (n,) on the CPU."""
         import torch
 
         return torch.rand(n, generator=generator) < self.p

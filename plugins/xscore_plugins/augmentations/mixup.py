@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.api import AugmentationSpec, hookimpl
+from harness.api import Augmentation, AugmentationSpec, hookimpl
 from xscore_plugins.augmentations.cutmix import symmetric_beta
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class MixupParameters:
 
 
 @dataclass(frozen=True)
-class Mixup:
+class Mixup(Augmentation[MixupParameters]):
     """Blends a batch with a permutation of itself.
 
     Attributes:
@@ -43,13 +43,7 @@ class Mixup:
         if not 0 <= self.p <= 1:
             raise ValueError(f"mixup: p is {self.p!r}, expected a probability between 0 and 1")
 
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blend a batch; see ``harness.api.BatchTransform``."""
-        return self.apply(images, targets, self.draw(len(images), generator))
-
-    def draw(self, n: int, generator: torch.Generator) -> MixupParameters:
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> MixupParameters:
         """Draw lambda and the permutation for ``n`` images; lambda is 1 for a batch that is not blended."""
         import torch
 
@@ -57,19 +51,15 @@ class Mixup:
         lam = symmetric_beta(self.alpha, generator)
         return MixupParameters(torch.randperm(n, generator=generator), lam if blended else 1.0)
 
-    def apply(
-        self, images: torch.Tensor, targets: torch.Tensor, parameters: MixupParameters
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blend a batch with drawn parameters.
-
-        Args:
-            images: (N, 3, H, W) on any device, not modified.
-            targets: (N, C) on the same device, not modified.
-            parameters: From ``draw``, for the same N.
-        """
+    def apply(self, images: torch.Tensor, parameters: MixupParameters) -> torch.Tensor:
+        """Blend images (N, 3, H, W), on any device and not modified, with drawn parameters for the same N."""
         partner, lam = parameters.permutation.to(images.device, non_blocking=True), parameters.lam
-        mixed = (lam * images).add_(images[partner], alpha=1 - lam)
-        return mixed.clamp_(0, 1), lam * targets + (1 - lam) * targets[partner]
+        return (lam * images).add_(images[partner], alpha=1 - lam).clamp_(0, 1)
+
+    def mix_targets(self, targets: torch.Tensor, parameters: MixupParameters) -> torch.Tensor:
+        """Blend targets (N, C) likewise."""
+        partner, lam = parameters.permutation.to(targets.device, non_blocking=True), parameters.lam
+        return lam * targets + (1 - lam) * targets[partner]
 
 
 def build(*, alpha: float = 0.2, p: float = 1.0) -> Mixup:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.api import AugmentationSpec, hookimpl
+from harness.api import Augmentation, AugmentationSpec, hookimpl
 from xscore_plugins.augmentations._operations import SIGNED, Step, apply_steps
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OPERATIONS = (
 
 
 @dataclass(frozen=True)
-class RandAugment:
+class RandAugment(Augmentation[Sequence[Sequence[Step]]]):
     """Applies random operations to each image of a batch, independently.
 
     Attributes:
@@ -43,13 +43,6 @@ class RandAugment:
             raise ValueError(f"randaugment: num_ops is {self.num_ops!r}, expected 1 or above")
         if not 0 <= self.magnitude <= LARGEST:
             raise ValueError(f"randaugment: magnitude is {self.magnitude!r}, expected 0 to {LARGEST}")
-
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment a batch; see ``harness.api.BatchTransform``."""
-        count, _, height, width = images.shape
-        return self.apply(images, self.draw(count, height, width, generator)), targets
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> list[list[Step]]:
         """Draw, for each of ``num_ops`` rounds, one step for each of ``n`` images."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.api import AugmentationSpec, hookimpl
+from harness.api import Augmentation, AugmentationSpec, hookimpl
 from xscore_plugins.augmentations._boxes import Box, BoxRanges
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class Erasure:
     content: torch.Tensor
 
 
-@dataclass(frozen=True)
-class RandomErasing:
+@dataclass(frozen=True, kw_only=True)
+class RandomErasing(Augmentation[list[Erasure | None]]):
     """Erases a box of each image with probability ``p``, independently.
 
     Attributes:
@@ -39,12 +39,12 @@ class RandomErasing:
         ValueError: a strength is out of range.
     """
 
-    p: float
-    scale_min: float
-    scale_max: float
-    ratio_min: float
-    ratio_max: float
-    value: float | None
+    p: float = 0.5
+    scale_min: float = 0.02
+    scale_max: float = 0.33
+    ratio_min: float = 0.3
+    ratio_max: float = 3.3
+    value: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
@@ -52,13 +52,6 @@ class RandomErasing:
         if self.value is not None and not 0 <= self.value <= 1:
             raise ValueError(f"random_erasing: value is {self.value!r}, expected a number between 0 and 1")
         BoxRanges(self.scale_min, self.scale_max, self.ratio_min, self.ratio_max).check("random_erasing")
-
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Erase in a batch; see ``harness.api.BatchTransform``."""
-        count, _, height, width = images.shape
-        return self.apply(images, self.draw(count, height, width, generator)), targets
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> list[Erasure | None]:
         """Draw what is erased of each of ``n`` images of ``height`` x ``width`` pixels."""
@@ -91,16 +84,6 @@ class RandomErasing:
         return output
 
 
-def build(
-    *, p: float = 0.5, scale_min: float = 0.02, scale_max: float = 0.33, ratio_min: float = 0.3,
-    ratio_max: float = 3.3, value: float | None = None,
-) -> RandomErasing:  # fmt: skip
-    """Return random erasing with probability ``p``; the boxes hold noise if ``value`` is None."""
-    return RandomErasing(
-        p=p, scale_min=scale_min, scale_max=scale_max, ratio_min=ratio_min, ratio_max=ratio_max, value=value
-    )
-
-
 @hookimpl
 def harness_augmentations() -> list[AugmentationSpec]:
     """Register random erasing."""
@@ -108,7 +91,7 @@ def harness_augmentations() -> list[AugmentationSpec]:
         AugmentationSpec(
             name="random_erasing",
             title="Random erasing",
-            build=build,
+            build=RandomErasing,
             paper="Zhong et al., Random Erasing Data Augmentation, AAAI 2020, arXiv:1708.04896",
         )
     ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.api import AugmentationSpec, hookimpl
+from harness.api import Augmentation, AugmentationSpec, hookimpl
 from xscore_plugins.augmentations._boxes import Box, BoxRanges
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RandomResizedCrop:
+class RandomResizedCrop(Augmentation[list[Box]]):
     """Replaces each image of a batch by a part of it, independently.
 
     Attributes:
@@ -41,13 +41,6 @@ class RandomResizedCrop:
     @property
     def _ranges(self) -> BoxRanges:
         return BoxRanges(self.scale_min, self.scale_max, self.ratio_min, self.ratio_max)
-
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Crop a batch; see ``harness.api.BatchTransform``."""
-        count, _, height, width = images.shape
-        return self.apply(images, self.draw(count, height, width, generator)), targets
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> list[Box]:
         """Draw the part of each of ``n`` images of ``height`` x ``width`` pixels."""
