@@ -1,4 +1,4 @@
-"""Draw the images that this example ships: python make_images.py"""
+"""Draw the images of this example: python make_images.py"""
 
 import csv
 import random

@@ -1,4 +1,4 @@
-"""Every rule that the harness relies on, each a test of its own: pytest -v shows them, and why one is broken."""
+"""One test per rule that the harness relies on. pytest -v lists the rules and the reason for each failure."""
 
 
 def test_conformance(harness_rule):

@@ -1,4 +1,4 @@
-"""What is special about this tracker; the rules for every one are in test_conformance.py."""
+"""Tests of this tracker alone; test_conformance.py has the rules for all trackers."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ def lines_of(run):
     return [json.loads(line) for line in file_of(run).read_text().splitlines()]
 
 
-def test_every_event_is_a_line_of_json(tmp_path):
+def test_every_event_is_one_line_of_json(tmp_path):
     (spec,) = harness_trackers()
     run, records = fakes.tracked_run(tmp_path / "a folder"), fakes.epoch_records()
     fakes.follow(spec, run, records[:2], failure="RuntimeError: the disk is full")
@@ -27,7 +27,7 @@ def test_every_event_is_a_line_of_json(tmp_path):
     assert lines[-1]["metrics"] == {"top1": 61.5, "nll": 1.25}
 
 
-def test_half_a_line_of_a_killed_process_is_left_behind(tmp_path):
+def test_half_a_line_of_a_killed_process_is_skipped(tmp_path):
     (spec,) = harness_trackers()
     run, records = fakes.tracked_run(tmp_path), fakes.epoch_records()
     fakes.follow(spec, run, records[:2])

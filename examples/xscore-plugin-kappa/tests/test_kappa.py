@@ -1,12 +1,12 @@
-"""What is special about kappa; the rules for every metric are in test_conformance.py."""
+"""Tests of kappa alone; test_conformance.py has the rules for all metrics."""
 
 import pytest
 import torch
 from xscore_plugin_kappa import compute
 
 
-def test_the_example_of_a_textbook():
-    # 50 grant proposals and two readers: 20 times both yes, 15 times both no, 5 and 10 times they differ.
+def test_a_textbook_example():
+    # 50 grant proposals, two readers: 20 times both say yes, 15 times both say no, 5 and 10 times they differ.
     answers = torch.tensor([0] * 25 + [1] * 25)
     labels = torch.tensor([0] * 20 + [1] * 5 + [0] * 10 + [1] * 15)
     assert compute(torch.eye(2)[answers], labels) == pytest.approx(0.4)
@@ -17,5 +17,5 @@ def test_always_naming_the_largest_class_is_no_better_than_chance():
     assert compute(torch.eye(2)[torch.zeros(100, dtype=torch.int64)], labels) == 0
 
 
-def test_where_there_is_one_class_everything_agrees():
+def test_kappa_is_1_for_a_single_class():
     assert compute(torch.tensor([[2.0, 1.0]]), torch.tensor([0])) == 1

@@ -1,4 +1,4 @@
-"""A data set from a CSV file and a folder of images: all that the harness needs to know of it."""
+"""A data set from a CSV file and a folder of images: the whole plugin."""
 
 import csv
 from pathlib import Path

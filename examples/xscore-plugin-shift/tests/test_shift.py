@@ -1,4 +1,4 @@
-"""What is special about the shift; the rules for every augmentation are in test_conformance.py."""
+"""Tests of the shift alone; test_conformance.py has the rules for all augmentations."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_a_row_is_moved_and_mirrored_at_its_border():
             assert any(torch.equal(found, padded[start : start + 8]) for start in range(5))
 
 
-def test_every_image_is_moved_on_its_own():
+def test_every_image_is_moved_independently():
     images = torch.rand(1, 3, 32, 32).expand(4, 3, 32, 32)
     moved = shifted(images, 0.25)
     assert not all(torch.equal(moved[0], other) for other in moved[1:])

@@ -1,11 +1,11 @@
-"""JSON lines: one file for each run, an event a line, that jq, pandas and log collectors read as it grows.
+"""JSON lines: one file per run, one line per event. jq, pandas and log collectors read the file while it grows.
 
-Switched on by ``harness run --track jsonl``. The files are ``<protocol>/<model>/<data set>/seed-N-ID.jsonl`` under
-``<runs>/tracking/jsonl``, one for each run, so that runs at the same time never write to one.
+Enable it with ``harness run --track jsonl``. The files are ``<protocol>/<model>/<data set>/seed-N-ID.jsonl`` under
+``<runs>/tracking/jsonl``, one per run, so that parallel runs never write to the same file.
 
 Every line has ``event`` (``started``, ``epoch``, ``finished`` or ``failed``), the ``time`` in UTC, and the job.
 ``started`` lines have the settings, ``epoch`` lines the epoch's record, ``finished`` lines the metrics and the hash of
-the weights. A run that goes on after a stop adds a second ``started`` line and overwrites nothing.
+the weights. A resumed run adds a second ``started`` line and overwrites nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class JsonLines:
         self._write("started", id=run.id, resumed=run.resumed, config=dict(run.config), tags=dict(run.tags))
 
     def epoch_finished(self, record: EpochRecord) -> None:
-        """Write the epoch's record, unless it is there: after a kill an epoch may be told again."""
+        """Write the epoch's record, unless the file has it: after a kill, an epoch may be reported again."""
         if record.epoch not in self._epochs:
             self._epochs.add(record.epoch)
             self._write("epoch", **asdict(record))
 
     def run_finished(self, result: RunResult) -> None:
-        """Write what came of the run."""
+        """Write the results of the run."""
         self._write(
             "finished",
             metrics=dict(result.metrics),
@@ -52,7 +52,7 @@ class JsonLines:
         )
 
     def run_failed(self, reason: str) -> None:
-        """Write why."""
+        """Write the reason."""
         self._write("failed", reason=reason)
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class JsonLines:
 
 
 def file_of(run: TrackedRun) -> Path:
-    """Where a run's lines are."""
+    """The path of a run's file."""
     job = run.job
     return run.folder / job.protocol / job.model / job.dataset / f"seed-{job.seed}-{run.id}.jsonl"
 
@@ -82,4 +82,4 @@ def _epochs_in(text: str) -> Iterator[int]:
 @hookimpl
 def harness_trackers() -> list[TrackerSpec]:
     """Register the tracker."""
-    return [TrackerSpec(name="jsonl", title="JSON lines, a file for each run", open=JsonLines)]
+    return [TrackerSpec(name="jsonl", title="JSON lines, one file per run", open=JsonLines)]

@@ -1,8 +1,8 @@
-"""Cohen's kappa: how much better than chance the answers agree with the labels, whatever the balance of the classes.
+"""Cohen's kappa: the agreement of answers and labels beyond chance, for any balance of the classes.
 
 J. Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20, 1960. On
-HAM10000, where two thirds of the images are of one class, always naming that class has an accuracy of 66.9 % and a
-kappa of 0.
+HAM10000, two thirds of the images are of one class. Always naming that class has an accuracy of 66.9 % and a kappa
+of 0.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def compute(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Return Cohen's kappa, -1..1: 1 for full agreement, 0 for the agreement of chance.
 
-    Between equal logits the class with the lowest index is the answer. Where answers and labels are all of one class,
-    chance agrees fully, and kappa is 1.
+    Of equal logits, the class with the lowest index is the answer. If all answers and labels are of one class, chance
+    agrees fully, and kappa is 1.
 
     Args:
         logits: float32 (N, C) on the CPU.
@@ -41,5 +41,5 @@ def compute(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 @hookimpl
 def harness_metrics() -> list[MetricSpec]:
-    """Offer the metric: every result holds it from now on."""
+    """Offer the metric; every new result will hold it."""
     return [MetricSpec(name="kappa", title="Cohen's kappa", unit="", higher_is_better=True, compute=compute)]

@@ -18,7 +18,7 @@ DEPTHS = (2, 2, 4, 2)
 
 
 def build(num_classes: int) -> nn.Module:
-    """Return a fresh network for RGB images of any size from 32 pixels; torch is imported here, when it is needed."""
+    """Return a fresh network for RGB images of at least 32 x 32 pixels. torch is imported only here."""
     from xscore_plugin_mynet.network import MyNet
 
     return MyNet(num_classes, WIDTHS, DEPTHS)

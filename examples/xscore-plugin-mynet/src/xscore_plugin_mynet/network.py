@@ -1,4 +1,4 @@
-"""The network itself, in plain torch."""
+"""The network, in plain torch."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Block(nn.Module):
 
 
 def shrink(before: int, after: int, stride: int) -> nn.Sequential:
-    """Patches of ``stride`` pixels a side become one pixel of ``after`` channels."""
+    """Map each patch of ``stride`` x ``stride`` pixels to one pixel of ``after`` channels."""
     return nn.Sequential(nn.Conv2d(before, after, stride, stride, bias=False), nn.BatchNorm2d(after))
 
 
 class MyNet(nn.Sequential):
-    """Images (N, 3, H, W) to logits (N, num_classes)."""
+    """Maps images (N, 3, H, W) to logits (N, num_classes)."""
 
     def __init__(self, num_classes: int, widths: Sequence[int], depths: Sequence[int]) -> None:
         layers: list[nn.Module] = []
