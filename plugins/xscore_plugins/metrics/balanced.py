@@ -1,7 +1,7 @@
-"""Balanced accuracy and macro F1: every class counts the same, however few images it has.
+"""Balanced accuracy and macro F1: every class has the same weight, for any number of its images.
 
-On HAM10000 two thirds of the images are of one class, and a model that always names it has a top-1 accuracy of 66.9 %,
-a balanced accuracy of 14.3 % and a macro F1 of 11.5 %.
+On HAM10000, two thirds of the images are of one class. A model that always names it has a top-1 accuracy of 66.9 %, a
+balanced accuracy of 14.3 % and a macro F1 of 11.5 %.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _counts(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return images answered rightly, images, and answers (C,), by class."""
+    """Return the right answers, the images and the answers per class, each (C,)."""
     import torch
 
     check(logits, labels)
@@ -28,9 +28,9 @@ def _counts(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean over the classes that have images of the share of each answered rightly, in percent.
+    """Return the mean recall over the classes that have images, in percent.
 
-    The same as scikit-learn's ``balanced_accuracy_score`` times 100. Arguments and errors are those of ``top5``.
+    Equals scikit-learn's ``balanced_accuracy_score`` times 100. Arguments and errors are those of ``top5``.
     """
     right, there, _ = _counts(logits, labels)
     present = there > 0
@@ -38,9 +38,9 @@ def balanced_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def macro_f1(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean over classes of the harmonic mean of precision and recall, in percent.
+    """Return the mean over classes of the harmonic mean of precision and recall, in percent.
 
-    A class that has neither images nor answers is left out; one that has only one of the two counts as 0. The same as
+    A class with neither images nor answers is left out. A class with only one of the two counts as 0. Equals
     scikit-learn's ``f1_score(average="macro", zero_division=0)`` times 100. Arguments and errors are those of ``top5``.
     """
     right, there, answered = _counts(logits, labels)

@@ -1,7 +1,7 @@
-"""Negative log-likelihood and expected calibration error: is a model as sure as it has the right to be?
+"""Negative log-likelihood and expected calibration error: the agreement of a model's confidence with its accuracy.
 
-The protocol's label smoothing and CutMix teach models to be unsure, so that the probabilities here are systematically
-too low; compare models with one another rather than with perfection.
+The protocol's label smoothing and CutMix lower a model's confidence, so these probabilities are systematically too low.
+Compare models with one another, not with perfect calibration.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import torch
 
 BINS = 15
-"""Of equal width, as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
+"""Number of bins of equal width, as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
 
 
 def nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean negative log-likelihood of the labels in nats. Arguments and errors are those of ``top5``."""
+    """Return the mean negative log-likelihood of the labels in nats. Arguments and errors are those of ``top5``."""
     from torch.nn import functional
 
     check(logits, labels)
@@ -27,10 +27,10 @@ def nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def ece(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Expected calibration error in percent: mean gap between confidence and accuracy over 15 bins of confidence.
+    """Return the expected calibration error in percent: the mean gap of confidence and accuracy over 15 bins.
 
-    Guo et al., 2017, Equation (3): images are put into bins of equal width (m/15, (m+1)/15] by the probability of the
-    answer; the gaps are weighted by the number of images. Arguments and errors are those of ``top5``.
+    Guo et al., 2017, Equation (3): the probability of the answer puts an image into one of the bins (m/15, (m+1)/15].
+    The gaps are weighted by the number of images. Arguments and errors are those of ``top5``.
     """
     import torch
 

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def compute(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Top-5 accuracy in percent; with five classes or fewer every answer counts as right.
+    """Return top-5 accuracy in percent. With at most five classes, every answer counts as right.
 
-    Between equal logits the class with the lowest index goes first, so that a constant model is not right by luck.
+    Of equal logits, the class with the lowest index comes first: a constant model then has no advantage.
 
     Args:
         logits: float32 (N, C), N >= 1, on the CPU.
         labels: int64 (N,), class indices.
 
     Raises:
-        ValueError: The shapes do not belong together, there are no rows, or a value is impossible.
+        ValueError: The shapes do not fit, there are no rows, a logit is not finite, or a label is no class index.
     """
     check(logits, labels)
     first = logits.argsort(dim=1, descending=True, stable=True)[:, :5]
