@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def check(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Raise ``ValueError`` unless these are finite logits (N, C) and their labels (N,) in 0 to C - 1, N and C >= 1."""
+    """Raise ValueError unless these are finite logits (N, C) and labels (N,) in 0..C - 1; N and C are 1 or more."""
     import torch
 
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.numel():

@@ -1,4 +1,4 @@
-"""Top-1 accuracy: the share of images whose largest logit is that of their label."""
+"""Top-1 accuracy: the share of images whose label has the largest logit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def compute(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Top-1 accuracy in percent. Between equal logits the class with the lowest index is the answer.
+    """Return top-1 accuracy in percent. Of equal logits, the class with the lowest index is the answer.
 
     Args:
         logits: float32 (N, C), N >= 1, on the CPU.
