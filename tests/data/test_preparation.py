@@ -164,8 +164,8 @@ def test_a_stop_loses_little_and_the_next_attempt_goes_on(
 
 def test_a_killed_process_is_gone_on_with(images: Path, tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
-        "import test_preparation as t; from harness.data import ingest; ingest._SYNC_EVERY = 4\n"
+        "import os, sys; from pathlib import Path; sys.path.insert(0, '.')\n"
+        "from tests.data import test_preparation as t; from harness.data import ingest; ingest._SYNC_EVERY = 4\n"
         "def read(folder, split):\n"
         "    for i, s in enumerate(t.files(folder, split)):\n"
         "        if i == 35: os._exit(9)\n"
@@ -392,8 +392,8 @@ def test_removing_leaves_the_users_own_files(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     """Four times the images, the same peak: only a window of them is in memory."""
     code = (
-        "import io, resource, sys; from pathlib import Path; from PIL import Image; sys.path.insert(0, 'tests')\n"
-        "import test_preparation as t; from harness.data import ingest\n"
+        "import io, resource, sys; from pathlib import Path; from PIL import Image; sys.path.insert(0, '.')\n"
+        "from tests.data import test_preparation as t; from harness.data import ingest\n"
         "buffer = io.BytesIO(); Image.effect_noise((300, 300), 60).convert('RGB').save(buffer, 'JPEG', quality=60)\n"
         "n = int(sys.argv[1])\n"
         "def read(folder, split):\n"
