@@ -19,6 +19,10 @@ class Job:
     def __str__(self) -> str:
         return f"{self.model} on {self.dataset}, seed {self.seed}"
 
+    def as_dict(self) -> dict[str, str | int]:
+        """Return its four values by name, as files and trackers record them."""
+        return {"protocol": self.protocol, "model": self.model, "dataset": self.dataset, "seed": self.seed}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochRecord:

@@ -277,7 +277,7 @@ def _describe(task: Task, built: Built, run_id: str) -> TrackedRun:
         parameters=built.parameters,
         lr_max=lr_max,
         config={
-            **{"protocol": job.protocol, "model": job.model, "dataset": job.dataset, "seed": job.seed},
+            **job.as_dict(),
             **{"fingerprint": built.fingerprint, "protocol_digest": task.protocol.digest},
             **dict(_flat(_protocol_numbers(task))),
             **{"parameters": built.parameters, "lr_max": lr_max},

@@ -27,7 +27,7 @@ from harness.api import Job, RunResult
 from harness.errors import CannotContinueError, StoreError
 from harness.files import write_atomically
 from harness.results.protocols import KEPT, check_kept, kept_beside, same_kept
-from harness.results.store import JobFolder, parse_result
+from harness.results.store import JobFolder, job_at, job_place, parse_result
 
 SCHEMA = 1
 KIND = "xscore-harness bundle"
@@ -107,7 +107,7 @@ def write_bundle(path: Path, folders: Iterable[JobFolder]) -> int:
                 for name, content in files.items():
                     archive.writestr(_info(f"runs/{protocol}/{name}"), content)
             for folder in folders:
-                runs[_path_of(folder.job)] = dict(_pack(archive, folder))
+                runs["/".join(job_place(folder.job))] = dict(_pack(archive, folder))
             manifest = {"schema": SCHEMA, "kind": KIND, "runs": runs, "protocols": protocols}
             archive.writestr(_info(_MANIFEST), json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
@@ -185,7 +185,7 @@ def _pack(archive: zipfile.ZipFile, folder: JobFolder) -> Iterator[tuple[str, di
                 )
             continue
         digest, size = hashlib.sha256(), 0
-        info = _info(f"runs/{_path_of(folder.job)}/{name}")
+        info = _info("/".join(("runs", *job_place(folder.job), name)))
         with source.open("rb") as file, archive.open(info, "w", force_zip64=True) as target:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
@@ -199,10 +199,6 @@ def _info(name: str) -> zipfile.ZipInfo:
     info.external_attr = (stat.S_IFREG | 0o644) << 16
     info.create_system = 3
     return info
-
-
-def _path_of(job: Job) -> str:
-    return f"{job.protocol}/{job.model}/{job.dataset}/seed-{job.seed}"
 
 
 def _verified(path: Path, archive: zipfile.ZipFile) -> Iterator[BundledRun]:
@@ -256,12 +252,12 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
 def _job(path: Path, run: str) -> Job:
     """The job that a path in the archive names; names that lead elsewhere are refused."""
     parts = run.split("/")
-    seed = re.fullmatch(r"seed-(\d{1,9})", parts[-1])
-    if len(parts) != 4 or seed is None or not all(_PART.fullmatch(part) for part in parts):
+    job = job_at(parts)
+    if job is None or not all(_PART.fullmatch(part) for part in parts):
         raise DamagedBundleError(
             f"{path} is refused: {run!r} is not the place of a run, which is <protocol>/<model>/<data set>/seed-<n>."
         )
-    return Job(parts[0], parts[1], parts[2], int(seed[1]))
+    return job
 
 
 def _compare(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, entry: _Entry) -> None:

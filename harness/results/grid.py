@@ -14,7 +14,7 @@ from harness.api import Cell, Job, RunResult
 from harness.errors import HarnessError, StoreError
 from harness.garbage import gc_paused
 from harness.results.schema import SCHEMA
-from harness.results.store import JobFolder, RunsFolder
+from harness.results.store import JobFolder, RunsFolder, job_place
 
 _MANY = 10_000
 
@@ -157,7 +157,7 @@ def quick_reader(runs: RunsFolder, *, brief: bool) -> Reader:
     root, sep = os.fspath(runs.root), os.sep
 
     def read(job: Job) -> RunResult | None:
-        path = f"{root}{sep}{job.protocol}{sep}{job.model}{sep}{job.dataset}{sep}seed-{job.seed}{sep}result.json"
+        path = sep.join((root, *job_place(job), "result.json"))
         try:
             file = os.open(path, _FLAGS)
         except OSError:

@@ -93,7 +93,7 @@ def write_profile(folder: JobFolder, profile: Profile) -> None:
     job = folder.job
     head = {
         "schema": SCHEMA,
-        **{"protocol": job.protocol, "model": job.model, "dataset": job.dataset, "seed": job.seed},
+        **job.as_dict(),
         "fingerprint": profile.fingerprint,
         "device": profile.device,
         "device_name": profile.device_name,
@@ -199,7 +199,7 @@ def run_clock(task: Task, built: Built, folder: JobFolder, found: Found, reporte
     """
     import torch
 
-    from harness.train.provenance import device_name
+    from harness.machine import device_name
 
     threads = torch.get_num_threads()
     earlier = read_profile(folder) if found.checkpoint is not None else None

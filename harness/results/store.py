@@ -19,7 +19,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 JOB_SCHEMA = 1
+_SEED_FOLDER = re.compile(r"seed-(\d{1,18})")  # 18 digits fit the 64 bits that torch takes as a seed
 _LOCK_SECONDS = 1.0  # 'harness status' may hold a lock for an instant to see whether somebody else does
 
 
@@ -133,7 +134,7 @@ class JobFolder:
         if self.recorded_fingerprint() != fingerprint:
             content = {
                 "schema": JOB_SCHEMA,
-                **asdict(self.job),
+                **self.job.as_dict(),
                 "fingerprint": fingerprint,
                 "protocol_digest": protocol_digest,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -225,6 +226,18 @@ class JobFolder:
         return False
 
 
+def job_place(job: Job) -> tuple[str, str, str, str]:
+    """Return the folders from a runs folder down to a job's own: protocol, model, data set, ``seed-<n>``."""
+    return job.protocol, job.model, job.dataset, f"seed-{job.seed}"
+
+
+def job_at(place: Sequence[str]) -> Job | None:
+    """Return the job whose folder lies at a place, the inverse of ``job_place``; None where that is no job's place."""
+    if len(place) != 4 or not (match := _SEED_FOLDER.fullmatch(place[3])):
+        return None
+    return Job(place[0], place[1], place[2], int(match[1]))
+
+
 @dataclass(frozen=True)
 class RunsFolder:
     """A folder of results."""
@@ -233,17 +246,16 @@ class RunsFolder:
 
     def of(self, job: Job) -> JobFolder:
         """Return the folder of a job, which need not exist."""
-        return JobFolder(job, Path(self.root, job.protocol, job.model, job.dataset, f"seed-{job.seed}"))
+        return JobFolder(job, Path(self.root, *job_place(job)))
 
     def jobs(self, protocol: str) -> Iterator[Job]:
         """Every job that has a folder under a protocol, in order."""
-        fits = re.compile(r"seed-(\d+)").fullmatch
         base = os.fspath(self.root / protocol)  # of 100,000 folders, Path alone would take seconds
         for model in _folders(base):
             for dataset in _folders(f"{base}{os.sep}{model}"):
                 for name in _folders(f"{base}{os.sep}{model}{os.sep}{dataset}"):
-                    if match := fits(name):
-                        yield Job(protocol, model, dataset, int(match[1]))
+                    if job := job_at((protocol, model, dataset, name)):
+                        yield job
 
     def check_writable(self) -> None:
         """Raise StoreError with a sentence if results could not be written here."""

@@ -112,7 +112,7 @@ def tracked_run(folder: Path, number: int = 0, *, resumed: bool = False, job: Jo
         parameters=result.parameters,
         lr_max=result.lr_max,
         config={
-            **{"protocol": job.protocol, "model": job.model, "dataset": job.dataset, "seed": job.seed},
+            **job.as_dict(),
             **{"fingerprint": result.fingerprint, "protocol_digest": result.protocol_digest},
             **{"title": "Pocket", "epochs": EPOCHS, "label_smoothing": 0.1, "accelerator": False},
             **{"augmentations.cutmix.at": "input", "augmentations.cutmix.alpha": 1.0},

@@ -187,7 +187,7 @@ class Run:
         """Say in what the present environment differs from the run's, of all that may change the last bits."""
         import torch
 
-        from harness.train.provenance import device_name
+        from harness.machine import device_name
 
         recorded = self.result.environment
         here = {

@@ -24,10 +24,7 @@ def check_job(run: Run) -> Iterator[Check]:
         yield Check("job", "failed", detail=f"{run.folder.job_file} can't be read: {type(error).__name__}: {error}.")
         return
     job = run.job
-    claimed = {
-        **{"protocol": job.protocol, "model": job.model, "dataset": job.dataset, "seed": job.seed},
-        "fingerprint": run.result.fingerprint,
-    }
+    claimed = {**job.as_dict(), "fingerprint": run.result.fingerprint}
     differing = [key for key in claimed if claimed[key] != asked[key]]
     if run.folder.job != job:
         yield Check("job", "failed", str(job), str(run.folder.job), "The folder is named for another job.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TypeAlias
 
 from harness.api import Job
 from harness.errors import CannotContinueError, HarnessError, StoreError
-from harness.results.store import JobFolder
+from harness.results.store import JobFolder, job_at
 from harness.verify.checks import Check, ImpossibleError, Means, Run
 from harness.verify.claims import (
     check_budget,
@@ -81,10 +80,9 @@ def find_runs(path: Path) -> tuple[tuple[str, JobFolder], ...]:
         return ((str(path), folder),)
     found = []
     for result in sorted(path.glob("**/seed-*/result.json")):
-        match = re.fullmatch(r"seed-(\d+)", result.parent.name)
-        if match and "set-aside" not in result.parts:
-            protocol, model, dataset = result.parent.parts[-4:-1]
-            found.append((str(result.parent), JobFolder(Job(protocol, model, dataset, int(match[1])), result.parent)))
+        job = job_at(result.parent.absolute().parts[-4:])
+        if job and "set-aside" not in result.parts:
+            found.append((str(result.parent), JobFolder(job, result.parent)))
     if not found:
         raise CannotContinueError(f"There is no finished run in {path}.")
     return tuple(found)
