@@ -18,12 +18,11 @@ import torch
 from harness.api import EpochRecord
 from harness.errors import HarnessError
 from harness.files import write_atomically
-from harness.train.packing import pack, unpack
 
-SCHEMA = 3
-"""1 knew nothing of ``witnessed``, 2 did not pack tensors; such checkpoints are still gone on with."""
+SCHEMA = 4
+"""Schema 1 has no ``witnessed``; schema 3 packs the tensors of a run in progress. All of them are still read."""
 
-_PACKED = ("weights", "optimizer")
+_PACKED = ("weights", "optimizer")  # in schema 3
 
 
 class DamagedCheckpointError(HarnessError):
@@ -110,8 +109,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, roll: bool = True) ->
         "history": [asdict(record) for record in checkpoint.history],
         "interruptions": list(checkpoint.interruptions),
     }
-    if checkpoint.optimizer is not None:  # the end of a run keeps its weights as people expect them
-        content |= {name: pack(content[name]) for name in _PACKED}
     write_atomically(path, lambda file: torch.save(content, file), spare=spare_of(path) if roll else None)
 
 
@@ -146,8 +143,8 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint | None:
     try:
         if (schema := content.pop("schema")) not in range(1, SCHEMA + 1):
             raise DamagedCheckpointError(f"{path} was written by another version of harness (schema {schema})")
-        if schema > 2 and content["optimizer"] is not None:
-            content |= {name: unpack(content[name]) for name in _PACKED}
+        if schema == 3 and content["optimizer"] is not None:
+            content |= {name: _unpack(content[name]["tree"], content[name]["tensors"]) for name in _PACKED}
         content["history"] = tuple(EpochRecord(**record) for record in content["history"])
         content["interruptions"] = tuple(content["interruptions"])
         checkpoint = Checkpoint(**content)
@@ -156,6 +153,23 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint | None:
     if checkpoint.fingerprint != fingerprint:
         raise DamagedCheckpointError(f"{path} belongs to another job: fingerprint {checkpoint.fingerprint}")
     return checkpoint
+
+
+def _unpack(tree: Any, tensors: list[torch.Tensor]) -> Any:
+    """Return a nested value of schema 3 with its tensors in their places.
+
+    Args:
+        tree: Dicts, lists and tuples. A tensor is the tuple (mark, index into ``tensors``, start, shape, strides).
+        tensors: One-dimensional, one per type and device.
+    """
+    if isinstance(tree, dict):
+        return {key: _unpack(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, tuple) and tree[:1] == ("packed tensor",):
+        _, index, start, shape, strides = tree
+        return tensors[index].as_strided(shape, strides, start).clone()  # a clone keeps the strides
+    if isinstance(tree, list | tuple):
+        return type(tree)(_unpack(value, tensors) for value in tree)
+    return tree
 
 
 def _check_bytes(path: Path) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from harness.train.packing import pack, unpack
 from harness.verify import replay
 from tests.support import FILES, TINY_PLUGIN, Command, Ran, cell_folder, read_result
 
@@ -267,9 +266,7 @@ def test_replay_repeats_the_end_from_the_spare(finished: Command) -> None:
 
 def test_replay_finds_another_position_of_the_optimiser(finished: Command) -> None:
     def change(content: dict[str, Any]) -> None:
-        optimizer = unpack(content["optimizer"])
-        optimizer["state"][0]["exp_avg"] += 1e-2
-        content["optimizer"] = pack(optimizer)
+        content["optimizer"]["state"][0]["exp_avg"] += 1e-2
 
     edit_checkpoint(change, "checkpoint.spare.pt")
     ran = finished("verify", str(CELL), "--replay", "--format", "json")
