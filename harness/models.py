@@ -61,7 +61,7 @@ class Architectures:
 
     def __init__(self, *, remember: bool) -> None:
         self._path = Path(platformdirs.user_cache_dir("xscore-harness")) / "architectures.json"
-        self.known: dict[str, Architecture] = self._read() if remember else {}
+        self._known: dict[str, Architecture] = self._read() if remember else {}
         self._stamps: dict[str, list[object]] = {}
         self._new = False
 
@@ -72,13 +72,13 @@ class Architectures:
             PluginError: it does not build, or something else than a module.
         """
         key = hash_of([model.spec.name, num_classes, self._stamp(model.spec)])
-        if key not in self.known:
+        if key not in self._known:
             module = build_module(model, num_classes)
-            self.known[key] = Architecture(
+            self._known[key] = Architecture(
                 architecture_digest(module), sum(p.numel() for p in module.parameters() if p.requires_grad)
             )
             self._new = True
-        return self.known[key]
+        return self._known[key]
 
     def _stamp(self, spec: ModelSpec) -> list[object]:
         """The stamp as of this command's start; looking at the files again for every job would take minutes."""
@@ -93,7 +93,7 @@ class Architectures:
             return
         with contextlib.suppress(OSError, StoreError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            every = self._read() | self.known
+            every = self._read() | self._known
             write_text_atomically(self._path, json.dumps({key: asdict(one) for key, one in every.items()}))
 
     def _read(self) -> dict[str, Architecture]:

@@ -94,25 +94,20 @@ def run(
     executor = catalog.executor(execution.executor).spec
     request.runs.check_writable()
 
-    from harness.execute.ahead import Ahead, Wanted
     from harness.execute.forkserver import begin_imports
     from harness.execute.resources import resolve_resources
-    from harness.workspace.survey import Surveyor, class_counts_of
+    from harness.workspace.survey import Surveyor
 
-    asked, wanted = execution.asked, None
-    workers = not (executor.remote or asked.in_process or all(_has_result(request, job) for job in chosen.jobs))
-    if workers and begin_imports(asked.device):
-        counted_at = None if asked.jobs in (None, "1") else chosen.protocol.input_size
-        wanted = Wanted(chosen.models, class_counts_of(chosen, benchmark, catalog), counted_at)
-    ahead = Ahead(wanted)
-    with gc_paused():  # here torch is imported, unless there was somebody to look ahead
-        resources = resolve_resources(asked, executor, accelerator=chosen.protocol.accelerator, threads=ahead.threads)
+    asked = execution.asked
+    if not (executor.remote or asked.in_process or all(_has_result(request, job) for job in chosen.jobs)):
+        begin_imports(asked.device)
+    with gc_paused():  # imports torch, unless one job trains on a CPU
+        resources = resolve_resources(asked, executor, accelerator=chosen.protocol.accelerator)
     insisted = asked.device != "auto"
     if not executor.remote:
         _refuse_years_on_a_cpu(benchmark, catalog, chosen, request, resources, insisted=insisted)
     surveyor = Surveyor(benchmark, catalog, request.runs, request.data_root, remember=False)
     surveyor.check_data(chosen)
-    surveyor.learn(ahead.architectures)
     survey = surveyor.survey(chosen)
     refused = _refusals(survey, allow_over_budget=allow_over_budget)
     if refused and set(refused) == set(chosen.models):

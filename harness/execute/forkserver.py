@@ -40,16 +40,15 @@ def process_context(devices: Sequence[str]) -> _Context:
     return multiprocessing.get_context("spawn")
 
 
-def begin_imports(device: str) -> bool:
-    """Have the imports begin if workers for what ``--device`` names will be forked; return whether they will."""
+def begin_imports(device: str) -> None:
+    """Start the fork server, which imports torch, if workers for the device of ``--device`` will be forked."""
     known = device_without_torch(device)
     if known is None or not forks_workers((known.address,)):
-        return False
+        return
     from multiprocessing import forkserver  # not made for every system
 
     with _stdout_to_stderr(), _deaf_to_ctrl_c():
         forkserver.ensure_running()
-    return True
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -39,16 +39,13 @@ class Asked:
     options: tuple[str, ...] = field(default=())
 
 
-def resolve_resources(
-    asked: Asked, executor: ExecutorSpec, *, accelerator: bool, threads: Callable[[], int] = torch_threads
-) -> Resources:
-    """Turn what was asked into what the executor gets.
+def resolve_resources(asked: Asked, executor: ExecutorSpec, *, accelerator: bool) -> Resources:
+    """Turn a request into the resources that the executor gets.
 
     Args:
-        asked: As typed.
-        executor: Who is going to carry out the jobs.
-        accelerator: Whether the protocol is made for one.
-        threads: Tells how many threads torch takes by itself; asked if jobs have to share them.
+        asked: The request, as typed.
+        executor: The executor that will carry out the jobs.
+        accelerator: True for a protocol that is made for an accelerator.
 
     Raises:
         WrongUseError: what was asked does not go together, or does not exist.
@@ -81,20 +78,20 @@ def resolve_resources(
         devices=devices,
         jobs=len(devices),
         jobs_per_gpu=asked.jobs_per_gpu or 1,
-        threads=asked.threads or threads_for_each(len(devices), threads),
+        threads=asked.threads or threads_for_each(len(devices)),
         timeout=timeout,
         in_process=asked.in_process,
         options=options,
     )
 
 
-def threads_for_each(jobs: int, threads: Callable[[], int]) -> int | None:
+def threads_for_each(jobs: int) -> int | None:
     """Return the CPU threads for each of several jobs: torch's own number divided by them; None leaves it alone.
 
     Two trainings that each start as many threads as there are cores were measured 10 to 30 times slower than one after
     the other: OpenMP's threads spin while they wait.
     """
-    return None if jobs == 1 else max(1, threads() // jobs)
+    return None if jobs == 1 else max(1, torch_threads() // jobs)
 
 
 def parse_duration(option: str, text: str) -> float:

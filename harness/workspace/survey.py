@@ -13,7 +13,7 @@ from harness.data.ingest import require_prepared
 from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, HarnessError, PluginError
 from harness.fingerprint import fingerprints
-from harness.models import Architecture, Architectures
+from harness.models import Architectures
 from harness.plan import Plan, dataset_facts
 from harness.registry import Benchmark
 from harness.results.grid import read_grid
@@ -68,10 +68,6 @@ class Surveyor:
         cells = read_grid(self._runs, plan.jobs, lambda job: self.fingerprint(plan, job), brief=brief)
         self._architectures.save()
         return Survey(cells, over, broken)
-
-    def learn(self, architectures: Mapping[str, Architecture]) -> None:
-        """Take over what another process has just built, by the keys of ``Architectures``."""
-        self._architectures.known.update(architectures)
 
     def fingerprint(self, plan: Plan, job: Job) -> str:
         """Return what a job's result must carry. Raises HarnessError where the model or the data set is not usable."""

@@ -15,17 +15,12 @@ import pytest
 from filelock import FileLock, Timeout
 
 from harness.api import ExecutorSpec
-from harness.catalog import discover
 from harness.errors import CannotContinueError, WrongUseError
-from harness.execute.ahead import Ahead, Wanted
 from harness.execute.forkserver import process_context
 from harness.execute.resources import Asked, resolve_resources
 from harness.execute.worker import Surroundings, set_up_process
 from harness.machine import THREAD_VARIABLES, thread_variables
-from harness.macs import estimate_macs
-from harness.models import Architectures
-from harness.price.timings import Timings
-from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Shell, long_registry, wait_until
+from tests.support import TINY_REGISTRY, Command, Shell, long_registry, wait_until
 
 LOCAL = ExecutorSpec(name="local", title="here", execute=lambda work: [])
 REMOTE = ExecutorSpec(name="far", title="there", execute=lambda work: [], remote=True, options={"partition": "where"})
@@ -176,77 +171,10 @@ def test_a_worker_has_the_surroundings_of_now(tmp_path: Path, monkeypatch: pytes
         assert process.exitcode == 0
 
 
-BRITTLE = """
-import os, signal
-from harness.api import ModelSpec, hookimpl
-
-def build(num_classes):
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-@hookimpl
-def harness_models():
-    return [ModelSpec(name="brittle", build=build, paper="none")]
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
-def test_model_that_crashes_when_it_is_built_is_a_sentence(shell: Shell, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    (site / "brittle-1.0.dist-info").mkdir(parents=True)
-    (site / "brittle.py").write_text(BRITTLE)
-    (site / "brittle-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: brittle\nVersion: 1.0\n")
-    (site / "brittle-1.0.dist-info" / "entry_points.txt").write_text("[harness]\nbrittle = brittle\n")
-    command = [sys.executable, "-m", "harness", "run", "tiny", "brittle", "--registry", str(TINY_REGISTRY)]
-    path = os.pathsep.join((str(site), shell.environment["PYTHONPATH"]))
-    environment = shell.environment | {"PYTHONPATH": path}
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 3
-    assert "was killed by SIGSEGV (a crash in compiled code) while it built brittle." in ran.stderr
-    assert "Traceback" not in ran.stderr
-
-
-WITHOUT_TORCH = """
-import atexit, sys
-from harness.cli import main
-atexit.register(lambda: print(*(name in sys.modules for name in ("torch", "timm")), file=sys.stderr))
-if __name__ == "__main__":
-    main(sys.argv[1:])
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_command_itself_needs_no_torch(jobs: str, shell: Shell, tmp_path: Path) -> None:
-    """Its workers have it; here it would take seconds at the start, and 400 MB for days."""
-    (tmp_path / "command.py").write_text(WITHOUT_TORCH)
-    command = [sys.executable, "command.py", "run", "tiny", "tiny2", "--dataset", "dots", "--device", "cpu"]
-    options = ["--jobs", jobs, "--registry", str(TINY_REGISTRY)]
-    ran = subprocess.run(
-        [*command, *options], cwd=tmp_path, env=shell.environment, capture_output=True, text=True, check=True
-    )
-    assert "2 jobs: 2 done" in ran.stderr
-    assert ran.stderr.splitlines()[-1] == "False False"
-
-
-def test_what_was_looked_at_ahead_is_what_is_built_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(TINY_PLUGIN))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    catalog, here = discover(), Architectures(remember=False)
-    for classes in (4, 2):
-        here.get(catalog.model("tiny"), classes)
-    ahead = Ahead(Wanted(("tiny",), (4, 2), 16))
-    assert ahead.threads() > 0
-    if sys.platform == "linux":
-        assert ahead.architectures == here.known
-        digest = here.get(catalog.model("tiny"), 4).digest
-        assert Timings().number("products", digest, 16) == estimate_macs(catalog.model("tiny").spec.build(4), 16)
-    assert Ahead(None).architectures == {}
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
 @pytest.mark.parametrize("seconds", [0.3, 1.2, 2.3])
 def test_ctrl_c_before_the_first_job_is_a_sentence(seconds: float, shell: Shell) -> None:
-    """While the process that workers are forked from imports, and while another one looks at the models."""
+    """While the fork server imports, and while the command imports torch and builds the models."""
     command = [sys.executable, "-m", "harness", "run", "--all", "--suite", "pocket", "--jobs", "2"]
     process = subprocess.Popen(
         command, cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
