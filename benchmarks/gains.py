@@ -31,10 +31,9 @@ from harness.price.trial import invented_dataset
 from harness.registry import Protocol, load_benchmark
 from harness.train import loop
 from harness.train.checkpoint import Found
-from harness.train.environment import frozen_numerics
+from harness.train.environment import frozen_numerics, kept_memory
 from harness.train.feeder import Feeder
 from harness.train.loop import Training
-from harness.train.memory import kept_memory
 from harness.train.pipeline import InputPipeline
 from harness.train.run import JobInProgress, Task, build_model
 
@@ -51,9 +50,8 @@ def feeding_ahead(split: object, device: torch.device) -> Feeder:
     return Feeder(split, device, ahead=True)  # type: ignore[arg-type]
 
 
-def always_filling(_: bool) -> bool:
+def always_filling(_: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    return True
 
 
 VARIANTS: dict[str, Variant] = {

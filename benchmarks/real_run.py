@@ -21,8 +21,7 @@ from harness.catalog import Catalog, Offer
 from harness.data.store import PreparedDataset
 from harness.registry import Protocol
 from harness.train.checkpoint import Found
-from harness.train.environment import frozen_numerics
-from harness.train.memory import kept_memory
+from harness.train.environment import frozen_numerics, kept_memory
 from harness.train.pipeline import InputPipeline
 from harness.train.run import Built, JobInProgress, Task
 

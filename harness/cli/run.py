@@ -39,7 +39,7 @@ from harness.results.store import RunsFolder, executor_folder
 if TYPE_CHECKING:
     from harness.workspace.survey import Survey
 
-COMPILE_MODES = ("default", "reduce-overhead")  # those of harness.train.compiled, which imports torch
+COMPILE_MODES = ("default", "reduce-overhead")  # those of harness.train.environment, which imports torch
 
 _INTERRUPTED = 130
 _LET_GO_SECONDS = 5.0

@@ -35,7 +35,7 @@ class LocalRunOne:
         insisted: Whether the user named the device, so that a CPU is accepted for a protocol made for an accelerator.
         tracking: The trackers that follow each run.
         profile: Whether to write down where each run's time goes.
-        compile_mode: How to compile models (``harness.train.compiled``); None for not at all.
+        compile_mode: How to compile models (``harness.train.environment``); None for not at all.
     """
 
     benchmark: Benchmark

@@ -40,7 +40,7 @@ class JobRunner:
         save_every: Seconds between checkpoints within an epoch.
         tracking: The trackers that follow each run.
         profile: Whether to write down where each run's time goes.
-        compile_mode: How to compile models (``harness.train.compiled``); None for not at all.
+        compile_mode: How to compile models (``harness.train.environment``); None for not at all.
     """
 
     benchmark: Benchmark

@@ -18,8 +18,7 @@ from harness.api import EpochRecord, StoppedError
 from harness.data.store import SplitArrays
 from harness.errors import TrainingError
 from harness.registry import Protocol
-from harness.train.compiled import compiled
-from harness.train.environment import fill_uninitialized_memory
+from harness.train.environment import compiled, fill_uninitialized_memory
 from harness.train.feeder import Batch, Feeder
 from harness.train.observe import Witness, applied_moments
 from harness.train.pipeline import InputPipeline

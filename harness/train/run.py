@@ -23,9 +23,8 @@ from harness.models import architecture_digest, build_module
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
 from harness.train.deviations import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
-from harness.train.environment import frozen_numerics
+from harness.train.environment import frozen_numerics, kept_memory
 from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
-from harness.train.memory import kept_memory
 from harness.train.observe import Witness
 from harness.train.pipeline import build_pipeline
 from harness.train.profile import OFF, Clock, Phase

@@ -144,7 +144,7 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """The job with everything looked up."""
-        from harness.train.compiled import MODES
+        from harness.train.environment import COMPILE_MODES
         from harness.train.run import Task
 
         with _impossible():
@@ -160,7 +160,7 @@ class Run:
             device=self.device,
             checkpoint=self.folder.checkpoint,
             over_budget=self.result.over_budget,
-            compile_mode=mode if mode in MODES else None,
+            compile_mode=mode if mode in COMPILE_MODES else None,
         )
 
     def build(self) -> Built:

@@ -15,9 +15,8 @@ from harness.data.store import SplitArrays, open_split
 from harness.errors import HarnessError, TrainingError
 from harness.results.predictions import read_predictions
 from harness.train.checkpoint import Checkpoint, Found
-from harness.train.environment import frozen_numerics
+from harness.train.environment import frozen_numerics, kept_memory
 from harness.train.loop import TrainingState, Watcher, seeded, to_layout
-from harness.train.memory import kept_memory
 from harness.train.observe import Witness
 from harness.train.run import Built, JobInProgress, Task, make_training
 from harness.verify.checks import Check, Run

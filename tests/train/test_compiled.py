@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from harness.api import StoppedError
-from harness.cli.run import COMPILE_MODES
+from harness.cli.run import COMPILE_MODES as OFFERED_MODES
 from harness.errors import TrainingError
-from harness.train.compiled import MODES, compiled
+from harness.train.environment import COMPILE_MODES, compiled
 from harness.train.run import Task, deviations_of
 from tests.training import Watch, train
 
@@ -106,12 +106,12 @@ def test_really_compiled_steps_agree_with_plain_ones(task_of: Callable[..., Task
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", COMPILE_MODES)
 def test_every_mode_trains_on_cuda(task_of: Callable[..., Task], mode: str) -> None:
     task = replace(task_of(), device=torch.device("cuda:0"), compile_mode=mode)
     assert train(task).result.environment["compile"] == mode
 
 
 def test_modes_are_those_of_torch() -> None:
-    assert set(MODES) <= set(torch._inductor.list_mode_options())
-    assert COMPILE_MODES == MODES
+    assert set(COMPILE_MODES) <= set(torch._inductor.list_mode_options())
+    assert OFFERED_MODES == COMPILE_MODES

@@ -116,7 +116,7 @@ def test_no_step_but_the_probed_ones_waits_for_the_gpu(task_of: Callable[..., Ta
 
 IN_A_PROCESS_OF_ITS_OWN = """
 import torch
-from harness.train.memory import kept_memory
+from harness.train.environment import kept_memory
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -205,6 +206,34 @@ def test_run_restores_numeric_flags_and_uses_frozen_ones() -> None:
         assert not torch.are_deterministic_algorithms_enabled()
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+def test_frozen_numerics_put_every_setting_back(workspace: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    monkeypatch.delenv(name, raising=False)
+    if workspace is not None:
+        monkeypatch.setenv(name, workspace)
+    filling: Any = torch.utils.deterministic
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(filling, "fill_uninitialized_memory", True)
+
+    def settings() -> list[object]:
+        return [
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.benchmark,
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            filling.fill_uninitialized_memory,
+            os.environ.get(name),
+        ]
+
+    before = settings()
+    with frozen_numerics():
+        assert settings() == ["highest", False, False, True, True, False, workspace or ":4096:8"]
+    assert settings() == before
 
 
 # ------------------------------------------------------------------------------------------------------- blindness
