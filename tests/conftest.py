@@ -24,6 +24,7 @@ from harness.results.store import RunsFolder
 from harness.train.run import Task
 from harness.workspace.survey import Surveyor
 from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran, Rows, Shell
+from tests.training import FakeTime
 
 MADE_UP = {"mobilenet": 2.0, "shufflenet": 1.6, "starnet": 2.4, "fbnet": 1.0}
 
@@ -112,6 +113,14 @@ def task_of(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) ->
 @pytest.fixture
 def task(task_of: Callable[..., Task]) -> Task:
     return task_of()
+
+
+@pytest.fixture
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    """The time of profiles in this process; it passes only where the test spends it."""
+    fake = FakeTime()
+    monkeypatch.setattr("harness.results.profile.watch_for", lambda device, threads: fake.watch(threads))
+    return fake
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,9 @@ OFF = Clock()
 class Watch(Interface):
     """Takes the time of phases on one kind of device."""
 
+    def now(self) -> float:
+        """Seconds on the host's clock."""
+
     def lap(self, phase: Phase, piece: Piece) -> None:
         """A phase ends at this moment: add it to the piece, now or once the device has got so far."""
 
@@ -130,17 +133,34 @@ class HostWatch:
     while it waits for another counts as busy.
     """
 
-    def __init__(self, threads: int | None) -> None:
-        """Begin. ``threads`` is the number of those that compute; None where CPU time says nothing of the device."""
+    def __init__(
+        self,
+        threads: int | None,
+        *,
+        now: Callable[[], float] = time.perf_counter,
+        cpu_now: Callable[[], float] = time.process_time,
+    ) -> None:
+        """Begin.
+
+        Args:
+            threads: Number of computing threads; None where CPU time does not show the device's work.
+            now, cpu_now: The clocks, in seconds; a test gives its own.
+        """
         self._threads = threads
-        self._then = time.perf_counter()
-        self._cpu_then = time.process_time()
+        self._now = now
+        self._cpu_now = cpu_now
+        self._then = now()
+        self._cpu_then = cpu_now()
         self._busy = 0.0
         self._piece: Piece | None = None
 
+    def now(self) -> float:
+        """Seconds on the host's clock."""
+        return self._now()
+
     def lap(self, phase: Phase, piece: Piece) -> None:
         """Add the time since the last lap."""
-        now, cpu = time.perf_counter(), time.process_time()
+        now, cpu = self._now(), self._cpu_now()
         piece.add(phase, now - self._then)
         if phase in TRAINING and self._threads and piece.epoch is not None:
             if piece is not self._piece:
@@ -197,7 +217,7 @@ class RunClock(Clock):
         self._present = self.outside
         self._phase = Phase.START
         self._left = 0
-        self._told = time.monotonic()
+        self._told = watch.now()
 
     def enter(self, phase: Phase) -> None:
         """End the present phase and begin another."""
@@ -235,7 +255,7 @@ class RunClock(Clock):
             self.enter(Phase.PROFILING)
             self._watch.turn_window(self._present)
             self.enter(Phase.OTHER)
-        now = time.monotonic()
+        now = self._watch.now()
         if now - self._told >= _TELL_SECONDS:
             self._told = now
             self._tell(shares_of(self._present))
@@ -244,7 +264,7 @@ class RunClock(Clock):
         """End the epoch's account, tell of it and have it saved."""
         self.enter(Phase.OTHER)
         self._watch.settle()
-        self._told = time.monotonic()
+        self._told = self._watch.now()
         self._tell(shares_of(self._present))
         self._present = self.outside
         self._save(self)

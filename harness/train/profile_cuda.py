@@ -66,9 +66,13 @@ class CudaWatch:
         self._profiler: Any = None
         self._window = StepWindow()
 
+    def now(self) -> float:
+        """Seconds on the host's clock."""
+        return time.perf_counter()
+
     def lap(self, phase: Phase, piece: Piece) -> None:
         """Mark the boundary in the stream."""
-        now = time.perf_counter()
+        now = self.now()
         if phase is Phase.WAITING:
             piece.host_waiting = (piece.host_waiting or 0.0) + now - self._then
         self._then = now
