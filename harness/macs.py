@@ -1,9 +1,9 @@
 """A built module -> MacCount: multiply-adds counted by fvcore, with torch's own counter as a cross-check.
 
-MACs are fvcore's, 1 per multiply-add, for one image in evaluation mode: the total includes normalisation and pooling,
-the products are convolutions, linear layers and attention only. torch's counter must find exactly twice the latter;
-where it does not, the count says so. Two kinds of real work that fvcore does not know get handles here: convolutions
-with ``padding="same"`` and fused attention.
+MACs are fvcore's, 1 per multiply-add, for one image in evaluation mode. The total includes normalisation and pooling;
+the products are convolutions, linear layers and attention only. torch's counter must find exactly twice the products;
+otherwise ``doubts`` reports it. fvcore does not know convolutions with ``padding="same"`` and fused attention, which
+get handles here.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PRODUCTS = (
     *("conv", "_convolution_mode", "linear", "addmm", "matmul", "mm", "bmm", "baddbmm", "einsum"),
     "scaled_dot_product_attention",
 )
-"""fvcore's names of the operators that make up ``macs_multiply``."""
+"""fvcore's names of the operators in ``MacCount.products``."""
 
 _REAL_WORK = (
     *("lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear", "mv", "deform_conv2d", "PythonOp", "CallFunction"),
     *("_native_multi_head_attention", "_transformer_encoder_layer_fwd"),
 )
-"""Operators that neither fvcore nor a handle here counts although they may hold a model's main work."""
+"""Operators that may hold a model's main work and that neither fvcore nor a handle here counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ class MacCount:
     Attributes:
         total: fvcore's total: products, normalisation and pooling.
         products: Convolutions, linear layers and attention products only.
-        torch_flops: What ``torch.utils.flop_counter`` counts, at 2 per multiply-add; expected to be 2 x ``products``.
+        torch_flops: Count of ``torch.utils.flop_counter``, 2 per multiply-add; expected to be 2 x ``products``.
         operators: Multiply-adds by counted operator.
-        uncounted: Operators that fvcore does not count, and how often each is called.
+        uncounted: Number of calls by operator that fvcore does not count.
     """
 
     total: int
@@ -51,7 +51,7 @@ class MacCount:
     uncounted: Mapping[str, int]
 
     def doubts(self) -> tuple[str, ...]:
-        """Say in sentences why these numbers may be too low; nothing where they agree."""
+        """Return sentences on why these numbers may be too low; none where the counters agree."""
         doubts = []
         if self.torch_flops != 2 * self.products:
             doubts.append(
@@ -61,7 +61,7 @@ class MacCount:
         hidden = [name for name in self.uncounted if name.split("::")[-1].startswith(_REAL_WORK)]
         if hidden:
             doubts.append(
-                f"Not counted although it carries real work: {', '.join(hidden)}. The MACs are a lower bound."
+                f"Not counted, although it may be the main work: {', '.join(hidden)}. The MACs are a lower bound."
             )
         return tuple(doubts)
 
@@ -70,7 +70,7 @@ def measure_macs(module: nn.Module, resolution: int) -> MacCount:
     """Count the multiply-adds of one (1, 3, resolution, resolution) image in evaluation mode, on the CPU.
 
     Raises:
-        Exception: whatever the module raises when torch traces it.
+        Exception: torch cannot trace the module.
     """
     import torch
 
@@ -93,10 +93,10 @@ def measure_macs(module: nn.Module, resolution: int) -> MacCount:
 
 
 def estimate_macs(module: nn.Module, resolution: int) -> float:
-    """Count as ``measure_macs`` does, products alone and by torch's counter alone: a fifth of the time, for ordering.
+    """Count the products only, by torch's counter, in a fifth of the time of ``measure_macs``; good for ordering.
 
     Raises:
-        Exception: whatever the module raises.
+        Exception: the module does not run.
     """
     import torch
 
@@ -115,7 +115,7 @@ def _torch_flops(module: nn.Module, image: torch.Tensor) -> int:
 
 @contextmanager
 def _countable() -> Iterator[None]:
-    """Keep attention visible to both counters: no fused kernels below, no fast path above. Restores both."""
+    """Make attention visible to both counters by turning fused kernels and the fast path off; restore both."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -129,23 +129,23 @@ def _countable() -> Iterator[None]:
 
 
 def fvcore_nn() -> Any:
-    """Return the module ``fvcore.nn``, imported without the warnings that its own imports cause."""
+    """Import ``fvcore.nn`` without the warnings of its own imports."""
     with warnings.catch_warnings():
-        # fvcore scripts its loss functions when imported, which torch deprecates once a function.
+        # At import fvcore scripts its loss functions, and torch warns about each.
         warnings.simplefilter("ignore")
         import fvcore.nn
     return fvcore.nn
 
 
 def _handles() -> dict[str, Any]:
-    """Counting functions from traced operators to multiply-adds, for what fvcore misses or gets wrong."""
+    """Return counting functions for operators that fvcore misses or counts wrongly."""
     from fvcore.nn.jit_handles import conv_flop_count, get_shape
 
     def convolution(inputs: list[Any], outputs: list[Any]) -> int:
         return int(conv_flop_count(get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0])))
 
     def product(inputs: list[Any], outputs: list[Any]) -> int:
-        # From the output's shape: fvcore's own formula forgets a batch that only the second factor has.
+        # The output's shape, because fvcore's formula ignores a batch that only the second factor has.
         return int(math.prod(get_shape(outputs[0]))) * int(get_shape(inputs[0])[-1])
 
     def added_product(inputs: list[Any], outputs: list[Any]) -> int:
