@@ -16,7 +16,7 @@ from harness.errors import CannotContinueError, PluginError
 if TYPE_CHECKING:
     from harness.catalog import Catalog
     from harness.patterns.associate import Association
-    from harness.patterns.survey import Described
+    from harness.patterns.describe import Described
     from harness.registry import Benchmark
 
 _ASSOCIATION = {
@@ -62,7 +62,7 @@ def patterns(
     harness patterns --suite pocket --association --format json
     """
     benchmark, catalog = load(registry)
-    from harness.patterns.survey import describe_models
+    from harness.patterns.describe import describe_models
 
     described, failures = describe_models(catalog, models or catalog.models, benchmark.budget)
     for failure in failures:

@@ -159,7 +159,7 @@ def _lead(*, measured: bool, models: int, sets: int, protocol: str) -> str:
 
 def _patterns(benchmark: Benchmark, catalog: Catalog, board: Leaderboard, *, measured: bool) -> Patterns | None:
     from harness.cli.patterns import compute_of
-    from harness.patterns.survey import describe_models
+    from harness.patterns.describe import describe_models
     from harness.report.content import gather_patterns
 
     names = [row.model for row in board.models if row.model in catalog.models]

@@ -1,1 +1,1 @@
-"""Which architectural elements a model has, seen in what it computes, and what they have to do with its score."""
+"""Architectural elements of models, found in their operations, and their association with the score."""

@@ -1,8 +1,8 @@
-"""Elements, scores and multiply-adds -> what they have to do with each other, and how little few models can show.
+"""Elements, scores and multiply-adds -> their associations, and warnings about how little few models can show.
 
-Everything here is exact or seeded. A permutation test lists every assignment of the element to models where there are
-at most 20,000 of them, which holds for the paper's eleven models. The test of a correlation lists every order of the
-models likewise (up to seven models), and draws orders at random beyond that.
+All numbers are exact or seeded. A permutation test lists every assignment of the element to models where there are at
+most 20,000 of them, which holds for the paper's eleven models. The test of a correlation lists every order of up to
+seven models, and draws orders at random beyond that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.errors import CannotContinueError
@@ -22,24 +22,27 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 20_000
 FEWEST_MODELS = 4
-_SLACK = 1e-12  # two statistics that differ by less are equal: they are sums of the same numbers in another order
+DRAWS = 10_000
+LEVEL = 0.95
+_SEED = 0
+_SLACK = 1e-12  # statistics that differ by less are equal: they sum the same numbers in another order
 
 
 @dataclass(frozen=True)
 class Association:
-    """What an element has to do with the score.
+    """The association of an element with the score.
 
     Attributes:
         element: Its name.
-        models_with, models_without: How many models have it and have it not.
-        effect: Mean score with it minus mean score without; None where all models are alike.
-        p_value: Two-sided, of the permutation test of that difference; None likewise.
-        p_smallest: The smallest p-value that this split of the models could give at all.
-        p_adjusted: Holm's, over all elements that can be tested.
-        lower, upper: 95 % interval of the effect by inverting the test; None where there are too few models for one.
-        partial: Correlation with the score after both are freed of their linear part in log MACs.
+        models_with, models_without: Numbers of models.
+        effect: Mean score with it minus mean score without it; None where all models or no model has it.
+        p_value: Two-sided, of the permutation test of the effect.
+        p_smallest: The smallest p-value that this split of the models can give.
+        p_adjusted: Holm's p-value over all tested elements.
+        lower, upper: 95 % interval of the effect by inverting the test; None for too few models.
+        partial: Correlation with the score after removal of both their linear parts in log MACs.
         partial_p: Its two-sided permutation p-value, exact for up to seven models.
-        same_as: Other elements that exactly the same models have: no data of these models can tell them apart.
+        same_as: Other elements that exactly the same models have, so that these models cannot tell them apart.
     """
 
     element: str
@@ -58,14 +61,14 @@ class Association:
 
 @dataclass(frozen=True)
 class Confound:
-    """What multiply-adds have to do with the score.
+    """The association of multiply-adds with the score.
 
     Attributes:
         pearson, pearson_p: Correlation of the score with log10 MACs, and its two-sided permutation p-value.
-        spearman, spearman_p: The same of the ranks; models that are equal share their mean rank in both numbers.
-        slope: Points of score for each tenfold of MACs.
+        spearman, spearman_p: The same for ranks; equal models share their mean rank in both numbers.
+        slope: Change of the score per tenfold MACs.
         spread: The largest MACs over the smallest.
-        pareto: Models that no other beats in score with as few or fewer MACs, by ascending MACs.
+        pareto: ``pareto_front``, by ascending MACs.
     """
 
     pearson: float
@@ -82,19 +85,15 @@ def associate(
     scores: Mapping[str, float],
     macs: Mapping[str, float],
     *,
-    level: float = 0.95,
-    draws: int = 10_000,
-    seed: int = 0,
+    draws: int = DRAWS,
 ) -> list[Association]:
     """Compare models with and without each element.
 
     Args:
-        elements: Whether a model has an element, by model and element.
+        elements: True if a model has an element, by model and element.
         scores: The score by model.
-        macs: Multiply-adds by model; a model without them makes the partial correlations None.
-        level: Of the intervals.
-        draws: Random permutations where all are too many to list.
-        seed: Of those.
+        macs: Multiply-adds by model; the partial correlations are None if a model has none.
+        draws: Number of random permutations where all are too many to list.
 
     Raises:
         CannotContinueError: fewer than four models have both elements and a score.
@@ -114,32 +113,16 @@ def associate(
     rows = []
     for name, has in columns.items():
         count = int(has.sum())
-        if not 0 < count < len(models):
-            rows.append(Association(name, count, len(models) - count))
-            continue
-        effect, p_value, smallest, lower, upper = _compare(y, has, level, draws, seed)
-        partial, partial_p = (None, None) if logs is None else _partial(y, has.astype(np.float64), logs, draws, seed)
-        same = tuple(o for o in names if o != name and (columns[o] == has).all())
-        rows.append(
-            Association(
-                name,
-                count,
-                len(models) - count,
-                effect,
-                p_value,
-                smallest,
-                None,
-                lower,
-                upper,
-                partial,
-                partial_p,
-                same,
-            )
-        )
+        row = Association(name, count, len(models) - count)
+        if 0 < count < len(models):
+            partial, partial_p = (None, None) if logs is None else _partial(y, has.astype(np.float64), logs, draws)
+            same = tuple(other for other in names if other != name and (columns[other] == has).all())
+            row = replace(_compare(row, y, has, draws), partial=partial, partial_p=partial_p, same_as=same)
+        rows.append(row)
     return _holm(rows)
 
 
-def confound(scores: Mapping[str, float], macs: Mapping[str, float], *, draws: int = 10_000, seed: int = 0) -> Confound:
+def confound(scores: Mapping[str, float], macs: Mapping[str, float], *, draws: int = DRAWS) -> Confound:
     """Compare the score with the logarithm of the multiply-adds. Raises CannotContinueError for too few models."""
     import numpy as np
     from scipy import stats
@@ -152,9 +135,9 @@ def confound(scores: Mapping[str, float], macs: Mapping[str, float], *, draws: i
     y = np.array([scores[model] for model in models], dtype=np.float64)
     cost = np.array([macs[model] for model in models], dtype=np.float64)
     x = np.log10(cost)
-    r, p = _correlation(x, y, draws, seed)
+    r, p = _correlation(x, y, draws)
     # Spearman's rho is Pearson's r of the ranks. Its test permutes the same ranks, so that ties count in both.
-    rho, rho_p = _correlation(stats.rankdata(x), stats.rankdata(y), draws, seed)
+    rho, rho_p = _correlation(stats.rankdata(x), stats.rankdata(y), draws)
     return Confound(
         pearson=r,
         pearson_p=p,
@@ -167,7 +150,7 @@ def confound(scores: Mapping[str, float], macs: Mapping[str, float], *, draws: i
 
 
 def pareto_front(scores: Mapping[str, float], macs: Mapping[str, float]) -> tuple[str, ...]:
-    """Models that no other beats: none has at least their score for at most their MACs, and one of the two better."""
+    """Return the models that no other beats: at least equal in score and MACs, and better in one of them."""
     models = [model for model in scores if model in macs]
 
     def beaten(model: str) -> bool:
@@ -182,17 +165,17 @@ def pareto_front(scores: Mapping[str, float], macs: Mapping[str, float]) -> tupl
 
 
 def warnings(models: int, rows: Sequence[Association], titles: Mapping[str, str] | None = None) -> list[str]:
-    """Say plainly what these comparisons cannot show, calling the elements by their ``titles``."""
+    """Return sentences on what these comparisons cannot show, which call the elements by their ``titles``."""
     called = {row.element: (titles or {}).get(row.element, row.element) for row in rows}
     tested = [row for row in rows if row.effect is not None]
     untested = [called[row.element] for row in rows if row.effect is None]
     hopeless = [called[row.element] for row in tested if row.p_smallest is not None and row.p_smallest > 0.05]
     sentences = [
-        f"{models} models that differ in many things at once are no experiment: a difference beside an element is an "
+        f"{models} models that differ in many things at once are no experiment: a difference with an element is an "
         f"association, and with {len(tested)} elements tested {0.05 * len(tested):.1f} would pass p < 0.05 by chance."
     ]
     if untested:
-        sentences.append(f"Nothing can be said of what all or none of the models have: {', '.join(untested)}.")
+        sentences.append(f"Nothing can be said of elements that all or none of the models have: {', '.join(untested)}.")
     if hopeless:
         sentences.append(
             f"Too few models have, or lack, {', '.join(hopeless)}: even the most extreme outcome would not "
@@ -205,41 +188,39 @@ def warnings(models: int, rows: Sequence[Association], titles: Mapping[str, str]
     return sentences
 
 
-def _compare(
-    y: Floats, has: Any, level: float, draws: int, seed: int
-) -> tuple[float, float, float, float | None, float | None]:
-    """Effect, two-sided p-value, the smallest possible p-value, and the interval by inversion."""
+def _compare(row: Association, y: Floats, has: Any, draws: int) -> Association:
+    """Add the effect, its two p-values, and its interval by inversion."""
     import numpy as np
 
     with_it, count = y[has], int(has.sum())
     effect = float(with_it.mean() - y[~has].mean())
-    sets = _assignments(len(y), count, draws, seed)
+    sets = _assignments(len(y), count, draws)
     inside = y[sets].sum(axis=1)
     difference = inside / count - (y.sum() - inside) / (len(y) - count)
     reach = np.abs(difference) >= abs(effect) - _SLACK
-    listed = len(sets) == math.comb(len(y), count)
-    p_value = float(reach.mean()) if listed else float((1 + reach.sum()) / (1 + len(sets)))
-    smallest = (
-        float((np.abs(difference) >= np.abs(difference).max() - _SLACK).mean()) if listed else 1 / (1 + len(sets))
-    )
-    lower, upper = _interval(y, np.flatnonzero(has), sets, level)
-    return effect, p_value, smallest, lower, upper
+    extreme = np.abs(difference) >= np.abs(difference).max() - _SLACK
+    if len(sets) == math.comb(len(y), count):
+        p_value, smallest = float(reach.mean()), float(extreme.mean())
+    else:
+        p_value, smallest = float((1 + reach.sum()) / (1 + len(sets))), 1 / (1 + len(sets))
+    lower, upper = _interval(y, np.flatnonzero(has), sets)
+    return replace(row, effect=effect, p_value=p_value, p_smallest=smallest, lower=lower, upper=upper)
 
 
-def _assignments(models: int, count: int, draws: int, seed: int) -> Any:
-    """Every way to give an element to ``count`` models (ways, count); a seeded sample where these are too many."""
+def _assignments(models: int, count: int, draws: int) -> Any:
+    """Return every choice of ``count`` models, shape (choices, count), or a seeded sample of too many choices."""
     import numpy as np
 
     if math.comb(models, count) <= MOST_LISTED:
         return np.array(list(itertools.combinations(range(models), count)), dtype=np.intp)
-    return np.random.default_rng(seed).permuted(np.tile(np.arange(models), (draws, 1)), axis=1)[:, :count]
+    return np.random.default_rng(_SEED).permuted(np.tile(np.arange(models), (draws, 1)), axis=1)[:, :count]
 
 
-def _interval(y: Floats, observed: Any, sets: Any, level: float) -> tuple[float | None, float | None]:
-    """Interval of a shift between the two groups, by inverting two one-sided permutation tests.
+def _interval(y: Floats, observed: Any, sets: Any) -> tuple[float | None, float | None]:
+    """Return the interval of a shift between the two groups, by inverting two one-sided permutation tests.
 
-    Swapping m models between the groups reaches the observed difference exactly at one shift, the difference of the
-    means of those swapped (Garthwaite, Biometrics 52, 1996). The limits are order statistics of these shifts.
+    Swapping m models between the groups gives the observed difference at exactly one shift, the difference of the
+    means of the swapped models (Garthwaite, Biometrics 52, 1996). The limits are order statistics of these shifts.
     """
     import numpy as np
 
@@ -252,14 +233,14 @@ def _interval(y: Floats, observed: Any, sets: Any, level: float) -> tuple[float 
     moved = swapped > 0
     shifts = np.sort((out @ y - into @ y)[moved] / swapped[moved])
     total = len(shifts) + 1
-    rank = math.floor((1 - level) / 2 * total + 1e-9)
+    rank = math.floor((1 - LEVEL) / 2 * total + 1e-9)
     if rank < 1:
         return None, None
     return float(shifts[rank - 1]), float(shifts[-rank])
 
 
-def _partial(y: Floats, x: Floats, control: Floats, draws: int, seed: int) -> tuple[float | None, float | None]:
-    """Correlation of what is left of two vectors after a straight line in a third, and its permutation p-value."""
+def _partial(y: Floats, x: Floats, control: Floats, draws: int) -> tuple[float | None, float | None]:
+    """Return the correlation of two vectors after a linear fit to ``control`` is subtracted, and its p-value."""
     import numpy as np
 
     if np.ptp(control) == 0:
@@ -268,15 +249,15 @@ def _partial(y: Floats, x: Floats, control: Floats, draws: int, seed: int) -> tu
     left = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (x, y)]
     if min(float(np.ptp(v)) for v in left) < 1e-9:
         return None, None
-    return _correlation(left[0], left[1], draws, seed)
+    return _correlation(left[0], left[1], draws)
 
 
-def _correlation(x: Floats, y: Floats, draws: int, seed: int) -> tuple[float, float]:
-    """Pearson's r and its two-sided permutation p-value; NaN and 1 where one is constant.
+def _correlation(x: Floats, y: Floats, draws: int) -> tuple[float, float]:
+    """Return Pearson's r and its two-sided permutation p-value; NaN and 1 for a constant vector.
 
-    The p-value is exact where all orders of the values can be listed: the share of orders with a correlation at least
-    as far from 0. Beyond that it is estimated from ``draws`` random orders, the observed order counted with them, so
-    that it is never 0 (Phipson and Smyth, 2010).
+    The p-value is the share of orders of the values with a correlation at least as far from 0. It is exact where all
+    orders can be listed. Otherwise it is estimated from ``draws`` random orders and the observed one, so that it is
+    never 0 (Phipson and Smyth, 2010).
     """
     import numpy as np
 
@@ -288,14 +269,12 @@ def _correlation(x: Floats, y: Floats, draws: int, seed: int) -> tuple[float, fl
     if math.factorial(len(b)) <= MOST_LISTED:
         orders = b[np.array(list(itertools.permutations(range(len(b)))), dtype=np.intp)]
         return r, float((np.abs(orders @ a) / scale >= abs(r) - _SLACK).mean())
-    shuffled = np.random.default_rng(seed).permuted(np.tile(b, (draws, 1)), axis=1) @ a / scale
+    shuffled = np.random.default_rng(_SEED).permuted(np.tile(b, (draws, 1)), axis=1) @ a / scale
     return r, float((1 + (np.abs(shuffled) >= abs(r) - _SLACK).sum()) / (1 + draws))
 
 
 def _holm(rows: list[Association]) -> list[Association]:
-    """Fill in ``p_adjusted``: Holm's step-down over the elements that were tested."""
-    from dataclasses import replace
-
+    """Add ``p_adjusted``, by Holm's step-down over the tested elements."""
     tested = sorted((row for row in rows if row.p_value is not None), key=lambda row: row.p_value or 0.0)
     adjusted: dict[str, float] = {}
     highest = 0.0

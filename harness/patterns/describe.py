@@ -1,4 +1,4 @@
-"""Installed models -> what each one is: its elements, parameters and multiply-adds, remembered between commands."""
+"""Installed models -> their elements, parameters and multiply-adds, cached between commands."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from harness.registry import Budget
 
 @dataclass(frozen=True)
 class Described:
-    """A model as it was built.
+    """A built model.
 
     Attributes:
         model: Its name.
-        elements: What was found of Table 6, by the element's name.
-        parameters: Trainable ones, at the budget's reference class count.
-        macs: fvcore's multiply-adds of one image at that class count; None where they could not be counted.
-        note: Why not.
+        elements: The elements of Table 6 by name.
+        parameters: Trainable parameters at the budget's reference class count.
+        macs: fvcore's multiply-adds per image at that class count; None where counting fails.
+        note: The reason of the failure.
     """
 
     model: str
@@ -41,7 +41,7 @@ class Described:
 
     @property
     def present(self) -> dict[str, bool]:
-        """Whether each element is there."""
+        """Whether the model has each element."""
         return {name: element.present for name, element in self.elements.items()}
 
 
@@ -51,9 +51,9 @@ def element_titles(described: Iterable[Described]) -> dict[str, str]:
 
 
 def describe_models(catalog: Catalog, names: Iterable[str], budget: Budget) -> tuple[list[Described], list[str]]:
-    """Describe models; return them and a sentence for each one that does not build or run.
+    """Describe models; return them and a sentence for each model that does not build or run.
 
-    What was found is kept in the user's cache while the plugin's source files and the libraries are the same.
+    Descriptions are cached for the user until the plugin's source files or fvcore change.
     """
     path = Path(platformdirs.user_cache_dir("xscore-harness")) / "patterns.json"
     known = _read(path)
@@ -70,7 +70,7 @@ def describe_models(catalog: Catalog, names: Iterable[str], budget: Budget) -> t
             new = True
         described.append(known[key])
     if new:
-        # A cache that cannot be written costs time at the next command, nothing else.
+        # Without a written cache the next command only takes longer.
         with contextlib.suppress(OSError, StoreError):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomically(path, json.dumps({key: asdict(one) for key, one in known.items()}))

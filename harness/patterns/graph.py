@@ -1,7 +1,7 @@
-"""A built module -> Graph: every operation of one forward pass on activations, in order, with where it comes from.
+"""A built module -> Graph: every operation on activations in one forward pass, in order, with its sources.
 
-Operations are recorded below the module structure, as torch executes them. So it does not matter how a model is
-written, what its classes are called, or whether torch can trace it symbolically.
+Operations are recorded as torch executes them, below the modules. So the names of a model's classes, the style of its
+code and whether torch can trace it symbolically do not matter.
 """
 
 from __future__ import annotations
@@ -17,20 +17,10 @@ if TYPE_CHECKING:
 
 _VIEWS = frozenset(
     {
-        *("view", "_unsafe_view", "reshape", "_reshape_alias", "transpose", "permute", "t", "clone", "contiguous"),
-        *("unsqueeze", "squeeze", "expand", "alias", "detach", "slice", "split", "split_with_sizes", "chunk", "select"),
-        *(
-            "unbind",
-            "flatten",
-            "unfold",
-            "_to_copy",
-            "narrow",
-            "copy_",
-            "copy",
-            "as_strided",
-            "as_strided_",
-            "unsafe_split",
-        ),
+        *("view", "_unsafe_view", "reshape", "_reshape_alias", "transpose", "permute", "t", "clone"),
+        *("contiguous", "unsqueeze", "squeeze", "expand", "alias", "detach", "slice", "split"),
+        *("split_with_sizes", "unsafe_split", "chunk", "select", "unbind", "flatten", "unfold", "_to_copy"),
+        *("narrow", "copy_", "copy", "as_strided", "as_strided_"),
     }
 )
 _POINTWISE_LEARNED = frozenset({"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"})
@@ -43,13 +33,13 @@ class Node:
 
     Attributes:
         number: Position in the order of execution; 0 is the image.
-        op: aten's name of it, such as ``convolution``.
-        inputs: Numbers of the operations that it takes activations from, in the order of its arguments.
-        shape: Of its first result.
-        input_shapes: Of the activations, in the order of ``inputs``.
+        op: aten's name, such as ``convolution``.
+        inputs: Numbers of the operations whose results it takes, in the order of its arguments.
+        shape: Shape of its first result.
+        input_shapes: Shapes of the activations, in the order of ``inputs``.
         weight: Shape of its first parameter; empty for none.
         name: Qualified name of that parameter.
-        arguments: What it was called with, tensors left out.
+        arguments: Its other arguments, without tensors.
     """
 
     number: int
@@ -73,7 +63,7 @@ class Node:
 
     @property
     def is_norm(self) -> bool:
-        """Whether it is a batch normalisation: per channel and linear in evaluation."""
+        """Whether it is a batch normalisation, which is per channel and linear in evaluation mode."""
         return self.op in _POINTWISE_LEARNED
 
     @property
@@ -84,7 +74,7 @@ class Node:
 
     @property
     def pixels(self) -> int:
-        """Positions of its result where that is an image-like map (N, C, H, W); 0 for anything else."""
+        """Number of positions of its result, if that is a map (N, C, H, W); else 0."""
         return self.shape[2] * self.shape[3] if len(self.shape) == 4 else 0
 
     # -------------------------------------------------------------------------------------------- kinds of convolution
@@ -106,13 +96,13 @@ class Node:
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether it is a convolution of each channel with itself over more than one position."""
+        """Whether it is a convolution of each channel by itself over more than one position."""
         channels = self.input_shapes[0][1] if self.op == "convolution" and len(self.weight) == 4 else 0
         return channels > 1 and self.groups == channels and max(self.kernel) > 1
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether it mixes channels at each of several positions: a 1x1 convolution on a map, ungrouped."""
+        """Whether it is an ungrouped 1x1 convolution on a map of more than one position."""
         return self.op == "convolution" and self.kernel == (1, 1) and self.groups == 1 and self.pixels > 1
 
 
@@ -130,7 +120,7 @@ class Graph:
 
     @cached_property
     def ancestors(self) -> list[int]:
-        """For each operation, the set of those it depends on, itself included, as the bits of an integer."""
+        """For each operation, the numbers that it depends on, its own included, as bits of an integer."""
         sets: list[int] = []
         for node in self.nodes:
             bits = 1 << node.number
@@ -141,7 +131,7 @@ class Graph:
 
     @cached_property
     def users(self) -> list[list[int]]:
-        """For each operation, those that take its result."""
+        """For each operation, the numbers of those that take its result."""
         lists: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
             for source in set(node.inputs):
@@ -149,17 +139,27 @@ class Graph:
         return lists
 
     def depends(self, late: int, early: int) -> bool:
-        """Whether ``late`` is computed from ``early``, or is it."""
+        """Return True if ``late`` is computed from ``early``, or is the same."""
         return bool(self.ancestors[late] >> early & 1)
 
     def behind_views(self, number: int) -> int:
-        """Return the operation that made the values, before they were only moved."""
+        """Return the operation that computed the values of a view."""
         while self.nodes[number].is_view and self.nodes[number].inputs:
             number = self.nodes[number].inputs[0]
         return number
 
+    def views_of(self, node: Node) -> list[int]:
+        """Return the numbers of the operations that only move the values of a result."""
+        found, waiting = [], list(self.users[node.number])
+        while waiting:
+            number = waiting.pop()
+            if self.nodes[number].is_view:
+                found.append(number)
+                waiting += self.users[number]
+        return found
+
     def between(self, early: int, late: int) -> list[Node]:
-        """Return all operations on a way from ``early`` (left out) to ``late`` (included)."""
+        """Return all operations on the paths from ``early``, left out, to ``late``, included."""
         if not self.depends(late, early):
             return []
         bits = self.ancestors[late]
@@ -169,14 +169,14 @@ class Graph:
 
 
 def record(module: nn.Module, resolution: int) -> Graph:
-    """Run one image of zeros and ones through a module in evaluation mode and record what it computes.
+    """Run one image through a module in evaluation mode and record its operations.
 
     Args:
         module: Maps float32 (N, 3, H, W) to anything. Its training mode is restored.
         resolution: Side of the image in pixels.
 
     Raises:
-        Exception: whatever the module raises.
+        Exception: the module does not run.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -205,7 +205,7 @@ def _recorder(module: nn.Module) -> Any:
     parameters = {id(value): name for name, value in module.named_parameters()}
 
     class Recorder(TorchDispatchMode):
-        """Notes every operation that takes an activation; keeps all results, so that no identity is used twice."""
+        """Records every operation on activations. It keeps all results, so that no ``id`` is used twice."""
 
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
@@ -230,23 +230,13 @@ def _recorder(module: nn.Module) -> Any:
             if seen and made:
                 number = len(self.nodes)
                 plain = tuple(a for a in (*args, *(kwargs or {}).values()) if not isinstance(a, torch.Tensor | None))
-                name, shape = weights[0] if weights else ("", ())
-                self.nodes.append(
-                    Node(
-                        number,
-                        op,
-                        tuple(at for at, _ in seen),
-                        tuple(made[0].shape),
-                        tuple(shape for _, shape in seen),
-                        shape,
-                        name,
-                        plain,
-                    )
-                )
+                name, weight = weights[0] if weights else ("", ())
+                inputs, input_shapes = zip(*seen, strict=True)
+                self.nodes.append(Node(number, op, inputs, tuple(made[0].shape), input_shapes, weight, name, plain))
                 for one in made:
                     self.source[id(one)] = number
             elif weights:
-                # A weight that is transposed or stacked before it is used is still that parameter.
+                # A weight that is transposed or stacked before its use remains that parameter.
                 for one in made:
                     self.names[id(one)] = (weights[0][0], tuple(one.shape))
             return result

@@ -11,7 +11,7 @@ from typing import Any
 from harness.api import RunResult
 from harness.errors import CannotContinueError, HarnessError
 from harness.patterns.associate import Association, Confound, associate, confound, warnings
-from harness.patterns.survey import Described, element_titles
+from harness.patterns.describe import Described, element_titles
 from harness.registry import Benchmark, Suite
 from harness.report.rows import BoardRow, Leaderboard
 from harness.results.grid import is_comparable
