@@ -1,1 +1,1 @@
-"""The reference plugins. They reach the core by entry points, as anyone's do, and import `harness.api` only."""
+"""The reference plugins. Like all plugins, they reach the core by entry points and import `harness.api` only."""

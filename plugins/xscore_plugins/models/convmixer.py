@@ -2,8 +2,8 @@
 
 Trockman, Kolter: Patches Are All You Need? TMLR 2023, arXiv:2201.09792.
 
-Width 528, depth 8, kernel 5, patches of 7 x 7, GELU: the paper's one block, isotropic as published. Depth, kernel and
-patch are those of the benchmark's authors; their width of 512 has 2.35M parameters at 100 classes.
+Width 528, depth 8, kernel 5, patches of 7 x 7, GELU: the paper's only block, isotropic as published. Depth, kernel and
+patch are those of the benchmark's authors. Their width of 512 has 2.35M parameters at 100 classes.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Liu, Mao, Wu, Feichtenhofer, Darrell, Xie: A ConvNet for the 2020s. CVPR 2022, arXiv:2201.03545. Atto is timm's smallest
 variant, with 1x1 convolutions in place of linear layers in the MLP.
 
-Atto with its base width of 40 lowered to 34: channels 34, 68, 136, 272, doubling as published, in stages of 2, 2, 6, 2
-blocks. 34 is no multiple of 8, which costs nothing measurable on a CPU.
+Atto with a base width of 34 instead of 40: channels 34, 68, 136, 272, doubling as published, in stages of 2, 2, 6, 2
+blocks. 34 is no multiple of 8, which has no measurable cost on a CPU.
 """
 
 from __future__ import annotations

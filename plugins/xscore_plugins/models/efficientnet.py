@@ -2,9 +2,9 @@
 
 Tan, Le: EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks. ICML 2019, arXiv:1905.11946.
 
-The paper's compound scaling run backwards from B0: width 1.1^-2 = 0.826, depth 1.2^-2 = 0.694 (repeats rounded up, as
-published), resolution left to the protocol. Channels: stem 24; stages 16, 24, 32, 64, 96, 160, 264 of 1, 2, 2, 3, 3, 3,
-1 blocks; head 1056. Dropout 0.2 and stochastic depth 0.2, as published for B0.
+The paper's compound scaling, applied backwards from B0: width 1.1^-2 = 0.826, depth 1.2^-2 = 0.694 (repeats rounded up,
+as published). The protocol sets the resolution. Channels: stem 24; stages 16, 24, 32, 64, 96, 160, 264 of 1, 2, 2, 3,
+3, 3, 1 blocks; head 1056. Dropout 0.2 and stochastic depth 0.2, as published for B0.
 """
 
 from __future__ import annotations
@@ -12,33 +12,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.api import ModelSpec, hookimpl
-from xscore_plugins.models._efficientnet import B0, build_stages
+from xscore_plugins.models._efficientnet import B0, Config, build_network
 
 if TYPE_CHECKING:
     from torch import nn
 
 PHI = -2
-WIDTH = 1.1**PHI
-DEPTH = 1.2**PHI
-HEAD = 1056  # 1280 at WIDTH, to the nearest multiple of 8
-DROPOUT = 0.2
-STOCHASTIC_DEPTH = 0.2
+CONFIG = Config(
+    stages=B0,
+    activation="SiLU",
+    width=1.1**PHI,
+    head=1056,  # 1280 times the width, to the nearest multiple of 8
+    depth=1.2**PHI,
+    dropout=0.2,
+    stochastic_depth=0.2,
+)
 
 
 def build(num_classes: int) -> nn.Module:
     """Return a randomly initialised EfficientNet: float32 (N, 3, H, W) to logits (N, num_classes)."""
-    from torch import nn
-
-    return build_stages(
-        B0,
-        num_classes,
-        activation=nn.SiLU,
-        width=WIDTH,
-        head=HEAD,
-        depth=DEPTH,
-        dropout=DROPOUT,
-        stochastic_depth=STOCHASTIC_DEPTH,
-    )
+    return build_network(CONFIG, num_classes)
 
 
 @hookimpl

@@ -4,8 +4,8 @@ Wu, Dai, Zhang, Wang, Sun, Wu, Tian, Vajda, Jia, Keutzer: FBNet: Hardware-Aware 
 Differentiable Neural Architecture Search. CVPR 2019, arXiv:1812.03443.
 
 The published blocks with their widths times 0.761, since FBNet-C itself has 3.79M parameters at 100 classes. Channels:
-stem 16; stages 16, 24, 24, 48, 88, 144, 264; head 1984, unscaled. Channels are rounded to multiples of 8, so that the
-count jumps: just below 0.761 it is 2.41M.
+stem 16; stages 16, 24, 24, 48, 88, 144, 264; head 1984, unscaled. Channels are rounded to multiples of 8, so the count
+jumps: just below 0.761 it is 2.41M.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.api import ModelSpec, hookimpl
-from xscore_plugins.models._efficientnet import build_stages
+from xscore_plugins.models._efficientnet import Config, build_network
 
 if TYPE_CHECKING:
     from torch import nn
 
-WIDTH = 0.761
-STEM = 16
-HEAD = 1984
 STAGES = (
     ("ir_r1_k3_s1_e1_c16",),
     ("ir_r1_k3_s2_e6_c24", "ir_r2_k3_s1_e1_c24"),
@@ -30,13 +27,12 @@ STAGES = (
     ("ir_r4_k5_s2_e6_c184",),
     ("ir_r1_k3_s1_e6_c352",),
 )
+CONFIG = Config(stages=STAGES, activation="ReLU", width=0.761, head=1984, stem=16)
 
 
 def build(num_classes: int) -> nn.Module:
     """Return a randomly initialised FBNet-C: float32 (N, 3, H, W) to logits (N, num_classes)."""
-    from torch import nn
-
-    return build_stages(STAGES, num_classes, activation=nn.ReLU, width=WIDTH, head=HEAD, stem=STEM)
+    return build_network(CONFIG, num_classes)
 
 
 @hookimpl

@@ -1,11 +1,11 @@
-"""GhostNet V3 at width 0.536: 2,486,176 parameters at 100 classes as trained, 1,876,644 once its branches are merged.
+"""GhostNet V3 at width 0.536: 2,486,176 parameters at 100 classes as trained, 1,876,644 with merged branches.
 
 Liu, Hao, Han, Tang, Wang: GhostNetV3: Exploring the Training Strategies for Compact Models. 2024, arXiv:2404.11202.
 Han, Wang, Tian, Guo, Xu, Xu: GhostNet: More Features from Cheap Operations. CVPR 2020, arXiv:1911.11907 (the stages).
 
 All 16 bottlenecks of GhostNet with V3's parallel branches and widths times 0.536. Channels: stem 8; stages 8, 12, 12,
-20, 20, 44, 44 to 60, 84, 84; then 516 and a head of 1280. No dropout before the classifier, as the benchmark's authors
-have it. Inputs must be larger than 32 x 32.
+20, 20, 44, 44 to 60, 84, 84; then 516 and a head of 1280. No dropout before the classifier, like the benchmark's
+authors. Inputs must be larger than 32 x 32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.api import ModelSpec, hookimpl
+from xscore_plugins.models._branches import merge_branches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,15 +48,6 @@ def build(num_classes: int) -> nn.Module:
     return model
 
 
-def deploy(model: nn.Module) -> nn.Module:
-    """Return a copy of the model with its parallel branches merged into single convolutions."""
-    from timm.utils.model import reparameterize_model
-
-    # What is left of the merged branches has requires_grad=False: count all parameters of the copy.
-    merged: nn.Module = reparameterize_model(model, inplace=False)
-    return merged
-
-
 @hookimpl
 def harness_models() -> list[ModelSpec]:
     """Offer GhostNet to the benchmark."""
@@ -66,6 +58,6 @@ def harness_models() -> list[ModelSpec]:
             build=build,
             paper="Liu et al., GhostNetV3: Exploring the Training Strategies for Compact Models, "
             "2024, arXiv:2404.11202",
-            deploy=deploy,
+            deploy=merge_branches,
         )
     ]

@@ -4,8 +4,7 @@ Sandler, Howard, Zhu, Zhmoginov, Chen: MobileNetV2: Inverted Residuals and Linea
 arXiv:1801.04381.
 
 The published network with width multiplier 1.04; width 1 has 2.35M parameters with a head of 100 classes. Channels:
-stem 32; stages 16, 24, 32, 64, 96, 168, 336; head 1328. Dropout 0.2 before the classifier, as torchvision has
-it.
+stem 32; stages 16, 24, 32, 64, 96, 168, 336; head 1328. Dropout 0.2 before the classifier, as in torchvision.
 """
 
 from __future__ import annotations

@@ -3,11 +3,10 @@
 Mehta, Rastegari: MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer. ICLR 2022,
 arXiv:2110.02178.
 
-The layout that XS and S share (XS has 2.0M, S 5.0M parameters at 100 classes) with widths between the two: stem 16;
-stages 32, 48, 72, 88, 112; transformers of dimension 108, 132, 168 (1.5 times their stage) and depth 2, 4, 3; head 448
-(4 times the last stage). Both ratios, the expansion of 4 and patches of 2 x 2 are as published. Dropout 0.1 in
-attention and MLPs, as the benchmark's authors have it. Its lower learning-rate peak is not here but in the registry:
-the protocol declares it.
+The layout of XS and S (2.0M and 5.0M parameters at 100 classes) with widths between the two: stem 16; stages 32, 48,
+72, 88, 112; transformers of dimension 108, 132, 168 (1.5 times their stage) and depth 2, 4, 3; head 448 (4 times the
+last stage). Both ratios, the expansion of 4 and patches of 2 x 2 are as published. Dropout 0.1 in attention and MLPs,
+like the benchmark's authors. The protocol in the registry declares the lower learning-rate peak.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ DROPOUT = 0.1
 
 
 def _block_table() -> tuple[Any, ...]:
-    """The stages above in timm's terms."""
+    """Return the stages in timm's form."""
     from timm.models.byobnet import ByoBlockCfg
 
     def residual(repeats: int, channels: int, stride: int) -> Any:

@@ -4,7 +4,7 @@ Ma, Zhang, Zheng, Sun: ShuffleNet V2: Practical Guidelines for Efficient CNN Arc
 arXiv:1807.11164.
 
 The x1.5 network (176, 352, 704) narrowed to 172, 344, 688, since x1.5 itself has 2.58M parameters at 100 classes. Each
-stage is twice as wide as the one before; repeats, stem and head are as published. Channels are shuffled, as published.
+stage is twice as wide as the previous one. Repeats, stem, head and the channel shuffle are as published.
 """
 
 from __future__ import annotations

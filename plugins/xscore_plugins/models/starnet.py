@@ -2,9 +2,9 @@
 
 Ma, Dai, Bai, Wang, Fu: Rewrite the Stars. CVPR 2024, arXiv:2403.19967.
 
-S1 with its base width of 24 lowered to 23, since S1 itself has 2.70M parameters at 100 classes. Channels 23, 46, 92,
-184 in stages of 2, 2, 8, 3 star blocks, expansion 4, as published. 23 is no multiple of 8, which costs nothing
-measurable on a CPU.
+S1 with a base width of 23 instead of 24, since S1 itself has 2.70M parameters at 100 classes. Channels 23, 46, 92, 184
+in stages of 2, 2, 8, 3 star blocks, expansion 4, as published. 23 is no multiple of 8, which has no measurable cost on
+a CPU.
 """
 
 from __future__ import annotations

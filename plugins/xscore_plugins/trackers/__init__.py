@@ -1,1 +1,1 @@
-"""Tracking tools that follow runs where the user switches them on, one plugin module each."""
+"""Tracking tools that users may enable for their runs, one plugin module each."""

@@ -1,7 +1,7 @@
-"""MLflow: runs in the store that MLFLOW_TRACKING_URI names, and in ``<runs>/tracking/mlflow/mlflow.db`` without it.
+"""MLflow: logs runs to the store in MLFLOW_TRACKING_URI, or to ``<runs>/tracking/mlflow/mlflow.db`` by default.
 
-Looked at with ``mlflow ui --backend-store-uri sqlite:///<runs>/tracking/mlflow/mlflow.db``. A harness run is told by
-the tag ``harness.run``, so a run that goes on is found again in whatever store.
+View them with ``mlflow ui --backend-store-uri sqlite:///<runs>/tracking/mlflow/mlflow.db``. The tag ``harness.run``
+identifies a harness run, so a resumed run is found in any store.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ RUN_TAG = "harness.run"
 EXPERIMENT = "xscore-harness"
 
 _DEFAULTS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # no network call by surprise
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # creating a store is not news to somebody who trains
-    # A dead server should be known to be dead in seconds; MLflow's own patience is minutes.
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # no unexpected network call
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # no messages about a new store
+    # A dead server should be detected in seconds; MLflow's own limits are minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
-"""MLflow's documented settings, where the user's environment has no others."""
+"""Values of MLflow's documented settings, unless the user's environment sets them."""
 
 _MOST_PARAMS = 100
-"""How many values MLflow takes in one call."""
+"""The largest number of parameters in one call to MLflow."""
 
 
 class MlflowTracker:
@@ -63,7 +63,7 @@ class MlflowTracker:
         return created
 
     def epoch_finished(self, record: EpochRecord) -> None:
-        """Log a point of each curve, in one call."""
+        """Log one point per curve, in one call."""
         if record.epoch in self._epochs:
             return
         self._epochs.add(record.epoch)
@@ -78,12 +78,12 @@ class MlflowTracker:
         self._status = "FINISHED"
 
     def run_failed(self, reason: str) -> None:
-        """Say why, in a tag."""
+        """Log the reason as a tag."""
         self._client.set_tag(self._id, "harness.failure", reason[:5000])
         self._status = "FAILED"
 
     def close(self) -> None:
-        """Write down how the run ended: FINISHED, FAILED, or KILLED for one that was stopped and may go on."""
+        """Log the status: FINISHED, FAILED, or KILLED for a stopped run that may be resumed."""
         self._client.set_terminated(self._id, self._status)
 
     def _log(self, values: dict[str, float], step: int) -> None:
@@ -94,7 +94,7 @@ class MlflowTracker:
 
 
 def _local_client(run: TrackedRun) -> MlflowClient:
-    """Open the store in the tracker's own folder, one process at a time, since opening may mean to make its tables."""
+    """Open the store in the tracker's own folder, one process at a time, since opening may create its tables."""
     from filelock import FileLock
     from mlflow import MlflowClient
 
@@ -104,7 +104,7 @@ def _local_client(run: TrackedRun) -> MlflowClient:
 
 
 def _experiment(client: MlflowClient, artifacts: str | None) -> str:
-    """Return the id of the experiment that MLFLOW_EXPERIMENT_NAME names, made if need be unless another is first."""
+    """Return the id of the experiment in MLFLOW_EXPERIMENT_NAME. Create it, unless another process is faster."""
     from mlflow.exceptions import MlflowException
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
@@ -129,6 +129,6 @@ def harness_trackers() -> list[TrackerSpec]:
             open=MlflowTracker,
             needs=("mlflow", "sqlalchemy"),
             install="pip install 'xscore-harness[mlflow]'",
-            patience=60.0,  # making the tables of a new store takes seconds, on a busy machine many
+            patience=60.0,  # creating the tables of a new store takes seconds, or many on a busy machine
         )
     ]

@@ -1,7 +1,7 @@
-"""TensorBoard: event files, in a folder a run under ``<runs>/tracking/tensorboard``.
+"""TensorBoard: writes event files, in one folder per run under ``<runs>/tracking/tensorboard``.
 
-Written by ``torch.utils.tensorboard``; looked at with ``tensorboard --logdir <runs>/tracking/tensorboard``. A run that
-goes on adds an event file to its folder, from the epoch after the last one that is there.
+``torch.utils.tensorboard`` writes them; view them with ``tensorboard --logdir <runs>/tracking/tensorboard``. A resumed
+run adds an event file to its folder, from the epoch after the last logged one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TensorBoardTracker:
             self._writer.add_text("run", f"| setting | value |\n|---|---|\n{rows}")
 
     def epoch_finished(self, record: EpochRecord) -> None:
-        """Add a point to the curves."""
+        """Add one point per curve."""
         if record.epoch <= self._last:
             return
         self._last = record.epoch
@@ -36,12 +36,12 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def run_finished(self, result: RunResult) -> None:
-        """Add the metrics, each as a curve of one point and, beside the settings, as a row of the tab HPARAMS."""
+        """Add each metric as a curve of one point and, with the settings, to the tab HPARAMS."""
         metrics = {f"test/{name}": value for name, value in result.metrics.items()}
         self._writer.add_hparams(dict(self._run.config), metrics, run_name=".", global_step=max(self._last, 0))
 
     def run_failed(self, reason: str) -> None:
-        """Say why."""
+        """Add the reason."""
         self._writer.add_text("failed", reason, max(self._last, 0))
 
     def close(self) -> None:
@@ -50,13 +50,15 @@ class TensorBoardTracker:
 
 
 def _last_epoch(folder: Path) -> int:
-    """Return the last epoch that a run's event files hold, -1 for none."""
+    """Return the last complete epoch in a run's event files, -1 for none."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not folder.is_dir():
         return -1
     events = EventAccumulator(str(folder)).Reload()
-    known = "train/images_per_second" in events.Tags()["scalars"]  # an epoch's last value: without it, it is not whole
+    known = (
+        "train/images_per_second" in events.Tags()["scalars"]
+    )  # the last value of an epoch: without it, the epoch is incomplete
     return max((event.step for event in events.Scalars("train/images_per_second")), default=-1) if known else -1
 
 

@@ -1,7 +1,7 @@
-"""Weights & Biases: offline runs in ``<runs>/tracking/wandb``, or online where WANDB_MODE=online says so.
+"""Weights & Biases: writes offline runs to ``<runs>/tracking/wandb``, or logs online with WANDB_MODE=online.
 
-Offline runs are uploaded with ``wandb sync`` whenever the user likes; the parts of a run that was stopped in between
-carry one id, and ``wandb sync`` puts them together.
+``wandb sync`` uploads offline runs at any time. The parts of a resumed run share one id, by which ``wandb sync`` joins
+them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 PROJECT = "xscore-harness"
 _DEFAULTS = {
-    "WANDB_ERROR_REPORTING": "false",  # no network call by surprise
-    "WANDB_SILENT": "true",  # no lines between ours, and no question to somebody who is away: no key is an error
+    "WANDB_ERROR_REPORTING": "false",  # no unexpected network call
+    "WANDB_SILENT": "true",  # no lines between ours, and no prompt: a missing key is an error
 }
 _SECONDS = 20.0
-"""How long a server may take to begin or to end a run."""
+"""Time limit for a server to start or to finish a run."""
 
 
 class WandbTracker:
-    """One run, or one part of it between two stops."""
+    """One run, or one part of a resumed run."""
 
     def __init__(self, run: TrackedRun) -> None:
         for name, value in _DEFAULTS.items():
@@ -43,7 +43,7 @@ class WandbTracker:
             dir=run.folder,
             mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]  # wandb checks it
             resume="allow",
-            reinit="create_new",  # several runs may follow one another in this process
+            reinit="create_new",  # this process may train several runs
             settings=wandb.Settings(
                 silent=True,
                 console="off",
@@ -61,7 +61,7 @@ class WandbTracker:
         self._ended = False
 
     def epoch_finished(self, record: EpochRecord) -> None:
-        """Log a point of each curve."""
+        """Log one point per curve."""
         names = ("loss", "lr", "images_per_second", "seconds")
         self._run.log({"epoch": record.epoch, **{f"train/{name}": getattr(record, name) for name in names}})
 
@@ -72,12 +72,12 @@ class WandbTracker:
         self._end(0)
 
     def run_failed(self, reason: str) -> None:
-        """Say why in the summary, and end the run as failed."""
+        """Log the reason in the summary, and finish the run as failed."""
         self._run.summary["failure"] = reason
         self._end(1)
 
     def close(self) -> None:
-        """End a run that was stopped as preempted, so that W&B knows that it may go on."""
+        """Mark a stopped run as preempted, so that W&B expects a resume."""
         if not self._ended:
             self._run.mark_preempting()
             self._end(1)
@@ -93,7 +93,7 @@ def harness_trackers() -> list[TrackerSpec]:
     return [
         TrackerSpec(
             name="wandb",
-            title="Weights & Biases, offline unless WANDB_MODE says otherwise",
+            title="Weights & Biases, offline unless WANDB_MODE is set",
             open=WandbTracker,
             needs=("wandb",),
             install="pip install 'xscore-harness[wandb]'",
