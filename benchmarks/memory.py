@@ -89,7 +89,7 @@ def probe(folder: Path, images: int, side: int) -> dict[str, Any]:
 
     from harness.api import EpochRecord, Job, StoppedError
     from harness.catalog import discover
-    from harness.data.store import SCHEMA, Manifest, PreparedDataset
+    from harness.data.store import SCHEMA, DatasetManifest, PreparedDataset
     from harness.registry import load_benchmark
     from harness.train.checkpoint import Found
     from harness.train.environment import frozen_numerics
@@ -117,7 +117,7 @@ def probe(folder: Path, images: int, side: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     benchmark, catalog = load_benchmark(), discover()
     protocol = msgspec.structs.replace(benchmark.protocol("pocket-1.0"), input_size=side)
-    manifest = Manifest(
+    manifest = DatasetManifest(
         schema=SCHEMA, dataset="invented", definition="", fingerprint="invented",
         classes=tuple(str(label) for label in range(CLASSES)), size=(side, side), native=True,
         counts={"train": images, "test": test_images(images)}, class_counts={},

@@ -22,7 +22,7 @@ from harness.data.arrays import ArrayWriter, Chain, Journal, array_file
 from harness.data.decode import Encoded, NotUniformError, decode_samples, read_samples
 from harness.data.store import (
     SCHEMA,
-    Manifest,
+    DatasetManifest,
     PreparedDataset,
     SourceRecord,
     channel_moments,
@@ -211,7 +211,7 @@ def _store(ingestion: Ingestion, *, native: bool) -> PreparedDataset:
     return PreparedDataset(final, manifest)
 
 
-def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, native: bool) -> Manifest:
+def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, native: bool) -> DatasetManifest:
     import numpy as np
 
     spec, owner = ingestion.offer.spec, ingestion.offer.owner
@@ -221,7 +221,7 @@ def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, n
     sizes = {part.size for part in sums.values()}
     if len(sizes) > 1:
         raise NotUniformError
-    return Manifest(
+    return DatasetManifest(
         schema=SCHEMA,
         dataset=spec.name,
         definition=definition(ingestion.offer),

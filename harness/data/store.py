@@ -50,7 +50,7 @@ class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class DatasetManifest(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a prepared data set.
 
     Attributes:
@@ -135,7 +135,7 @@ class PreparedDataset:
     """A data set ready for training. Made by ``harness.data.ingest``."""
 
     folder: Path
-    manifest: Manifest
+    manifest: DatasetManifest
 
     def open_train(self) -> SplitArrays:
         """Map the train split into memory. Raises DatasetError if its files are damaged."""
@@ -169,11 +169,11 @@ def find_prepared(root: Path, dataset: str, definition: str, input_size: int) ->
     return None
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> DatasetManifest:
     """Read a prepared data set's manifest. Raises DatasetError if it is damaged."""
     path = folder / "manifest.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        return msgspec.json.decode(path.read_bytes(), type=DatasetManifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"{path} is damaged ({error}). Remove the folder {folder} and prepare the data set again."

@@ -21,7 +21,7 @@ import torch
 
 from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog, discover
-from harness.data.store import SCHEMA, Manifest, PreparedDataset, SplitArrays
+from harness.data.store import SCHEMA, DatasetManifest, PreparedDataset, SplitArrays
 from harness.price.timings import Timing
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
@@ -235,7 +235,7 @@ def invented_dataset(folder: Path, *, name: str, classes: int, side: int, images
     folder.mkdir(parents=True)
     np.save(folder / "train.images.npy", random.integers(0, 256, (images, side, side, 3), dtype=np.uint8))
     np.save(folder / "train.labels.npy", np.arange(images, dtype=np.int64) % classes)
-    manifest = Manifest(
+    manifest = DatasetManifest(
         schema=SCHEMA, dataset=name, definition="", fingerprint="invented",
         classes=tuple(str(label) for label in range(classes)), size=(side, side), native=False,
         counts={"train": images, "test": 0}, class_counts={}, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3),

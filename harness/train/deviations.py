@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.api import ModelSpec
-from harness.data.store import Manifest
+from harness.data.store import DatasetManifest
 from harness.fingerprint import hash_of
 from harness.registry import Protocol
 from harness.train.schedule import learning_rate, learning_rate_peak
@@ -49,7 +49,7 @@ class Deviation:
         return f"{self.knob} was {_short(self.found)}, expected {_short(self.expected)}"
 
 
-def expected_facts(protocol: Protocol, model: ModelSpec, data: Manifest, seed: int) -> dict[str, Any]:
+def expected_facts(protocol: Protocol, model: ModelSpec, data: DatasetManifest, seed: int) -> dict[str, Any]:
     """Return what a run of a job must show from its beginning to its end."""
     classes = len(data.classes)
     steps = data.counts["train"] // protocol.batch_size
