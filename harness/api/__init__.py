@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import pluggy
 
-from harness.api.execution import ExecutorSpec, Reporter, Resources, RunOne, Work
+from harness.api.execution import ExecutorSpec, Resources, RunOne, Work
 from harness.api.jobs import Cell, EpochRecord, Job, RunResult, Shares, State, StoppedError, percent
+from harness.api.reporting import LogReporter, Reporter, StopSignal
 from harness.api.specs import (
     Augmentation,
     AugmentationSpec,
@@ -28,6 +29,8 @@ from harness.api.specs import (
     Split,
 )
 from harness.api.tracking import TrackedRun, Tracker, TrackerSpec
+from harness.errors import CannotContinueError, StoreError, WrongUseError
+from harness.files import write_text_atomically, writing_to
 from harness.images import ReadError, open_image
 
 __all__ = [
@@ -35,11 +38,13 @@ __all__ = [
     "Augmentation",
     "AugmentationSpec",
     "BatchTransform",
+    "CannotContinueError",
     "Cell",
     "DatasetSpec",
     "EpochRecord",
     "ExecutorSpec",
     "Job",
+    "LogReporter",
     "MetricSpec",
     "ModelSpec",
     "ReadError",
@@ -52,14 +57,19 @@ __all__ = [
     "Source",
     "Split",
     "State",
+    "StopSignal",
     "StoppedError",
+    "StoreError",
     "TrackedRun",
     "Tracker",
     "TrackerSpec",
     "Work",
+    "WrongUseError",
     "hookimpl",
     "open_image",
     "percent",
+    "write_text_atomically",
+    "writing_to",
 ]
 
 PROJECT = "harness"

@@ -1,31 +1,45 @@
-"""The API of executors: resources, work and the reporter."""
+"""The API of executors: the work, the resources, and the object that trains a job."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat
+from typing import Protocol
 
-from harness.api.jobs import Cell, EpochRecord, Job, Shares
+from harness.api.jobs import Cell, Job
+from harness.api.reporting import Reporter
 from harness.api.specs import require_callable, require_name, require_texts
 
 
 class RunOne(Protocol):
-    """Trains one job in the process that calls it. Picklable, so that it may be called on any machine with harness."""
+    """Trains one job in the process that calls it. Picklable: any machine with the harness can call it."""
 
-    def __call__(self, job: Job, /, *, device: str = "auto", threads: int | None = None, reporter: Any = None) -> Any:
-        """Train a job, unless it is done or another process works on it, and return how it stands then.
+    def __call__(
+        self, job: Job, /, *, device: str = "auto", threads: int | None = None, reporter: Reporter | None = None
+    ) -> Cell:
+        """Train a job, unless it is done or another process works on it, and return its state afterwards.
 
         Args:
-            job: What to train. A job that fails is recorded on disk, and what is returned says so; nothing is raised.
+            job: The job. If it fails, the reason is recorded on disk and in what is returned; nothing is raised.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ..., looked up on the machine that trains.
             threads: CPU threads; None leaves torch's own number.
-            reporter: Told how it goes; None writes lines to stderr and stops at SIGINT, SIGTERM and SIGHUP.
+            reporter: Receives the progress; None writes lines to stderr and stops at SIGINT, SIGTERM and SIGHUP.
 
         Raises:
-            StoreError: results can't be written; no other job could go on either.
+            StoreError: results can't be written, by this job or any other.
             StoppedError: the reporter asked to stop; the position is saved.
+        """
+        ...
+
+    def look(self, job: Job, /) -> Cell:
+        """Return a job's state on disk, without training."""
+        ...
+
+    def fail(self, job: Job, reason: str, /) -> Cell:
+        """Record a failure that the job's own process could not record, and return the job's state.
+
+        A job that is done stays done, and one that another process works on stays running.
         """
         ...
 
@@ -35,14 +49,14 @@ class Resources:
     """What jobs may use.
 
     Attributes:
-        devices: One device name for each job that may run at the same time on this machine; its length is that number.
-            For a remote executor the one name that was asked for, such as ``auto``.
-        jobs: How many jobs may run at a time; None where the user left it open.
-        jobs_per_gpu: How many share one GPU.
-        threads: CPU threads for a job; None leaves torch's own number.
-        timeout: Seconds without any progress after which a job counts as hung; None for no limit.
-        needs_gpu: Whether jobs are to be placed on machines with a GPU.
-        in_process: Train in the calling process, one job after the other, so that a debugger sees it.
+        devices: One device name per job that may run at once on this machine, so its length is their number. A remote
+            executor gets the one name that the user gave, such as ``auto``.
+        jobs: How many jobs may run at once; None where the user set no limit.
+        jobs_per_gpu: How many jobs share one GPU.
+        threads: CPU threads per job; None leaves torch's own number.
+        timeout: Seconds without progress after which a job counts as hung; None for no limit.
+        needs_gpu: Whether jobs need a machine with a GPU.
+        in_process: Train in the calling process, one job after the other, for a debugger.
         detach: Submit and return, where the executor can.
         options: The executor's own settings, as the user typed them.
     """
@@ -60,27 +74,21 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What an executor is asked to carry out.
+    """The jobs that an executor carries out.
 
     Attributes:
         jobs: In the order in which they should start.
-        run_one: Trains one of them.
-        look: ``look(job)`` returns how a job stands on disk, without training.
-        fail: ``fail(job, sentence)`` records that a job failed for a reason that its own process could not record, and
-            returns how it stands then.
+        run_one: Trains one of them, reads its state, or records that it failed.
         resources: What the jobs may use.
-        reporter: Tells the user how it goes: ``job_started(job)``, ``epoch_finished(job, record)``,
-            ``profiled(job, shares)``, ``job_finished(outcome)``, ``notice(text)``, and ``should_stop()``, which an
-            executor asks now and then.
-        folder: Where the executor may keep its own files; beside the results, made by the executor.
+        reporter: Receives the progress. An executor asks ``reporter.should_stop()`` at least every few seconds. It
+            calls ``job_started`` and ``job_finished`` for the jobs that it runs without passing the reporter on.
+        folder: Where the executor may keep its own files, beside the results. The executor creates it.
     """
 
     jobs: tuple[Job, ...]
     run_one: RunOne
-    look: Callable[[Job], Any]
-    fail: Callable[[Job, str], Any]
     resources: Resources
-    reporter: Any
+    reporter: Reporter
     folder: Path
 
 
@@ -90,18 +98,20 @@ class ExecutorSpec:
 
     Attributes:
         name: What ``harness run --executor`` takes.
-        title: What it does, in a few words.
-        execute: ``execute(work)`` has ``work.run_one(job)`` called for every job, wherever it likes, and yields each
-            outcome as it comes. It raises StoppedError once the reporter's ``should_stop()`` has been heeded.
-        remote: Whether jobs run on other machines than the one that asks.
-        options: The settings that it understands, with a line of help for each.
-        waiting: ``waiting(folder)`` returns the jobs that are queued or running by the executor's own account, with a
-            few words on each; ``harness status`` shows them. None if there is no such account.
+        title: A description in a few words.
+        execute: ``execute(work)`` calls ``work.run_one(job)`` once per job, on any machine, and yields what it returned
+            as each job ends. It raises ``StoppedError`` once it has stopped because ``reporter.should_stop()`` was
+            true, ``CannotContinueError`` where its engine is missing, ``WrongUseError`` for an impossible option, and
+            ``StoreError`` where results can't be written.
+        remote: Whether jobs run on other machines than the command.
+        options: The executor's own settings by name, with a line of help for each.
+        waiting: ``waiting(folder)`` returns the jobs that the executor's queue holds, with a few words on each, for
+            ``harness status``. The folder is ``Work.folder``, and may be absent. None if there is no queue.
     """
 
     name: str
     title: str
-    execute: Callable[[Work], Iterable[Any]]
+    execute: Callable[[Work], Iterable[Cell]]
     remote: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     waiting: Callable[[Path], Mapping[Job, str]] | None = None
@@ -112,31 +122,3 @@ class ExecutorSpec:
         if self.waiting is not None:
             require_callable("executor", self.name, "waiting", self.waiting)
         require_texts("executor", self.name, title=self.title)
-
-
-class Reporter(Protocol):
-    """What tells people how a run goes. Several jobs may be under way at a time, each named in what is told of it."""
-
-    def job_started(self, job: Job) -> None:
-        """A job is about to start or go on."""
-
-    def step_finished(self, job: Job, epoch: int, step: int, steps: int, loss: SupportsFloat) -> None:
-        """A training step has ended. Making a float of ``loss`` may wait for the device, so do it rarely."""
-
-    def batch_evaluated(self, job: Job) -> None:
-        """A batch of the test split has been evaluated."""
-
-    def epoch_finished(self, job: Job, record: EpochRecord) -> None:
-        """An epoch has ended."""
-
-    def profiled(self, job: Job, shares: Shares) -> None:
-        """How the present epoch of a run with a profile goes: now and then, and once it is complete."""
-
-    def should_stop(self) -> bool:
-        """Whether the user wants to stop."""
-
-    def job_finished(self, cell: Cell) -> None:
-        """A job has ended, well or not."""
-
-    def notice(self, text: str) -> None:
-        """Something that a user should know has happened."""

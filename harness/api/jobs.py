@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 @dataclass(frozen=True, order=True, slots=True)
 class Job:
-    """One cell of the benchmark's grid: a model trained on a data set under a protocol from a seed."""
+    """A model to be trained on a data set under a protocol from a seed."""
 
     protocol: str
     model: str
@@ -98,10 +98,15 @@ State: TypeAlias = Literal["done", "running", "failed", "stale", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One job and how it stands.
+    """One cell of the benchmark's grid: a job and its state, which is also the outcome of training it.
 
-    ``stale`` is a result, finished or half-way, that is not of this job any more: the model, the data, the protocol or
-    a version changed, or its file is damaged. ``detail`` says which, or why a job failed.
+    Attributes:
+        job: The job.
+        state: ``stale`` is a result, finished or half-way, that does not belong to this job any more: the model, the
+            data, the protocol or a version changed, or its file is damaged.
+        result: The result, of a job that is done or stale.
+        detail: Why a job failed or is stale, or a remark.
+        fingerprint: Hash of everything that determines the job's numbers; None where it is unknown.
     """
 
     job: Job

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from harness.api import Cell
+from harness.api import Cell, Reporter, StopSignal
 from harness.cli.output import say
-from harness.execute.signals import StopSignal
 from harness.results.profile import Profile, read_profile
 from harness.results.store import RunsFolder
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from harness.api import Cell, EpochRecord, Job, Shares
+    from harness.api import EpochRecord, Job, Shares
     from harness.registry import Protocol
 
 _LOSS_SECONDS = 0.5  # reading a loss waits for the device
@@ -36,7 +35,7 @@ def stop_signal() -> StopSignal:
     return StopSignal(say=explain, again=KeyboardInterrupt)
 
 
-class RunReporter:
+class RunReporter(Reporter):
     """Tells people how a run goes, on a terminal by a bar a job and elsewhere by a line a job.
 
     ``finished`` holds the jobs that have ended, so that a stop loses none of them.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.api import Cell, ExecutorSpec, Job, Resources, StoppedError, Work
+from harness.api import Cell, ExecutorSpec, Job, Resources, StoppedError, StopSignal, Work
 from harness.catalog import Catalog
 from harness.cli.options import Request, format_option, selection_options, track_option
 from harness.cli.output import print_rows, say
@@ -29,7 +29,6 @@ from harness.cli.progress import RunReporter, duration, say_profiles, stop_signa
 from harness.cli.run_options import Execution, execution_options
 from harness.errors import BudgetError, CannotContinueError
 from harness.execute.run_one import LocalRunOne
-from harness.execute.signals import StopSignal
 from harness.execute.tracking import choose_trackers
 from harness.garbage import gc_paused
 from harness.plan import Plan, build_plan
@@ -131,8 +130,6 @@ def run(
     work = Work(
         jobs=tuple(todo),
         run_one=run_one,
-        look=run_one.look,
-        fail=run_one.fail,
         resources=resources,
         reporter=reporter,
         folder=executor_folder(run_one.runs, executor.name),
@@ -182,7 +179,7 @@ def _any_free(work: Work, jobs: Sequence[Job]) -> bool:
     """Wait a moment for others to let go of one of these jobs."""
     patience = time.monotonic() + _LET_GO_SECONDS
     while time.monotonic() < patience and not work.reporter.should_stop():
-        if any(work.look(job).state != "running" for job in jobs):
+        if any(work.run_one.look(job).state != "running" for job in jobs):
             return True
         time.sleep(_LET_GO_SECONDS / 20)
     return False

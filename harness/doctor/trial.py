@@ -9,9 +9,9 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
-from harness.api import Job
+from harness.api import Job, Reporter
 
 TRAINING = "training"
 
@@ -44,34 +44,16 @@ class Trial:
         return json.dumps(asdict(self))
 
 
-class _Announcer:
-    """A reporter that says when training has begun, and why a job failed. Takes whatever else it is told."""
+class _Announcer(Reporter):
+    """Announces that training has begun, and why a job failed."""
 
     def __init__(self) -> None:
-        self._said = False
+        self._announced = False
 
-    def step_finished(self, *_: object) -> None:
-        if not self._said:
-            self._said = True
+    def step_finished(self, job: Job, epoch: int, step: int, steps: int, loss: SupportsFloat) -> None:
+        if not self._announced:
+            self._announced = True
             print(TRAINING, flush=True)
-
-    def job_started(self, *_: object) -> None:
-        """Nothing to say."""
-
-    def epoch_finished(self, *_: object) -> None:
-        """Nothing to say."""
-
-    def profiled(self, *_: object) -> None:
-        """Nothing to say."""
-
-    def batch_evaluated(self, *_: object) -> None:
-        """Nothing to say."""
-
-    def job_finished(self, *_: object) -> None:
-        """Nothing to say."""
-
-    def should_stop(self) -> bool:
-        return False
 
     def notice(self, text: str) -> None:
         print(text, file=sys.stderr)

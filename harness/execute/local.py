@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from harness.api import ExecutorSpec, Work, hookimpl
+from harness.api import Cell, ExecutorSpec, Work, hookimpl
 
 
-def execute(work: Work) -> Iterator[Any]:
+def execute(work: Work) -> Iterator[Cell]:
     """Carry out the jobs in their order, as many at a time as there are devices, and yield each outcome as it comes.
 
     Training happens in processes of its own even where there is one job at a time: a crash in compiled code, a device
@@ -19,6 +18,8 @@ def execute(work: Work) -> Iterator[Any]:
         for job in work.jobs:
             yield work.run_one(job, device=resources.devices[0], threads=resources.threads, reporter=work.reporter)
         return
+    # The one executor that uses more than harness.api: its worker processes are the core's own. The import waits until
+    # here because every command imports this module, and few start workers.
     from harness.execute.pool import Pool
 
     yield from Pool(work).carry_out()

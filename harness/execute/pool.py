@@ -17,16 +17,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Job, StoppedError, Work
-from harness.errors import CannotContinueError, StoreError
+from harness.api import CannotContinueError, Cell, Job, StoppedError, StoreError, Work
 from harness.execute import worker
 from harness.execute.forkserver import process_context
 from harness.execute.worker import how_it_ended
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
-
-    from harness.api import Cell
 
 _POLL_SECONDS = 0.1
 _ATTEMPTS = 2  # a job whose process died once may have been unlucky; twice, it is the job
@@ -180,7 +177,7 @@ class Pool:
             self._pending.appendleft(job)
             return
         sentence = f"The process that trained it {reason}, {_ATTEMPTS} times in a row."
-        cell = self._work.fail(job, sentence)
+        cell = self._work.run_one.fail(job, sentence)
         self._work.reporter.job_finished(cell)
         yield cell
 

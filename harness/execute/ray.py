@@ -10,8 +10,17 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
-from harness.api import ExecutorSpec, Job, StoppedError, Work, hookimpl
-from harness.errors import CannotContinueError, StoreError
+from harness.api import (
+    CannotContinueError,
+    Cell,
+    ExecutorSpec,
+    Job,
+    RunOne,
+    StoppedError,
+    StoreError,
+    Work,
+    hookimpl,
+)
 
 _OPTIONS = {
     "address": "a running cluster, such as auto or ray://head:10001 (default $RAY_ADDRESS; without it Ray starts here)",
@@ -21,7 +30,7 @@ _POLL_SECONDS = 0.5
 _STOP_SECONDS = 60.0
 
 
-def execute(work: Work) -> Iterator[Any]:
+def execute(work: Work) -> Iterator[Cell]:
     """Give every job to Ray and yield each outcome as it comes.
 
     Raises:
@@ -70,7 +79,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _carry_out(ray: Any, work: Work) -> Iterator[Any]:
+def _carry_out(ray: Any, work: Work) -> Iterator[Cell]:
     resources = work.resources
     threads = resources.threads or 1
     # A worker that dies is replaced by Ray once; after that the job is recorded as failed.
@@ -99,25 +108,26 @@ def _carry_out(ray: Any, work: Work) -> Iterator[Any]:
             yield outcome
 
 
-def _train(run_one: Any, job: Job, device: str, threads: int) -> Any:
+def _train(run_one: RunOne, job: Job, device: str, threads: int) -> Cell:
     """Train a job; called in a Ray worker."""
     return run_one(job, device=device, threads=threads)
 
 
-def _outcome(ray: Any, work: Work, reference: Any, job: Job) -> Any:
+def _outcome(ray: Any, work: Work, reference: Any, job: Job) -> Cell:
     try:
-        return ray.get(reference)
+        cell: Cell = ray.get(reference)
+        return cell
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, StoreError):
             raise StoreError(str(cause)) from error
-        return work.fail(job, f"{type(cause).__name__}: {cause}")
+        return work.run_one.fail(job, f"{type(cause).__name__}: {cause}")
     except ray.exceptions.RayError as error:
-        found = work.look(job)
+        found = work.run_one.look(job)
         if found.state == "done":
             return found
         first = (str(error).splitlines() or [""])[0]
-        return work.fail(job, f"Its Ray worker died twice ({type(error).__name__}: {first}).")
+        return work.run_one.fail(job, f"Its Ray worker died twice ({type(error).__name__}: {first}).")
 
 
 def _stop(ray: Any, running: dict[Any, Job]) -> None:

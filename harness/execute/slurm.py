@@ -19,11 +19,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.api import ExecutorSpec, Job, Resources, RunOne, StoppedError, Work, hookimpl
-from harness.errors import CannotContinueError, WrongUseError
-from harness.files import write_text_atomically, writing_to
+from harness.api import (
+    CannotContinueError,
+    Cell,
+    ExecutorSpec,
+    Job,
+    LogReporter,
+    Resources,
+    RunOne,
+    StoppedError,
+    StopSignal,
+    Work,
+    WrongUseError,
+    hookimpl,
+    write_text_atomically,
+    writing_to,
+)
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
 
 _OPTIONS = {
     "partition": "where to submit",
@@ -60,11 +76,8 @@ class RequeuedRunOne:
         self._device = device
         self._threads = threads
 
-    def __call__(self, job: Job) -> Any:
+    def __call__(self, job: Job) -> Cell:
         """Train a job; called on the node."""
-        from harness.execute.reporters import LogReporter
-        from harness.execute.signals import StopSignal
-
         stop = StopSignal()
         warned: list[int] = []
 
@@ -85,14 +98,14 @@ class RequeuedRunOne:
                 requeue(warned[0], None)
             raise
 
-    def checkpoint(self, job: Job) -> Any:
+    def checkpoint(self, job: Job) -> DelayedSubmission:
         """Return what is to run after a requeue; called by submitit."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
 
 
-def execute(work: Work) -> Iterator[Any]:
+def execute(work: Work) -> Iterator[Cell]:
     """Submit what is not queued already, and yield each outcome as its task leaves the queue.
 
     Raises:
@@ -129,7 +142,7 @@ def waiting(folder: Path) -> Mapping[Job, str]:
     return {task.job: f"Slurm job {task.id}: {queue[task.id]}" for task in tasks if task.id in queue}
 
 
-def _follow(work: Work, tasks: Sequence[_Task], options: Mapping[str, str]) -> Iterator[Any]:
+def _follow(work: Work, tasks: Sequence[_Task], options: Mapping[str, str]) -> Iterator[Cell]:
     waiting_for = {task.id: task for task in tasks}
     started: set[Job] = set()
     attempts: Counter[Job] = Counter()
@@ -149,7 +162,7 @@ def _follow(work: Work, tasks: Sequence[_Task], options: Mapping[str, str]) -> I
             if state:
                 continue
             del waiting_for[id_]
-            outcome = work.look(task.job)
+            outcome = work.run_one.look(task.job)
             if outcome.state == "missing":
                 ended, log = _ended_as(id_), _log(work.folder, id_)
                 sentence = f"Slurm job {id_} ended without a result ({ended or 'its state is forgotten'}). {log}"
@@ -161,7 +174,7 @@ def _follow(work: Work, tasks: Sequence[_Task], options: Mapping[str, str]) -> I
                     waiting_for |= {again.id: again for again in _submit(work, [task.job], options)}
                     continue
                 else:
-                    outcome = work.fail(task.job, sentence)
+                    outcome = work.run_one.fail(task.job, sentence)
             work.reporter.job_finished(outcome)
             yield outcome
 

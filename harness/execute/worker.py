@@ -16,15 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from harness.api import Job, StoppedError
-from harness.execute.signals import StopSignal
+from harness.api import Cell, Job, StoppedError, StopSignal, StoreError
 from harness.garbage import gc_paused
 from harness.machine import THREAD_VARIABLES
-
-if TYPE_CHECKING:
-    from harness.api import Cell
 
 _Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
 
@@ -73,7 +69,6 @@ def main(connection: Connection, run_one: bytes, device: str, threads: int | Non
 
 def _carry_out(job: Job, train: Callable[..., Cell], send: _Send, stop: StopSignal, *, on_gpu: bool) -> bool:
     """Train one job and tell the parent how it ended; return whether this process is fit for another one."""
-    from harness.errors import StoreError
     from harness.execute.reporters import PipeReporter
 
     try:

@@ -7,10 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.api import EpochRecord, Job, Shares
+from harness.api import EpochRecord, Job, LogReporter, Shares, StopSignal
 from harness.cli.progress import RunReporter
-from harness.execute.reporters import LogReporter
-from harness.execute.signals import StopSignal
 from harness.registry import Benchmark
 from harness.train.profile import Piece, shares_of
 
@@ -25,7 +23,7 @@ def test_display_shows_the_shares(
     assert str(replace(shares, idle=None)) == "data 1 %, augment 6 %"
     record = EpochRecord(epoch=2, lr=1e-3, loss=1.23, images_per_second=812.0, seconds=1.0)
     monkeypatch.setattr("harness.cli.progress._LINE_SECONDS", 0.0)
-    monkeypatch.setattr("harness.execute.reporters._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("harness.api.reporting._LINE_SECONDS", 0.0)
     for reporter in (RunReporter(1, tiny_benchmark.protocol("tiny-1.0"), StopSignal()), LogReporter(StopSignal())):
         reporter.job_started(JOB)
         reporter.profiled(JOB, shares)

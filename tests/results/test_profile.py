@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.api import Job, Shares, StoppedError
+from harness.api import Job, LogReporter, Shares, StoppedError, StopSignal
 from harness.catalog import Catalog
-from harness.execute.reporters import LogReporter
 from harness.execute.runner import JobRunner
-from harness.execute.signals import StopSignal
 from harness.registry import Benchmark
 from harness.results.profile import Profile, read_profile, run_clock, write_profile
 from harness.results.store import JobFolder, RunsFolder

@@ -13,12 +13,10 @@ from typing import Any
 
 import pytest
 
-from harness.api import Job
+from harness.api import Job, LogReporter, StopSignal
 from harness.catalog import Catalog
 from harness.data.ingest import require_prepared
-from harness.execute.reporters import LogReporter
 from harness.execute.runner import JobRunner
-from harness.execute.signals import StopSignal
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
 from tests.support import cell_folder, read_result
