@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from harness.errors import BudgetError
+from harness.errors import BudgetError, one_line
 from harness.macs import fvcore_nn, measure_macs
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _build(spec: ModelSpec, classes: int) -> nn.Module:
         module = spec.build(classes)
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
         raise BudgetError(
-            f"Model '{spec.name}' does not build for {classes} classes: {_quote(error)}. {expected}."
+            f"Model '{spec.name}' does not build for {classes} classes: {one_line(error)}. {expected}."
         ) from error
     if not isinstance(module, nn.Module):
         raise BudgetError(f"Model '{spec.name}' builds a {type(module).__name__} for {classes} classes. {expected}.")
@@ -175,7 +175,9 @@ def _check_output(spec: ModelSpec, module: nn.Module, classes: int, resolution: 
     try:
         logits = module(torch.rand(BATCH, 3, resolution, resolution))
     except (Exception, SystemExit) as error:
-        raise BudgetError(f"{where} fails: {_quote(error)}. Expected logits of shape ({BATCH}, {classes}).") from error
+        raise BudgetError(
+            f"{where} fails: {one_line(error)}. Expected logits of shape ({BATCH}, {classes})."
+        ) from error
     expected = f"expected one float32 tensor of shape ({BATCH}, {classes})"
     if not isinstance(logits, torch.Tensor):
         raise BudgetError(f"{where} returns a {type(logits).__name__}, {expected}.")
@@ -214,12 +216,12 @@ def _measure(spec: ModelSpec, module: nn.Module, budget: Budget) -> dict[str, An
         try:
             measured["deployed_macs"] = measure_macs(deployed, budget.macs_resolution).total
         except Exception as error:
-            notes.append(f"The deployed model's multiply-adds could not be counted: {_quote(error)}.")
+            notes.append(f"The deployed model's multiply-adds could not be counted: {one_line(error)}.")
     try:
         count = measure_macs(module, budget.macs_resolution)
     except Exception as error:
         # Parameters bind a model, multiply-adds inform; one that torch cannot trace may still be trained.
-        notes.append(f"Multiply-adds could not be counted: {_quote(error)}.")
+        notes.append(f"Multiply-adds could not be counted: {one_line(error)}.")
         return {**measured, "notes": tuple(notes)}
     return {
         **measured,
@@ -247,7 +249,7 @@ def _deploy(spec: ModelSpec, module: nn.Module, resolution: int) -> nn.Module:
             raise TypeError(f"deploy returned a {type(deployed).__name__}, expected a torch.nn.Module")
         found = deployed.eval()(images)
     except Exception as error:
-        raise BudgetError(f"Model '{spec.name}' cannot be deployed: {_quote(error)}.") from error
+        raise BudgetError(f"Model '{spec.name}' cannot be deployed: {one_line(error)}.") from error
     if count_parameters(module) != before:
         raise BudgetError(f"Model '{spec.name}': deploy changes the model that it is given, expected it to use a copy.")
     scale = float(expected.abs().max())
@@ -257,11 +259,6 @@ def _deploy(spec: ModelSpec, module: nn.Module, resolution: int) -> nn.Module:
             "Expected logits equal to a thousandth of the largest; deploy may merge branches, not change the function."
         )
     return deployed
-
-
-def _quote(error: BaseException) -> str:
-    text = str(error).strip().rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _describe(logits: torch.Tensor) -> str:

@@ -30,7 +30,7 @@ from harness.api import (
     ModelSpec,
     TrackerSpec,
 )
-from harness.errors import PluginError, WrongUseError, unknown_name
+from harness.errors import PluginError, WrongUseError, one_line, unknown_name
 
 DISTRIBUTION = "xscore-harness"
 """Our own distribution: its plugins are the reference, so a contested name stays theirs."""
@@ -144,7 +144,7 @@ class Catalog:
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except (Exception, SystemExit) as error:
-                failures.append(f"{plugin}: {hook} raised {_describe(error)}; the run goes on without it.")
+                failures.append(f"{plugin}: {hook} raised {one_line(error)}; the run goes on without it.")
         return failures
 
     def _get(self, kind: str, name: str, table: Mapping[str, Offer[_S]]) -> Offer[_S]:
@@ -220,7 +220,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, unique: str) -> _Loa
     except BaseException as error:  # a plugin may even call sys.exit() while it is imported
         if manager.has_plugin(unique):
             manager.unregister(name=unique)
-        reason = str(error) if isinstance(error, _Refused) else _describe(error)
+        reason = str(error) if isinstance(error, _Refused) else one_line(error)
         return _Loaded(replace(plugin, reason=reason, trace=traceback.format_exc()))
 
 
@@ -323,8 +323,3 @@ def _assemble(loaded: Sequence[_Loaded]) -> Catalog:
         contested=contested,
         observers=observers,
     )
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -71,3 +71,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"There is no {kind} named '{name}'.{hint} Known: {', '.join(names) or 'none'}."
+
+
+def one_line(error: BaseException) -> str:
+    """Return the type and the text of an error in one line, without a full stop at its end, to quote in a sentence.
+
+    >>> one_line(ValueError("two\\n  lines."))
+    'ValueError: two lines'
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

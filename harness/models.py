@@ -16,7 +16,7 @@ import platformdirs
 
 from harness.api import ModelSpec
 from harness.catalog import Offer
-from harness.errors import PluginError, StoreError
+from harness.errors import PluginError, StoreError, one_line
 from harness.files import write_text_atomically
 from harness.fingerprint import hash_of
 from harness.garbage import gc_paused
@@ -118,7 +118,7 @@ def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
         raise PluginError(
             f"The model '{model.spec.name}' of {model.owner} does not build for {num_classes} classes: "
-            f"{type(error).__name__}: {error}"
+            f"{one_line(error)}"
         ) from error
     if not isinstance(module, nn.Module):
         raise PluginError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import DatasetSpec, ReadError, Split, open_image
-from harness.errors import DatasetError, HarnessError
+from harness.errors import DatasetError, HarnessError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,9 +161,7 @@ def _run_reader(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tupl
     except ReadError as error:
         raise DatasetError(f"Data set '{spec.name}', {split} split: {error}") from error
     except Exception as error:
-        raise DatasetError(
-            f"Data set '{spec.name}': reading its {split} split failed: {type(error).__name__}: {error}"
-        ) from error
+        raise DatasetError(f"Data set '{spec.name}': reading its {split} split failed: {one_line(error)}") from error
 
 
 def _check_sample(where: str, image: object, label: object, group: object, spec: DatasetSpec) -> None:

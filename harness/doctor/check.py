@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from harness.catalog import Catalog
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.registry import Benchmark, Protocol, Suite
 from harness.results.store import RunsFolder
 
@@ -69,6 +69,6 @@ def examine(place: Place, checks: Sequence[tuple[str, Check]]) -> Iterator[Findi
             yield Finding(
                 name,
                 "problem",
-                f"the check ended with {type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}",
+                f"the check ended with {one_line(error)}",
                 "Something that it relies on is broken here; the message says what.",
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.doctor.check import Finding, Place
+from harness.errors import one_line
 from harness.machine import (
     bound_cores,
     core_limit,
@@ -184,9 +185,8 @@ def _trained(device: str, facts: str) -> Finding:
     try:
         train_probe(device)
     except Exception as error:  # drivers fail in their own ways
-        text = " ".join(str(error).split())[:300]
         advice = "Update the driver, or choose another device with --device." if device != "cpu" else ""
-        return Finding(device, "problem", f"{facts}; training on it fails: {type(error).__name__}: {text}", advice)
+        return Finding(device, "problem", f"{facts}; training on it fails: {one_line(error)[:300]}", advice)
     return Finding(device, "ok", f"{facts}; a training step works")
 
 

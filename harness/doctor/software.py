@@ -12,6 +12,7 @@ from importlib.metadata import metadata, requires, version
 
 from harness.catalog import DISTRIBUTION
 from harness.doctor.check import Finding, Place
+from harness.errors import one_line
 from harness.machine import LIBRARIES, installed_version
 
 _NOT_FOR_USERS = ("dev", "docs")
@@ -51,8 +52,7 @@ def check_torch(_place: Place) -> Iterator[Finding]:
 
         kept = torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
     except Exception as error:  # a mismatch shows as whatever the loader or the dispatcher says
-        text = " ".join(str(error).split())
-        yield Finding("torch", "problem", f"torch and torchvision do not fit: {type(error).__name__}: {text}", advice)
+        yield Finding("torch", "problem", f"torch and torchvision do not fit: {one_line(error)}", advice)
         return
     built_for = _requirements(extra=None, distribution="torchvision").get("torch", "")
     here = f"torch {version('torch')} with torchvision {version('torchvision')}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import EpochRecord, RunResult, StoppedError, TrackedRun, Tracker, TrackerSpec
 from harness.catalog import Catalog, Offer
-from harness.errors import CannotContinueError, StoreError
+from harness.errors import CannotContinueError, StoreError, one_line
 from harness.files import write_text_atomically
 from harness.results.store import JobFolder
 
@@ -108,7 +108,7 @@ class RunTrackers:
         """Pass on what is still untold, say why the run failed, unless it was only stopped, and close them."""
         self.epochs_saved()
         if isinstance(error, Exception) and not _is_stop(error):
-            reason = f"{type(error).__name__}: {error}"
+            reason = one_line(error)
             self._ask("run_failed", lambda tracker: tracker.run_failed(reason))
         for one in self._all:
             self._report(one, one.stop())
@@ -228,7 +228,7 @@ class _Followed:
                 call()
                 self._answers.put("")
             except BaseException as error:  # whatever a tracker does, even sys.exit(), ends the tracker alone
-                self._answers.put(" ".join(f"{type(error).__name__}: {error}".split()))
+                self._answers.put(one_line(error))
 
 
 @dataclass

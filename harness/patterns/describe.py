@@ -13,7 +13,7 @@ import platformdirs
 
 from harness.api import ModelSpec
 from harness.catalog import Catalog, Offer
-from harness.errors import HarnessError, PluginError, StoreError
+from harness.errors import HarnessError, PluginError, StoreError, one_line
 from harness.files import write_text_atomically
 from harness.fingerprint import hash_of
 from harness.models import build_module, source_stamp
@@ -97,12 +97,12 @@ def _describe(offer: Offer[ModelSpec], budget: Budget) -> Described:
         except Exception as error:
             raise PluginError(
                 f"The model '{name}' of {offer.owner} does not run on one image of {resolution} x {resolution}: "
-                f"{type(error).__name__}: {error}"
+                f"{one_line(error)}"
             ) from error
         try:
             count, note = measure_macs(module, resolution).total, ""
         except Exception as error:
-            count, note = None, f"{type(error).__name__}: {error}"
+            count, note = None, one_line(error)
     return Described(name, dict(elements), parameters, count, note)
 
 

@@ -22,6 +22,7 @@ import torch
 from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog, discover
 from harness.data.store import SCHEMA, DatasetManifest, PreparedDataset, SplitArrays
+from harness.errors import one_line
 from harness.price.timings import Timing
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
@@ -99,7 +100,7 @@ def time_trials(trials: Sequence[Trial], catalog: Catalog, *, together: int) -> 
             yield from zip(order, pool.map(_attempt_in_worker, [trials[index] for index in order]), strict=True)
         except Exception as error:  # a worker that dies must not end the command that only asks for a price
             for index in range(len(trials)):
-                yield index, f"a process that timed steps ended: {type(error).__name__}: {error}"
+                yield index, f"a process that timed steps ended: {one_line(error)}"
 
 
 def time_trial(trial: Trial, catalog: Catalog) -> Timing:
@@ -254,7 +255,7 @@ def _attempt(trial: Trial, catalog: Catalog) -> Timing | str:
     try:
         return time_trial(trial, catalog)
     except Exception as error:  # one model that can't be trained must not hide the price of the others
-        return f"{trial.model} could not be timed: {type(error).__name__}: {error}"
+        return f"{trial.model} could not be timed: {one_line(error)}"
 
 
 def _attempt_in_worker(trial: Trial) -> Timing | str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.api import Job, MetricSpec, RunResult
 from harness.catalog import Offer
-from harness.errors import CannotContinueError, PluginError
+from harness.errors import CannotContinueError, PluginError, one_line
 from harness.results.store import JobFolder, RunsFolder
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ def compute_metric(offer: Offer[MetricSpec], logits: Floats, labels: Ints, what:
     try:
         value = float(offer.spec.compute(torch.from_numpy(logits), torch.from_numpy(labels)))
     except Exception as error:
-        raise PluginError(
-            f"{offer.owner} could not compute {offer.spec.name} of {what}: {type(error).__name__}: {error}"
-        ) from error
+        raise PluginError(f"{offer.owner} could not compute {offer.spec.name} of {what}: {one_line(error)}") from error
     if not math.isfinite(value):
         raise PluginError(f"{offer.owner} computes {offer.spec.name} of {what} as {value}, expected a finite number.")
     return value

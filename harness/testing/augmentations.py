@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.api import AugmentationSpec, BatchTransform
+from harness.errors import one_line
 from harness.testing.rules import (
     RAISED,
     Broken,
@@ -16,7 +17,6 @@ from harness.testing.rules import (
     Untold,
     description_rule,
     pickling_rule,
-    quote,
     rule,
     shorten,
     side_effect_rules,
@@ -45,7 +45,7 @@ class AugmentationCase:
         try:
             return self.spec.build(**(self.strengths[0] if strengths is None else strengths))
         except RAISED as error:
-            raise Untold(f"it does not build: {quote(error)}.") from error
+            raise Untold(f"it does not build: {one_line(error)}.") from error
 
     def apply(
         self, transform: BatchTransform, images: torch.Tensor, targets: torch.Tensor, seed: int
@@ -57,7 +57,7 @@ class AugmentationCase:
             found = transform(images, targets, torch.Generator().manual_seed(seed))
             good = found[0].shape == images.shape and found[1].shape == targets.shape
         except RAISED as error:
-            raise Untold(f"it does not work: {quote(error)}.") from error
+            raise Untold(f"it does not work: {one_line(error)}.") from error
         if not good or not bool(torch.isfinite(found[0]).all()):
             raise Untold("it does not return usable images.")
         return found
@@ -88,7 +88,9 @@ def builds(case: AugmentationCase) -> str:
             transform = case.spec.build(**strengths)
         except RAISED as error:
             shown = ", ".join(f"{name}={value}" for name, value in strengths.items())
-            raise Broken(f"build({shown}) raised {quote(error)}. Expected every strength to have a default.") from error
+            raise Broken(
+                f"build({shown}) raised {one_line(error)}. Expected every strength to have a default."
+            ) from error
         if not callable(transform):
             raise Broken(f"build returned a {type(transform).__name__}, expected a function of a batch.")
     return ""
@@ -106,7 +108,7 @@ def keeps_shapes(case: AugmentationCase) -> None:
             found = transform(images.clone(), targets.clone(), torch.Generator().manual_seed(0))
             pairs = list(zip(("images", "targets"), found, (images, targets), strict=True))
         except RAISED as error:
-            raise Broken(f"{what} raised {quote(error)}.") from error
+            raise Broken(f"{what} raised {one_line(error)}.") from error
         for name, value, given in pairs:
             if not isinstance(value, torch.Tensor) or (value.shape, value.dtype) != (given.shape, given.dtype):
                 shown = (
@@ -128,7 +130,7 @@ def keeps_range(case: AugmentationCase) -> None:
                 low, high = float(found.min()), float(found.max())
                 finite = bool(torch.isfinite(found).all())
             except RAISED as error:
-                raise Untold(f"it does not work: {quote(error)}.") from error
+                raise Untold(f"it does not work: {one_line(error)}.") from error
             if not finite or low < 0 or high > 1:
                 raise Broken(f"images in 0..1 become {low:.4g}..{high:.4g}; clamp them.")
 
@@ -206,7 +208,7 @@ def refuses_unknown_strengths(case: AugmentationCase) -> None:
     except (TypeError, ValueError):
         return
     except RAISED as error:
-        raise Broken(f"an unknown strength raised {quote(error)}, expected TypeError or ValueError.") from error
+        raise Broken(f"an unknown strength raised {one_line(error)}, expected TypeError or ValueError.") from error
     raise Broken("an unknown strength is accepted, expected TypeError or ValueError.")
 
 
@@ -222,7 +224,7 @@ def stays_on_the_device(case: AugmentationCase) -> None:
         # torch's device without memory: every operation that mixes devices or fetches a value fails on it.
         found = transform(images.to("meta"), targets.to("meta"), torch.Generator().manual_seed(0))
     except RAISED as error:
-        text = quote(error)
+        text = one_line(error)
         if "device" in text and "expected" in text:
             raise Broken(f"it mixes devices: {text[:160]} Create tensors with device=images.device.") from error
         raise Doubtful(f"it fetches values from the device, which stalls a GPU: {text[:120]}") from error
@@ -244,7 +246,9 @@ def any_layout(case: AugmentationCase) -> None:
     try:
         found = transform(turned, targets.clone(), torch.Generator().manual_seed(3))
     except RAISED as error:
-        raise Broken(f"images in channels_last layout raised {quote(error)}. Use reshape in place of view.") from error
+        raise Broken(
+            f"images in channels_last layout raised {one_line(error)}. Use reshape in place of view."
+        ) from error
     if not torch.allclose(found[0], expected[0], atol=1e-5):
         raise Broken("images in channels_last layout give another result.")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.api import DatasetSpec, Split, open_image
 from harness.catalog import Offer
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.testing.rules import (
     RAISED,
     Broken,
@@ -21,7 +21,6 @@ from harness.testing.rules import (
     Untold,
     description_rule,
     pickling_rule,
-    quote,
     rule,
     shorten,
     side_effect_rules,
@@ -78,7 +77,7 @@ class DatasetCase:
         try:
             return {split: list(self.read(split)) for split in SPLITS}
         except RAISED as error:
-            raise Untold(f"its reader fails: {quote(error)}.") from error
+            raise Untold(f"its reader fails: {one_line(error)}.") from error
 
     def read(self, split: Split) -> Iterator[SampleFacts]:
         """Run the reader of an embedded set and look at all that it yields, though not without end."""
@@ -164,7 +163,7 @@ def reads(case: DatasetCase) -> None:
         except Broken:
             raise
         except RAISED as error:
-            raise Broken(f"reading the {split} split raised {quote(error)}.") from error
+            raise Broken(f"reading the {split} split raised {one_line(error)}.") from error
 
 
 @rule("dataset-sizes")
@@ -211,7 +210,7 @@ def rereads(case: DatasetCase) -> None:
         except Untold:
             raise
         except RAISED as error:
-            raise Broken(f"reading the {split} split a second time raised {quote(error)}.") from error
+            raise Broken(f"reading the {split} split a second time raised {one_line(error)}.") from error
         if again != first[split]:
             where = next((i for i, (a, b) in enumerate(zip(again, first[split], strict=False)) if a != b), len(again))
             raise Broken(f"the second reading of the {split} split differs from sample {where} on.")
@@ -253,7 +252,7 @@ def train_is_blind(case: DatasetCase) -> str:
         except Untold:
             raise
         except RAISED as error:
-            raise Untold(f"its reader fails: {quote(error)}.") from error
+            raise Untold(f"its reader fails: {one_line(error)}.") from error
     touched = sorted((seen.opened | train) & test)
     if touched:
         raise Broken(f"reading train opens {shorten([Path(path).name for path in touched])}, which are of test.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.api import MetricSpec
+from harness.errors import one_line
 from harness.testing.rules import (
     RAISED,
     Broken,
@@ -15,7 +16,6 @@ from harness.testing.rules import (
     Untold,
     description_rule,
     pickling_rule,
-    quote,
     rule,
     side_effect_rules,
 )
@@ -39,7 +39,7 @@ class MetricCase:
         try:
             found = float(self.spec.compute(logits.clone(), labels.clone()))
         except RAISED as error:
-            raise Untold(f"it does not compute: {quote(error)}.") from error
+            raise Untold(f"it does not compute: {one_line(error)}.") from error
         if not math.isfinite(found):
             raise Untold(f"it computes {found}.")
         return found
@@ -77,7 +77,7 @@ def is_a_number(case: MetricCase) -> None:
         try:
             found = case.spec.compute(logits, labels)
         except RAISED as error:
-            raise Broken(f"200 images of 10 classes raised {quote(error)}.") from error
+            raise Broken(f"200 images of 10 classes raised {one_line(error)}.") from error
         if not isinstance(found, float) or not math.isfinite(found):
             raise Broken(f"it returns {type(found).__name__} {found!r}, expected a finite float.")
 
@@ -148,7 +148,7 @@ def works_when_small(case: MetricCase) -> None:
         try:
             value = float(case.spec.compute(logits, labels))
         except RAISED as error:
-            raise Broken(f"{what} raised {quote(error)}.") from error
+            raise Broken(f"{what} raised {one_line(error)}.") from error
         if not math.isfinite(value):
             raise Broken(f"{what} gives {value}, expected a finite number.")
 

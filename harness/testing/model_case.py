@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.api import ModelSpec
+from harness.errors import one_line
 from harness.registry import Benchmark
-from harness.testing.rules import RAISED, Untold, quote
+from harness.testing.rules import RAISED, Untold
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ class ModelCase:
         try:
             module = self.spec.build(classes)
         except RAISED as error:
-            raise Untold(f"it does not build for {classes} classes: {quote(error)}.") from error
+            raise Untold(f"it does not build for {classes} classes: {one_line(error)}.") from error
         if not isinstance(module, nn.Module):
             raise Untold(f"it builds a {type(module).__name__}.")
         return module
@@ -68,7 +69,7 @@ class ModelCase:
             with torch.no_grad():
                 logits = module(images)
         except RAISED as error:
-            raise Untold(f"it does not compute: {quote(error)}.") from error
+            raise Untold(f"it does not compute: {one_line(error)}.") from error
         if not isinstance(logits, torch.Tensor) or not bool(torch.isfinite(logits).all()):
             raise Untold("it does not return finite logits.")
         return logits

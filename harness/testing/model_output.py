@@ -6,8 +6,9 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness.errors import one_line
 from harness.testing.model_case import CLASSES, ModelCase, same, steady
-from harness.testing.rules import RAISED, Broken, Untold, quote, rule, shorten
+from harness.testing.rules import RAISED, Broken, Untold, rule, shorten
 
 BATCHES = (1, 2, 32)
 
@@ -21,7 +22,7 @@ def builds(case: ModelCase) -> str:
         try:
             module = case.spec.build(classes)
         except RAISED as error:
-            raise Broken(f"build({classes}) raised {quote(error)}. Expected a torch.nn.Module.") from error
+            raise Broken(f"build({classes}) raised {one_line(error)}. Expected a torch.nn.Module.") from error
         if not isinstance(module, nn.Module):
             raise Broken(f"build({classes}) returned a {type(module).__name__}, expected a torch.nn.Module.")
         if not any(parameter.requires_grad for parameter in module.parameters()):
@@ -43,7 +44,7 @@ def gives_logits(case: ModelCase) -> None:
                 with torch.no_grad():
                     logits = module(case.images(2))
             except RAISED as error:
-                raise Broken(f"at {classes} classes in {mode} mode it raised {quote(error)}.") from error
+                raise Broken(f"at {classes} classes in {mode} mode it raised {one_line(error)}.") from error
             found = (
                 f"{str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)}"
                 if isinstance(logits, torch.Tensor)
@@ -65,7 +66,7 @@ def any_batch(case: ModelCase) -> str:
             with torch.no_grad():
                 shape = tuple(module(case.images(count)).shape)
         except RAISED as error:
-            raise Broken(f"a batch of {count} in evaluation mode raised {quote(error)}.") from error
+            raise Broken(f"a batch of {count} in evaluation mode raised {one_line(error)}.") from error
         if shape != (count, CLASSES):
             raise Broken(f"a batch of {count} gives {shape}, expected {(count, CLASSES)}.")
     return "batches of 1, 2 and 32 in evaluation mode; training drops the last partial batch"
@@ -84,7 +85,7 @@ def any_resolution(case: ModelCase) -> str:
                 with torch.no_grad():
                     module(case.images(2, side))
             except RAISED as error:
-                raise Broken(f"images of {side} x {side} pixels raised {quote(error)}.") from error
+                raise Broken(f"images of {side} x {side} pixels raised {one_line(error)}.") from error
     return f"at {', '.join(str(side) for side in case.resolutions)} pixels"
 
 
@@ -117,7 +118,7 @@ def has_gradients(case: ModelCase) -> None:
         loss = torch.nn.functional.cross_entropy(module(case.images(2)), torch.tensor([1, 2]))
         loss.backward()
     except RAISED as error:
-        raise Broken(f"the backward pass raised {quote(error)}.") from error
+        raise Broken(f"the backward pass raised {one_line(error)}.") from error
     trainable = {name: value for name, value in module.named_parameters() if value.requires_grad}
     without = [name for name, value in trainable.items() if value.grad is None]
     if without:
@@ -159,4 +160,4 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except RAISED as error:
-        raise Untold(f"it does not compute: {quote(error)}.") from error
+        raise Untold(f"it does not compute: {one_line(error)}.") from error

@@ -7,9 +7,9 @@ import io
 import pickle
 import warnings
 
-from harness.errors import BudgetError
+from harness.errors import BudgetError, one_line
 from harness.testing.model_case import TOLERANCE, ModelCase, moved, same, steady
-from harness.testing.rules import RAISED, Broken, Doubtful, Untold, quote, rule, shorten
+from harness.testing.rules import RAISED, Broken, Doubtful, Untold, rule, shorten
 from harness.testing.sandbox import run_python
 
 
@@ -58,7 +58,7 @@ def state_dict_is_all(case: ModelCase) -> None:
         other = case.build(seed=1)
         other.load_state_dict(torch.load(file, weights_only=True))
     except RAISED as error:
-        raise Broken(f"its state dict can't be saved and loaded: {quote(error)}.") from error
+        raise Broken(f"its state dict can't be saved and loaded: {one_line(error)}.") from error
     if not torch.equal(case.logits(other.eval(), case.images(4)), expected):
         raise Broken("with the same state dict another build computes something else: some state is outside of it.")
 
@@ -73,7 +73,7 @@ def pickles(case: ModelCase) -> None:
     try:
         content = pickle.dumps((module, case.images(2), expected))
     except RAISED as error:
-        raise Broken(f"a built module can't be pickled: {quote(error)}.") from error
+        raise Broken(f"a built module can't be pickled: {one_line(error)}.") from error
     code = (
         "import pickle, sys, torch\n"
         "module, images, expected = pickle.load(sys.stdin.buffer)\n"
@@ -136,7 +136,7 @@ def any_layout(case: ModelCase) -> None:
             found = module.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
     except RAISED as error:
         raise Broken(
-            f"images in channels_last layout raised {quote(error)}. Use reshape or flatten in place of view."
+            f"images in channels_last layout raised {one_line(error)}. Use reshape or flatten in place of view."
         ) from error
     if not same(found, expected):
         raise Broken("images in channels_last layout give other logits.")
@@ -176,4 +176,4 @@ def exports(case: ModelCase) -> None:
             warnings.simplefilter("ignore")
             torch.export.export(module, (case.images(2),))
     except RAISED as error:
-        raise Doubtful(f"torch.export fails: {quote(error)[:160]}") from error
+        raise Doubtful(f"torch.export fails: {one_line(error)[:160]}") from error

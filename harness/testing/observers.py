@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.api import Job
+from harness.errors import one_line
 from harness.testing import fakes
-from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, quote, rule, shorten
+from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, rule, shorten
 from harness.testing.sandbox import Done, changed, run_python, scratch, settings, watching
 
 _SLOW, _TOO_SLOW = 0.1, 1.0  # seconds for one epoch's hook
@@ -31,7 +32,7 @@ class ObserverCase:
         try:
             self.observers.play()
         except RAISED as error:
-            raise Untold(f"it raised {quote(error)}.") from error
+            raise Untold(f"it raised {one_line(error)}.") from error
 
 
 @rule("observer-runs")
@@ -41,7 +42,7 @@ def runs(case: ObserverCase) -> str:
         try:
             case.observers.play()
         except RAISED as error:
-            raise Broken(f"a run of three epochs raised {quote(error)}.") from error
+            raise Broken(f"a run of three epochs raised {one_line(error)}.") from error
     return ", ".join(sorted(case.observers.functions))
 
 
@@ -53,7 +54,7 @@ def goes_on(case: ObserverCase) -> None:
         try:
             case.observers.play()
         except RAISED as error:
-            raise Broken(f"the same job, announced again, raised {quote(error)}.") from error
+            raise Broken(f"the same job, announced again, raised {one_line(error)}.") from error
 
 
 @rule("observer-silent")
@@ -103,7 +104,7 @@ def leaves_the_weights(case: ObserverCase) -> None:
             try:
                 hashes.append(fakes.train(notify, Path(other)).weights_sha256)
             except RAISED as error:
-                raise Broken(f"with it, a real run raised {quote(error)}.") from error
+                raise Broken(f"with it, a real run raised {one_line(error)}.") from error
     if hashes[0] != hashes[1]:
         raise Broken("with it, the same job ends in other weights.")
 

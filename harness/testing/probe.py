@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 
 import harness.api  # noqa: F401 - what it costs is not the plugin's
-from harness.testing.rules import quote
+from harness.errors import one_line
 from harness.testing.sandbox import changed, settings, watching
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
         try:
             module = EntryPoint("probed", value, "harness").load()
         except BaseException as raised:
-            error = quote(raised)
+            error = one_line(raised)
         seconds = time.perf_counter() - began
     torch = sys.modules.get("torch")
     heavy = [name for name in watched if name in sys.modules and name not in modules]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from harness.errors import one_line
 from harness.testing.sandbox import Seen, changed, quiet, restored, settings, watching
 
 Kind: TypeAlias = Literal["plugin", "model", "dataset", "augmentation", "metric", "tracker", "observer"]
@@ -92,12 +93,6 @@ def checks(subject: str, rules: Iterable[Rule], case: object) -> Iterator[Check]
     return (Check(subject, one, case) for one in rules)
 
 
-def quote(error: BaseException) -> str:
-    """Return an error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def _examine(one: Rule, case: object) -> tuple[Verdict, str]:
     try:
         with restored(), quiet():
@@ -111,7 +106,7 @@ def _examine(one: Rule, case: object) -> tuple[Verdict, str]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may do anything, and that is what it is examined for
-        return "failed", f"it raised {quote(error)}."
+        return "failed", f"it raised {one_line(error)}."
 
 
 _VAGUE = {"", "-", "?", "n/a", "na", "none", "nobody", "tbd", "todo", "unknown"}
@@ -145,7 +140,7 @@ def side_effect_rules(kind: str, doing: str, act: Callable[[object], object]) ->
                 raise
             except BaseException as error:
                 if not seen.connections:
-                    raise Untold(f"{doing} raised {quote(error)}.") from error
+                    raise Untold(f"{doing} raised {one_line(error)}.") from error
         return seen
 
     @rule(f"{kind}-silent")
@@ -190,7 +185,7 @@ def pickling_rule(kind: str) -> Rule:
             pickle.loads(pickle.dumps(spec))
         except Exception as error:
             raise Broken(
-                f"the spec can't be pickled: {quote(error)}. Expected functions at the top of a module, "
+                f"the spec can't be pickled: {one_line(error)}. Expected functions at the top of a module, "
                 "not lambdas or functions within functions."
             ) from error
 

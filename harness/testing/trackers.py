@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from harness.api import EpochRecord, Job, RunResult, TrackedRun, TrackerSpec
+from harness.errors import one_line
 from harness.execute.tracking import missing_modules
 from harness.testing import fakes
-from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, description_rule, quote, rule, shorten
+from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, description_rule, rule, shorten
 from harness.testing.sandbox import Done, Seen, changed, random_states, run_python, scratch, settings, watching
 
 _SLOW, _TOO_SLOW = 0.1, 1.0  # seconds for one epoch
@@ -44,7 +45,7 @@ class TrackerCase:
         try:
             fakes.follow(self.spec, run, records, result=result, failure=failure)
         except RAISED as error:
-            raise Untold(f"it raised {quote(error)}.") from error
+            raise Untold(f"it raised {one_line(error)}.") from error
 
     def whole(self, folder: Path) -> None:
         """Follow a run from its start to its result."""
@@ -68,7 +69,7 @@ def follows(case: TrackerCase) -> None:
         try:
             fakes.follow(case.spec, fakes.tracked_run(case.place(folder)), result=fakes.run_result())
         except RAISED as error:
-            raise Broken(f"a run of three epochs raised {quote(error)}.") from error
+            raise Broken(f"a run of three epochs raised {one_line(error)}.") from error
 
 
 @rule("tracker-fails")
@@ -82,7 +83,7 @@ def bears_failures(case: TrackerCase) -> None:
             fakes.follow(case.spec, run, [], failure="RuntimeError: the loss is not finite\nin epoch 0")
             fakes.follow(case.spec, replace(run, resumed=True), result=fakes.run_result())
         except RAISED as error:
-            raise Broken(f"a run that failed, and went on, raised {quote(error)}.") from error
+            raise Broken(f"a run that failed, and went on, raised {one_line(error)}.") from error
 
 
 @rule("tracker-goes-on")
@@ -97,7 +98,7 @@ def goes_on(case: TrackerCase) -> str:
         try:
             fakes.follow(case.spec, replace(run, resumed=True), _records()[2:], result=fakes.run_result())
         except RAISED as error:
-            raise Broken(f"the same run, opened again after a stop, raised {quote(error)}.") from error
+            raise Broken(f"the same run, opened again after a stop, raised {one_line(error)}.") from error
         found = _counts(folder)
     if not _tells(whole):
         return "that it raises nothing is all that can be told: none of its text files has the loss of every epoch"
@@ -123,7 +124,7 @@ def notices_repeats(case: TrackerCase) -> None:
         try:
             fakes.follow(case.spec, replace(run, resumed=True), _records()[1:], result=fakes.run_result())
         except RAISED as error:
-            raise Broken(f"an epoch that was told before raised {quote(error)}.") from error
+            raise Broken(f"an epoch that was told before raised {one_line(error)}.") from error
         found = _counts(folder)
     if _tells(once) and found[1] > once[1]:
         raise Doubtful("an epoch that is told again stands there twice; look when opened which epochs are there.")
@@ -139,7 +140,7 @@ def works_in_a_thread(case: TrackerCase) -> None:
         try:
             pool.submit(fakes.follow, case.spec, run, result=fakes.run_result()).result()
         except RAISED as error:
-            raise Broken(f"in another thread than the main one it raised {quote(error)}.") from error
+            raise Broken(f"in another thread than the main one it raised {one_line(error)}.") from error
 
 
 @rule("tracker-silent")
@@ -225,7 +226,7 @@ def leaves_the_weights(case: TrackerCase) -> None:
             finally:
                 tracker.close()
         except RAISED as error:
-            raise Broken(f"with it, a real run raised {quote(error)}.") from error
+            raise Broken(f"with it, a real run raised {one_line(error)}.") from error
     if result.weights_sha256 != alone:
         raise Broken("with it, the same job ends in other weights.")
 

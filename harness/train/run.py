@@ -17,7 +17,7 @@ from torch import nn
 from harness.api import EpochRecord, Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
 from harness.data.store import PreparedDataset, content_fingerprint, pixel_digest
-from harness.errors import DatasetError, TrainingError
+from harness.errors import DatasetError, TrainingError, one_line
 from harness.fingerprint import job_fingerprint
 from harness.models import architecture_digest, build_module
 from harness.registry import Protocol
@@ -331,7 +331,7 @@ def _metrics(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> tuple[di
         try:
             values[name] = float(offer.spec.compute(logits, labels))
         except (Exception, SystemExit) as error:
-            text = f"{offer.owner} could not compute {name}: {type(error).__name__}: {error}"
+            text = f"{offer.owner} could not compute {name}: {one_line(error)}"
             if name == task.protocol.metric:
                 raise TrainingError(text) from error
             notes.append(text)

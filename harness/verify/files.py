@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.results.predictions import compute_metric, read_predictions
 from harness.verify.checks import Check, ImpossibleError, Run, compare
 
@@ -21,7 +21,7 @@ def check_job(run: Run) -> Iterator[Check]:
         content: Any = json.loads(run.folder.job_file.read_bytes())
         asked = {key: content[key] for key in ("protocol", "model", "dataset", "seed", "fingerprint")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        yield Check("job", "failed", detail=f"{run.folder.job_file} can't be read: {type(error).__name__}: {error}.")
+        yield Check("job", "failed", detail=f"{run.folder.job_file} can't be read: {one_line(error)}.")
         return
     job = run.job
     claimed = {**job.as_dict(), "fingerprint": run.result.fingerprint}
