@@ -222,7 +222,7 @@ def build_miniplaces() -> Miniature:
     return Miniature("miniplaces", {"data.tar.gz": images, **lists}, {"train": 6, "test": 3})
 
 
-def ham_rows(counts: tuple[int, ...] = (12, 14, 20, 10, 22, 60, 12), seed: int = 8) -> list[ham10000.Row]:
+def ham_rows(counts: tuple[int, ...] = (12, 14, 20, 10, 22, 60, 12), seed: int = 8) -> list[ham10000.MetadataRow]:
     """Metadata in mixed order, with lesions of one to three images."""
     rng, rows, lesion = random.Random(seed), [], 0
     for dx, count in zip(ham10000.CLASSES, counts, strict=True):
@@ -233,21 +233,21 @@ def ham_rows(counts: tuple[int, ...] = (12, 14, 20, 10, 22, 60, 12), seed: int =
             left -= images
             rows += [("", f"HAM_{lesion:07}", dx)] * images
     rng.shuffle(rows)
-    return [ham10000.Row(f"ISIC_{24306 + i:07}", lesion, dx) for i, (_, lesion, dx) in enumerate(rows)]
+    return [ham10000.MetadataRow(f"ISIC_{24306 + i:07}", lesion, dx) for i, (_, lesion, dx) in enumerate(rows)]
 
 
-def ham_csv(rows: list[ham10000.Row]) -> bytes:
+def ham_csv(rows: list[ham10000.MetadataRow]) -> bytes:
     lines = [f"{row.lesion},{row.image},{row.dx},histo,80.0,male,scalp,vidir_modern" for row in rows]
     return "\n".join(["lesion_id,image_id,dx,dx_type,age,sex,localization,dataset", *lines, ""]).encode()
 
 
-def ham_published(rows: list[ham10000.Row]) -> ham10000.Published:
+def ham_published(rows: list[ham10000.MetadataRow]) -> ham10000.KnownMetadata:
     """What the checks would know of these metadata."""
     parts = ham10000.split_by_image(rows)
     counts = Counter(row.dx for row in rows)
     test = Counter(row.dx for row, part in zip(rows, parts, strict=True) if part == "test")
     trained = {row.lesion for row, part in zip(rows, parts, strict=True) if part == "train"}
-    return ham10000.Published(
+    return ham10000.KnownMetadata(
         images=tuple(counts[dx] for dx in ham10000.CLASSES),
         lesions=len({row.lesion for row in rows}),
         test=tuple(test[dx] for dx in ham10000.CLASSES),

@@ -232,7 +232,7 @@ def test_the_split_is_scikit_learns(seed: int | None) -> None:
     rest, test = selection.train_test_split(positions, test_size=0.15, stratify=labels, random_state=42)
     kept = [labels[index] for index in rest]
     train, val = selection.train_test_split(rest, test_size=0.15 / 0.85, stratify=kept, random_state=42)
-    rows = [ham10000.Row(f"I{i}", f"L{i}", ham10000.CLASSES[label]) for i, label in enumerate(labels)]
+    rows = [ham10000.MetadataRow(f"I{i}", f"L{i}", ham10000.CLASSES[label]) for i, label in enumerate(labels)]
     parts = ham10000.split_by_image(rows)
     for name, expected in (("train", train), ("val", val), ("test", test)):
         assert [i for i, part in enumerate(parts) if part == name] == sorted(expected)
@@ -241,7 +241,7 @@ def test_the_split_is_scikit_learns(seed: int | None) -> None:
 
 def test_the_split_has_the_published_sizes() -> None:
     labels = real_labels()
-    rows = [ham10000.Row(f"I{i}", f"L{i}", ham10000.CLASSES[label]) for i, label in enumerate(labels)]
+    rows = [ham10000.MetadataRow(f"I{i}", f"L{i}", ham10000.CLASSES[label]) for i, label in enumerate(labels)]
     parts = ham10000.split_by_image(rows)
     assert Counter(parts) == {"train": 7009, "val": 1503, "test": 1503}
     test = Counter(label for label, part in zip(labels, parts, strict=True) if part == "test")

@@ -25,12 +25,12 @@ def change(source: str, name: str, content: bytes | Callable[[bytes], bytes] | N
     return apply
 
 
-def ham(rows: Callable[[list[ham10000.Row]], list[ham10000.Row]]) -> Callable[[Miniature], None]:
+def ham(rows: Callable[[list[ham10000.MetadataRow]], list[ham10000.MetadataRow]]) -> Callable[[Miniature], None]:
     return change("HAM10000_metadata.csv", "", ham_csv(rows(ham_rows())))
 
 
-def rename(row: ham10000.Row, **changes: str) -> ham10000.Row:
-    return ham10000.Row(**{"image": row.image, "lesion": row.lesion, "dx": row.dx, **changes})
+def rename(row: ham10000.MetadataRow, **changes: str) -> ham10000.MetadataRow:
+    return ham10000.MetadataRow(**{"image": row.image, "lesion": row.lesion, "dx": row.dx, **changes})
 
 
 def no_labels() -> bytes:
@@ -183,7 +183,7 @@ WRONG: dict[str, tuple[str, Callable[[Miniature], None], str]] = {
     ),
     "ham: lesion with two diagnoses": (
         "ham10000",
-        ham(lambda r: [*r, ham10000.Row("ISIC_1", r[0].lesion, "nv" if r[0].dx != "nv" else "df")]),
+        ham(lambda r: [*r, ham10000.MetadataRow("ISIC_1", r[0].lesion, "nv" if r[0].dx != "nv" else "df")]),
         "two diagnoses",
     ),
     "ham: a line missing": ("ham10000", ham(lambda r: r[:-1]), "images by diagnosis"),
@@ -192,7 +192,7 @@ WRONG: dict[str, tuple[str, Callable[[Miniature], None], str]] = {
         ham(lambda r: [rename(row, lesion=f"L{i}") for i, row in enumerate(r)]),
         "lesions: found",
     ),
-    "ham: other order": ("ham10000", ham(lambda r: r[::-1]), "their lines are in another order"),
+    "ham: other order": ("ham10000", ham(lambda r: r[::-1]), "its lines are in another order"),
     "ham: image in no archive": (
         "ham10000",
         change("HAM10000_images_part_1.zip", f"{ham_rows()[0].image}.jpg", None),

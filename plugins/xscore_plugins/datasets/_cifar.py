@@ -1,6 +1,6 @@
 """The binary record format of the CIFAR sets: label bytes, then 1,024 bytes each of red, green and blue, row by row.
 
-The Python archives hold the same pixels as pickles, which can run code when they are read; these can not.
+The Python archives hold the same pixels as pickles. Reading a pickle can run code; reading these records can not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _AT_ONCE = 1000  # records in memory
 
 
 def read_records(file: Path, label_bytes: int) -> Iterator[tuple[Image, tuple[int, ...]]]:
-    """Yield each record's image and label bytes. Raises ReadError where the file is no whole number of records."""
+    """Yield each record's image and label bytes. Raises ReadError if the file holds a part of a record."""
     import numpy as np
     from PIL import Image as image_module
 
@@ -35,7 +35,7 @@ def read_records(file: Path, label_bytes: int) -> Iterator[tuple[Image, tuple[in
     if size == 0 or size % record:
         raise ReadError(
             f"{file} has {size:,} bytes, expected a multiple of {record:,}, the size of a record. "
-            "It is incomplete, or of another data set."
+            "It is incomplete, or from another data set."
         )
     with file.open("rb") as opened:
         while content := opened.read(record * _AT_ONCE):
@@ -46,7 +46,7 @@ def read_records(file: Path, label_bytes: int) -> Iterator[tuple[Image, tuple[in
 
 
 def check_names(file: Path, classes: Sequence[str]) -> None:
-    """Compare a list of class names with the declared order; a folder without the list is fine."""
+    """Compare a list of class names with the declared order, if the folder has the list."""
     if not file.is_file():
         return
     found = file.read_text(encoding="latin-1").split()

@@ -27,7 +27,7 @@ def read(folder: Path, split: Split) -> Iterator[tuple[Image, int]]:
 
 @hookimpl
 def harness_datasets() -> list[DatasetSpec]:
-    """The set."""
+    """Register CIFAR-10."""
     return [
         DatasetSpec(
             name="cifar10",

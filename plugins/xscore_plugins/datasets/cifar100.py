@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 COARSE_CLASSES = 20
-# Alphabetical, as in fine_label_names.txt, which the reader compares.
+# Alphabetical, as in fine_label_names.txt, which the reader compares with this list.
 CLASSES = tuple(
     """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
@@ -29,21 +29,21 @@ FOLDER = "cifar-100-binary"
 
 
 def read(folder: Path, split: Split) -> Iterator[tuple[Image, int]]:
-    """Yield the records of a split in the archive's order, with the fine label; the coarse one comes first on disk."""
+    """Yield a split's records in the archive's order, with the fine label. The coarse label comes first on disk."""
     check_names(folder / FOLDER / "fine_label_names.txt", CLASSES)
     file = folder / FOLDER / f"{split}.bin"
     for index, (image, (coarse, fine)) in enumerate(read_records(file, label_bytes=2)):
         if coarse >= COARSE_CLASSES:
             raise ReadError(
                 f"{file}: record {index} has the coarse label {coarse}, expected 0 to {COARSE_CLASSES - 1}. "
-                "The two label bytes may be in another order."
+                "The two label bytes may be swapped."
             )
         yield image, fine
 
 
 @hookimpl
 def harness_datasets() -> list[DatasetSpec]:
-    """The set."""
+    """Register CIFAR-100."""
     return [
         DatasetSpec(
             name="cifar100",

@@ -1,8 +1,8 @@
-"""HAM10000 (Tschandl et al., 2018): 10,015 dermatoscopic images of 7,470 lesions, seven diagnoses; two splits of it.
+"""HAM10000 (Tschandl et al., 2018): 10,015 dermatoscopic images of 7,470 lesions with seven diagnoses, in two splits.
 
 ``ham10000`` is the split of the published table: 70/15/15 by image, stratified by diagnosis, seed 42. A third of its
-test images show a lesion that is in train too. ``ham10000_lesion`` has as many images of each diagnosis in each part,
-but no lesion in two of them. The validation parts, 1,503 images each, are not used.
+test images show a lesion that is also in train. ``ham10000_lesion`` has the same number of images per diagnosis and
+part, but no lesion in two parts. The validation parts, 1,503 images each, are not used.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
 METADATA = "HAM10000_metadata.csv"
 SEED = 42
-SHARE = 0.15  # of the test part; the validation part is as large
+SHARE = 0.15  # of the test part, and of the validation part
 
 
 @dataclass(frozen=True)
-class Row:
-    """What is used of one line of the metadata."""
+class MetadataRow:
+    """The used fields of one line of the metadata."""
 
     image: str
     lesion: str
@@ -41,19 +41,19 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Published:
-    """What is known of the real metadata and its split, so that another file or another split can't pass for it.
+class KnownMetadata:
+    """Known facts about the real metadata and its split, by which another file or another split is detected.
 
     Attributes:
         images: Number of images by diagnosis, in the order of CLASSES.
         lesions: Number of lesions.
         test: Number of test images by diagnosis.
-        shared: Number of test images that show a lesion of a training image, by image split. Unlike the counts it
-            depends on the order of the lines and on every random draw, and so vouches for both.
-        digest: SHA-256 of the image split, as ``split_digest`` computes it; empty while nobody has stated it. The
-            metadata could not be fetched where this was written, so ``shared`` stands in for it: the number was
-            computed elsewhere, with scikit-learn 1.9.1, on a file of the published checksum. To be filled in by who
-            first prepares the set; nothing else about the split remains to be verified.
+        shared: Number of test images of the image split whose lesion is in train. Unlike the counts, it depends on the
+            order of the lines and on every random draw, so it verifies both.
+        digest: SHA-256 of the image split, from ``split_digest``; empty while it is unknown. The metadata could not be
+            fetched when this was written, so ``shared`` replaces it: that number was computed elsewhere, with
+            scikit-learn 1.9.1, on a file of the published checksum. Add the digest when the set is first prepared; it
+            is the last unverified fact about the split.
     """
 
     images: tuple[int, ...]
@@ -63,7 +63,7 @@ class Published:
     digest: str = ""
 
 
-PUBLISHED = Published(
+PUBLISHED = KnownMetadata(
     images=(327, 514, 1099, 115, 1113, 6705, 142),
     lesions=7470,
     test=(49, 77, 165, 17, 167, 1006, 22),
@@ -71,21 +71,21 @@ PUBLISHED = Published(
 )
 
 
-def read_metadata(file: Path) -> list[Row]:
-    """Return the metadata's lines in their order, on which the split depends. Raises ReadError."""
+def read_metadata(file: Path) -> list[MetadataRow]:
+    """Return the metadata's lines in file order, on which the split depends. Raises ReadError."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise ReadError(f"the metadata {file} are missing.") from None
+        raise ReadError(f"the metadata file {file} is missing.") from None
     except UnicodeDecodeError as error:
         raise ReadError(f"{file} is no UTF-8 text (byte {error.start}).") from None
     table = csv.DictReader(lines)
     if missing := {"image_id", "lesion_id", "dx"} - set(table.fieldnames or ()):
         raise ReadError(
             f"{file} has no column {', '.join(sorted(missing))}; found {', '.join(table.fieldnames or ['nothing'])}. "
-            "The tab-separated .tab file of Dataverse is not meant; fetch it with ?format=original."
+            "Fetch the file with ?format=original: the tab-separated .tab file of Dataverse cannot be used."
         )
-    rows = [Row(line["image_id"] or "", line["lesion_id"] or "", line["dx"] or "") for line in table]
+    rows = [MetadataRow(line["image_id"] or "", line["lesion_id"] or "", line["dx"] or "") for line in table]
     for number, row in enumerate(rows, start=2):
         if row.dx not in CLASSES:
             raise ReadError(f"{file}, line {number}: found the diagnosis '{row.dx}', expected {', '.join(CLASSES)}.")
@@ -100,12 +100,12 @@ def read_metadata(file: Path) -> list[Row]:
     return rows
 
 
-def split_by_image(rows: Sequence[Row]) -> list[Part]:
-    """Return each line's part as the paper's code splits them.
+def split_by_image(rows: Sequence[MetadataRow]) -> list[Part]:
+    """Return each line's part in the split of the paper's code.
 
-    Two calls of scikit-learn's ``train_test_split``, stratified by diagnosis, with seed 42: first the test part, 15 %
-    of all, then the validation part, 0.15/0.85 of the rest. Computed here step by step with NumPy's RandomState, whose
-    stream is frozen, so that no version of any library can move an image.
+    It calls scikit-learn's ``train_test_split`` twice, stratified by diagnosis, with seed 42: first for the test part,
+    15 % of all, then for the validation part, 0.15/0.85 of the rest. NumPy's RandomState, whose stream is frozen,
+    repeats its steps here, so that no library version can move an image.
     """
     labels = [CLASSES.index(row.dx) for row in rows]
     rest, test = stratified_split(labels, SHARE)
@@ -116,15 +116,15 @@ def split_by_image(rows: Sequence[Row]) -> list[Part]:
     for index in val:
         parts[rest[index]] = "val"
     if parts.count("train") != len(train):
-        raise ReadError("the split by image lost an image, which is an error in this plugin.")
+        raise ReadError("the split by image lost an image. This is an error in the plugin; please report it.")
     return parts
 
 
 def stratified_split(labels: Sequence[int], share: float) -> tuple[list[int], list[int]]:
     """Split positions like ``train_test_split(..., test_size=share, stratify=labels, random_state=42)``, in its order.
 
-    After scikit-learn's StratifiedShuffleSplit (1.9.1, BSD-3-Clause): proportional numbers of every class for the
-    first part, then for the second, then a permutation within each class and one of each part.
+    Follows scikit-learn's StratifiedShuffleSplit (1.9.1, BSD-3-Clause): draw proportional numbers of every class for
+    the first part, then for the second part, then a permutation within each class and one of each part.
     """
     import numpy as np
 
@@ -145,7 +145,7 @@ def stratified_split(labels: Sequence[int], share: float) -> tuple[list[int], li
 
 
 def _draws_by_class(counts: npt.NDArray[np.int64], draws: int, random: np.random.RandomState) -> npt.NDArray[np.int64]:
-    """The mode of the multivariate hypergeometric distribution, ties drawn: ``_approximate_mode`` of scikit-learn."""
+    """Return the mode of the multivariate hypergeometric distribution, like scikit-learn's ``_approximate_mode``."""
     import numpy as np
 
     exact = counts / counts.sum() * draws
@@ -163,13 +163,12 @@ def _draws_by_class(counts: npt.NDArray[np.int64], draws: int, random: np.random
     return counted
 
 
-def split_by_lesion(rows: Sequence[Row], test: Mapping[str, int]) -> list[Part]:
-    """Return each line's part so that no lesion is in two parts.
+def split_by_lesion(rows: Sequence[MetadataRow], test: Mapping[str, int]) -> list[Part]:
+    """Return each line's part, with no lesion in two parts.
 
-    The lesions of a diagnosis are walked through in the order of the SHA-256 of seed and name, which depends neither on
-    a library nor on the order of lines. Each goes whole to the test part if its images still fit into that part's
-    number of images, else to the validation part likewise, else to train. Since most lesions have one image, both
-    numbers are met exactly.
+    Lesions are assigned in the order of the SHA-256 of seed and name, which depends on no library and not on the order
+    of the lines. A lesion goes to the test part if all its images still fit into that part's number of images, else
+    likewise to the validation part, else to train. Most lesions have one image, so both numbers are met exactly.
 
     Args:
         rows: The metadata.
@@ -190,18 +189,21 @@ def split_by_lesion(rows: Sequence[Row], test: Mapping[str, int]) -> list[Part]:
         part_of[lesion] = part
     for part, room in left.items():
         if short := {dx: count for dx, count in room.items() if count}:
-            raise ReadError(f"the {part} part of the split by lesion lacks images: {short}; the metadata are others.")
+            raise ReadError(
+                f"the {part} part of the split by lesion lacks images: {short}. "
+                "This is not the published metadata file."
+            )
     return [part_of[row.lesion] for row in rows]
 
 
-def split_digest(rows: Sequence[Row], parts: Sequence[Part]) -> str:
-    """Hash of which image is in which part, whatever the order of lines."""
+def split_digest(rows: Sequence[MetadataRow], parts: Sequence[Part]) -> str:
+    """Hash the part of every image, independently of the order of the lines."""
     text = "".join(sorted(f"{row.image} {part}\n" for row, part in zip(rows, parts, strict=True)))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_published(file: Path, rows: Sequence[Row], parts: Sequence[Part], known: Published) -> None:
-    """Compare metadata and image split with what is published. Raises ReadError naming the first difference."""
+def check_published(file: Path, rows: Sequence[MetadataRow], parts: Sequence[Part], known: KnownMetadata) -> None:
+    """Compare metadata and image split with the known facts. Raises ReadError with the first difference."""
     by_class = Counter(row.dx for row in rows)
     test = Counter(row.dx for row, part in zip(rows, parts, strict=True) if part == "test")
     trained = {row.lesion for row, part in zip(rows, parts, strict=True) if part == "train"}
@@ -215,19 +217,21 @@ def check_published(file: Path, rows: Sequence[Row], parts: Sequence[Part], know
     ):
         if found != expected:
             raise ReadError(
-                f"{file}: {what}: found {found}, expected {expected}. The metadata are not the published ones, or "
-                "their lines are in another order, on which the split depends."
+                f"{file}: {what}: found {found}, expected {expected}. This is not the published metadata file, or "
+                "its lines are in another order, on which the split depends."
             )
 
 
-def read(folder: Path, split: Split, *, grouped: bool, known: Published = PUBLISHED) -> Iterator[tuple[Path, int, str]]:
+def read(
+    folder: Path, split: Split, *, grouped: bool, known: KnownMetadata = PUBLISHED
+) -> Iterator[tuple[Path, int, str]]:
     """Yield image, label and lesion of a split, in the metadata's order.
 
     Args:
         folder: Holds the metadata and the two folders of images.
         split: ``"train"`` or ``"test"``.
         grouped: Split by lesion instead of by image.
-        known: What the metadata must be.
+        known: The expected metadata.
     """
     rows = read_metadata(folder / METADATA)
     parts = split_by_image(rows)
@@ -250,7 +254,7 @@ def _image(folder: Path, name: str) -> Path:
 def _source(filename: str, number: int, size: int, md5: str, sha256: str) -> Source:
     archive = filename.endswith(".zip")
     folder = filename.removesuffix(".zip") if archive else ""
-    # Without format=original, Dataverse converts the table to another file with another checksum.
+    # Without format=original, Dataverse converts the table to a file with another checksum.
     query = "" if archive else "?format=original"
     return Source(
         filename=filename,
@@ -280,7 +284,7 @@ SOURCES = (
 
 @hookimpl
 def harness_datasets() -> list[DatasetSpec]:
-    """The two splits."""
+    """Register the two splits."""
     return [
         DatasetSpec(
             name=name,

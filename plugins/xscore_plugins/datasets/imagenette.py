@@ -1,4 +1,4 @@
-"""Imagenette 2 at 160 pixels (Howard, 2019): ten easily told classes of ImageNet; its ``val`` is the test split."""
+"""Imagenette 2 at 160 pixels (Howard, 2019): ten easy classes of ImageNet; its ``val`` is the test split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.api import DatasetSpec, ReadError, Source, Split, hookimpl
 
-# Sorted by WordNet id, which is the label order of every public reader.
+# Sorted by WordNet id, the label order of every public reader.
 SYNSETS = {
     "n01440764": "tench",
     "n02102040": "English springer",
@@ -27,7 +27,7 @@ FOLDERS = {"train": "train", "test": "val"}
 def read(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
     """Yield image files and labels, class by class in the order of names.
 
-    The split is the folder's: names of ImageNet's validation images occur in both.
+    The folder decides the split: names of ImageNet's validation images occur in both folders.
     """
     base = folder / FOLDER / FOLDERS[split]
     if not base.is_dir():
@@ -48,7 +48,7 @@ def read(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
 
 @hookimpl
 def harness_datasets() -> list[DatasetSpec]:
-    """The set."""
+    """Register Imagenette."""
     return [
         DatasetSpec(
             name="imagenette",
@@ -65,7 +65,7 @@ def harness_datasets() -> list[DatasetSpec]:
                 Source(
                     filename="imagenette2-160.tgz",
                     urls=("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz",),
-                    # The current upload. An older one has 98,948,031 bytes; version 1 is another split.
+                    # The current upload. An older upload has 98,948,031 bytes; version 1 has another split.
                     bytes=99_003_388,
                     checksums={
                         "md5": "e793b78cc4c9e9a4ccc0c1155377a412",

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from harness.api import DatasetSpec, ReadError, Source, Split, hookimpl
 
-# Sorted folder names, in the spelling on disk.
+# Sorted folder names, spelled as on disk.
 CLASSES = tuple(
     """
     airport_inside artstudio auditorium bakery bar bathroom bedroom bookstore bowling buffet casino children_room
@@ -23,7 +23,7 @@ LISTS: dict[Split, str] = {"train": "TrainImages.txt", "test": "TestImages.txt"}
 
 
 def read(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
-    """Yield the listed images in the list's order; the other 8,920 images of the archive are not used."""
+    """Yield the listed images in the list's order. The other 8,920 images of the archive are not used."""
     names = {one: read_list(folder / file) for one, file in LISTS.items()}
     if both := set(names["train"]) & set(names["test"]):
         raise ReadError(f"{len(both)} images are in both lists, such as '{min(both)}'; expected none.")
@@ -32,20 +32,20 @@ def read(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
 
 
 def read_list(file: Path) -> list[str]:
-    """Return the names in a list: one a line, some with spaces, the last line without an end. Raises ReadError."""
+    """Return the names in a list, one per line; some have spaces, and the last line has no end. Raises ReadError."""
     try:
         lines = file.read_text(encoding="ascii").split("\n")
     except FileNotFoundError:
         raise ReadError(f"the list {file} is missing.") from None
     except UnicodeDecodeError as error:
-        raise ReadError(f"{file} is no ASCII text (byte {error.start}), expected one image name a line.") from None
+        raise ReadError(f"{file} is no ASCII text (byte {error.start}), expected one image name per line.") from None
     names = [line.rstrip("\r") for line in lines if line.strip()]
     for number, name in enumerate(names, start=1):
         parts = name.split("/")
         if len(parts) != 2 or parts[0] not in CLASSES or parts[1] in ("", ".", ".."):
             raise ReadError(f"{file}, line {number}: found '{name:.80}', expected 'class/file.jpg' with a known class.")
     if not names:
-        raise ReadError(f"{file} is empty, expected one image name a line.")
+        raise ReadError(f"{file} is empty, expected one image name per line.")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ReadError(f"{file} lists '{twice}' twice.")
@@ -54,7 +54,7 @@ def read_list(file: Path) -> list[str]:
 
 @hookimpl
 def harness_datasets() -> list[DatasetSpec]:
-    """The set."""
+    """Register MIT Indoor-67."""
     return [
         DatasetSpec(
             name="indoor67",

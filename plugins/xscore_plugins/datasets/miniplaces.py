@@ -1,5 +1,6 @@
-"""MiniPlaces (Zhou et al., 2017): 100 scene categories at 128 pixels; its ``val`` is the test split, since the labels
-of its own test images were never released.
+"""MiniPlaces (Zhou et al., 2017): 100 scene categories at 128 pixels.
+
+Its ``val`` is the test split, since the labels of its own test images were never released.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from pathlib import Path
 
 from harness.api import DatasetSpec, ReadError, Source, Split, hookimpl
 
-# The full paths of categories.txt in its order, which is alphabetical, without the letter that each begins with; the
-# last folder alone would name six categories "outdoor". The SHA-256 of categories.txt was reproduced from this list.
+# The full paths of categories.txt in its alphabetical order, without their leading letter. The last folder alone would
+# name six categories "outdoor". This list reproduces the SHA-256 of categories.txt.
 CLASSES = tuple(
     """
     abbey airport_terminal amphitheater amusement_park aquarium aqueduct art_gallery assembly_line auditorium badlands
@@ -37,7 +38,7 @@ _CDN = "https://cdn.jsdelivr.net/gh/CSAILVision/miniplaces@master/data"
 
 
 def read(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
-    """Yield images and labels in the list's order. Labels come from the list: the folders are nested unevenly."""
+    """Yield images and labels in the list's order. The list gives the labels, since the folders are nested unevenly."""
     file = folder / LISTS[split]
     try:
         lines = file.read_text(encoding="ascii").splitlines()
@@ -63,7 +64,7 @@ def read(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
 
 @hookimpl
 def harness_datasets() -> list[DatasetSpec]:
-    """The set."""
+    """Register MiniPlaces."""
     return [
         DatasetSpec(
             name="miniplaces",

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.api import DatasetSpec, ReadError, Source, Split, hookimpl
 
-# Sorted folder names; the lists' labels, which count from 1, must say the same.
+# Sorted folder names. The lists' labels, which count from 1, must agree.
 CLASSES = tuple(
     """
     n02085620-Chihuahua n02085782-Japanese_spaniel n02085936-Maltese_dog n02086079-Pekinese n02086240-Shih-Tzu
@@ -47,7 +47,7 @@ _NAME = re.compile(r"(?P<breed>n\d{8}-[A-Za-z_-]+)/n\d{8}_\d+\.jpg")
 
 
 def read(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
-    """Yield the listed images in the list's order. The lists are MATLAB files; reading one runs nothing."""
+    """Yield the listed images in the list's order. The lists are MATLAB files, which run no code when read."""
     lists = {one: read_list(folder / file) for one, file in LISTS.items()}
     if both := {name for name, _ in lists["train"]} & {name for name, _ in lists["test"]}:
         raise ReadError(f"{len(both)} images are in both lists, such as '{min(both)}'; expected none.")
@@ -56,7 +56,7 @@ def read(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
 
 
 def read_list(file: Path) -> list[tuple[str, int]]:
-    """Return names and labels, counted from 0, of a list. Raises ReadError where they do not fit the breeds."""
+    """Return the names and labels of a list; labels count from 0. Raises ReadError if they do not fit the breeds."""
     table = _load(file)
     try:
         names = [str(cell[0]) for cell in table["file_list"][:, 0]]
@@ -64,7 +64,7 @@ def read_list(file: Path) -> list[tuple[str, int]]:
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ReadError(f"{file} has no usable 'file_list' and 'labels' ({error!r}).") from None
     if len(names) != len(labels):
-        raise ReadError(f"{file} has {len(names)} names and {len(labels)} labels, expected as many of each.")
+        raise ReadError(f"{file} has {len(names)} names and {len(labels)} labels, expected equal numbers.")
     if len(set(names)) != len(names):
         raise ReadError(f"{file} lists {len(names) - len(set(names))} images twice.")
     for name, label in zip(names, labels, strict=True):
@@ -84,13 +84,13 @@ def _load(file: Path) -> dict[str, Any]:
         raise ReadError(f"the list {file} is missing.")
     try:
         return dict(loadmat(str(file)))
-    except Exception as error:  # what scipy raises on a damaged file has no common base
+    except Exception as error:  # on damaged files, scipy raises errors without a common base
         raise ReadError(f"{file} is no readable MATLAB file: {type(error).__name__}: {error}.") from None
 
 
 @hookimpl
 def harness_datasets() -> list[DatasetSpec]:
-    """The set."""
+    """Register Stanford Dogs."""
     base = "http://vision.stanford.edu/aditya86/ImageNetDogs"
     return [
         DatasetSpec(
@@ -125,7 +125,7 @@ def harness_datasets() -> list[DatasetSpec]:
                         "sha256": "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
                     },
                     gives=("train_list.mat", "test_list.mat"),
-                    # Known from one place; they are a second look at what the archive's own checksums cover.
+                    # Known from one place. The archive's own checksums cover these files, too.
                     members={
                         "train_list.mat": "md5:d37f459eacccfa4d299373dffba9648d",
                         "test_list.mat": "md5:66f60c285efbc3ce2fb7893bd26c6b80",
