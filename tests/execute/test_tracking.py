@@ -8,7 +8,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tests.support import TINY_PLUGIN, Command, cell_folder, lines_of, long_regi
 CELL = cell_folder()
 
 DIARY = """
-    import json, os, time
+    import json, os, threading, time
     from pathlib import Path
     from harness.api import TrackerSpec, hookimpl
 
@@ -41,7 +40,7 @@ DIARY = """
             if wish == f"exit {what}":
                 raise SystemExit(3)
             if wish == f"hang {what}":
-                time.sleep(60)
+                threading.Event().wait()  # for good: a run that waited for it would not end
             time.sleep(float(os.environ.get("DIARY_SECONDS", "0")))
         def epoch_finished(self, record):
             self.write("epoch", epoch=record.epoch, loss=record.loss, seconds=record.seconds)
@@ -139,10 +138,8 @@ def test_a_tracker_that_fails_or_hangs_is_reported_once_and_harms_nothing(
     plain = weights()
     CELL.rename("plain")
     monkeypatch.setenv("DIARY", wish)
-    began = time.monotonic()
     ran = diary("run", "tiny", "--dataset", "dots", "--track", "diary")
     assert ran.code == 0
-    assert time.monotonic() - began < 10
     (line,) = [line for line in ran.err.splitlines() if "Note:" in line]
     assert "tiny on dots, seed 0: plugin 'diary_plugin' of diary-plugin 1.0: tracker diary: " in line
     reason = {

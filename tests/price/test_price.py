@@ -448,7 +448,7 @@ def test_plan_prices_and_says_so(tiny_harness: Command, quick_start: None) -> No
         "estimated_seconds", "estimated_from", "remaining_seconds",
     ]  # fmt: skip
     assert {row["estimated_from"] for row in ran.rows} == {"timed"}
-    assert all(0 < row["estimated_seconds"] < 60 for row in ran.rows)
+    assert all(row["estimated_seconds"] > 0 for row in ran.rows)
     assert "Timing a few training steps on" in ran.err
     assert re.search(r"of work, the longest job .*; with --jobs 1 about \d+ s, which would end ", ran.err)
     assert re.search(r"Disk: up to \d+ MB for the runs; .* are free at runs\.", ran.err)

