@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -172,6 +173,25 @@ def memory_bytes() -> int | None:
         return int(ask("SC_PHYS_PAGES")) * int(ask("SC_PAGE_SIZE")) if ask else None
     except (ValueError, OSError):
         return None
+
+
+def existing_folder(folder: Path) -> Path:
+    """Return a folder, or the nearest path above it that exists."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
+    return shutil.disk_usage(existing_folder(folder)).free
+
+
+def gigabytes(size: float) -> str:
+    """Write a number of bytes for people.
+
+    >>> gigabytes(2_530_000_000), gigabytes(17_000_000)
+    ('2.53 GB', '17 MB')
+    """
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def device_name(device: torch.device) -> str:

@@ -50,3 +50,16 @@ def test_version_of_a_library_is_none_where_it_is_not_installed() -> None:
     assert machine.installed_version("click") == version("click")
     assert machine.installed_version("no-such-distribution") is None
     assert all(map(machine.installed_version, machine.LIBRARIES))
+
+
+def test_free_disk_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    assert machine.existing_folder(tmp_path / "runs" / "deep") == tmp_path
+    assert machine.existing_folder(tmp_path) == tmp_path
+    assert machine.free_bytes(tmp_path / "runs" / "deep") > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 MB"), (17_000_000, "17 MB"), (999_000_000, "999 MB"), (2_530_000_000, "2.53 GB")]
+)
+def test_sizes_are_written_in_megabytes_and_gigabytes(size: int, text: str) -> None:
+    assert machine.gigabytes(size) == text

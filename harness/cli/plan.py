@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +18,7 @@ from harness.cli.output import print_rows, say
 from harness.cli.progress import duration
 from harness.cli.run_options import place_options
 from harness.execute.resources import Asked
+from harness.machine import free_bytes, gigabytes
 from harness.plan import Plan, build_plan, dataset_facts
 from harness.registry import Benchmark
 
@@ -180,11 +180,11 @@ def price_sentences(price: Price, setting: Setting, request: Request) -> list[st
         f"({longest.job}); with --jobs {setting.jobs} about {duration(price.finish)}, "
         f"which would end {_clock(price.finish)}."
     ]
-    free = f"{_gigabytes(_free(request.runs.root))} are free at {request.runs.root}"
-    disk = f"Disk: up to {_gigabytes(price.runs_bytes)} for the runs; {free}."
+    free = f"{gigabytes(free_bytes(request.runs.root))} are free at {request.runs.root}"
+    disk = f"Disk: up to {gigabytes(price.runs_bytes)} for the runs; {free}."
     if price.unprepared:
         disk += (
-            f" Data sets that are not prepared take up to {_gigabytes(price.data_bytes)} more under "
+            f" Data sets that are not prepared take up to {gigabytes(price.data_bytes)} more under "
             f"{request.data_root}: {', '.join(price.unprepared)}."
         )
     sentences.append(disk)
@@ -231,19 +231,6 @@ def _clock(seconds: float) -> str:
     if end.date() == now.date():
         return f"at {end:%H:%M}"
     return f"on {end:%Y-%m-%d} at {end:%H:%M}"
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _free(folder: Path) -> int:
-    import shutil
-
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 class _Teller:

@@ -34,7 +34,7 @@ from harness.data.store import (
 )
 from harness.errors import DatasetError, StoreError
 from harness.files import write_text_atomically, writing_to
-from harness.machine import bound_cores
+from harness.machine import bound_cores, free_bytes, gigabytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -319,9 +319,9 @@ def _libraries() -> dict[str, str]:
 
 def require_room(folder: Path, needed: int) -> None:
     """Raise DatasetError unless a folder's disk has ``needed`` bytes free, and a tenth more."""
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < needed * _SAFETY:
         raise DatasetError(
-            f"{folder} has {free / 1e9:.2f} GB free, but {needed * _SAFETY / 1e9:.2f} GB are needed. "
+            f"{folder} has {gigabytes(free)} free, but {gigabytes(needed * _SAFETY)} are needed. "
             "Make room, or choose another folder with --data."
         )

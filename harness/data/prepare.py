@@ -38,6 +38,7 @@ from harness.data.store import (
 from harness.data.unpack import is_archive
 from harness.errors import DatasetError, LicenceError, SourceError
 from harness.files import write_text_atomically, writing_to
+from harness.machine import free_bytes, gigabytes
 
 _CHUNK = 256  # images in memory while a store is verified
 
@@ -172,15 +173,14 @@ def _find(offer: Offer[DatasetSpec], root: Path, size: int) -> PreparedDataset |
 
 def _needs(spec: DatasetSpec, needed: Estimate, root: Path) -> str:
     parts = [
-        f"{size / 1e9:.2f} GB {what}"
+        f"{gigabytes(size)} {what}"
         for size, what in ((needed.download, "to download"), (needed.unpacked, "unpacked"), (needed.arrays, "prepared"))
         if size
     ]
-    place = next(folder for folder in (root, *root.resolve().parents) if folder.exists())
     unknown = f"; the size of {', '.join(needed.unknown)} is unknown" if needed.unknown else ""
     return (
-        f"{spec.name} needs up to {needed.total / 1e9:.2f} GB in {root}: {', '.join(parts)}{unknown}. "
-        f"{shutil.disk_usage(place).free / 1e9:.1f} GB are free."
+        f"{spec.name} needs up to {gigabytes(needed.total)} in {root}: {', '.join(parts)}{unknown}. "
+        f"{gigabytes(free_bytes(root))} are free."
     )
 
 

@@ -13,6 +13,7 @@ from harness.machine import (
     bound_cores,
     core_limit,
     cpu_name,
+    gigabytes,
     memory_bytes,
     nvidia_driver,
     thread_variables,
@@ -35,7 +36,7 @@ def check_devices(place: Place) -> Iterator[Finding]:
     for index in range(count):
         facts = torch.cuda.get_device_properties(index)
         yield _trained(
-            f"cuda:{index}", f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, driver {nvidia_driver() or 'unknown'}"
+            f"cuda:{index}", f"{facts.name}, {gigabytes(facts.total_memory)}, driver {nvidia_driver() or 'unknown'}"
         )
     if torch.backends.mps.is_available():
         yield _trained("mps", "Apple GPU; its results are not comparable with those of other devices")
@@ -192,4 +193,4 @@ def _trained(device: str, facts: str) -> Finding:
 
 def _memory() -> str:
     memory = memory_bytes()
-    return "an unknown amount" if memory is None else f"{memory / 1e9:.0f} GB"
+    return "an unknown amount" if memory is None else gigabytes(memory)

@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 
 from harness.api import Job
 from harness.doctor.check import Finding, Place
-from harness.doctor.storage import existing
 from harness.doctor.trial import TRAINING, Trial
 from harness.errors import CannotContinueError
+from harness.machine import existing_folder
 from harness.results.store import JobFolder, RunsFolder
 
 Say: TypeAlias = Callable[[str], object]
@@ -89,7 +89,7 @@ def prove_resume(place: Place, registry: Path | None, *, kills: int, seed: int, 
     """
     began = time.monotonic()
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory(dir=existing(place.runs.root), prefix=".harness-doctor-") as name:
+    with tempfile.TemporaryDirectory(dir=existing_folder(place.runs.root), prefix=".harness-doctor-") as name:
         scratch = Path(name)
         trial = _smallest_trial(place, registry, scratch)
         say(f"Training {trial.job} undisturbed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from harness.data.prepare import PrepareRequest, disk_use, estimate, verify_prep
 from harness.data.store import find_prepared, open_split
 from harness.doctor.check import Finding, Place
 from harness.errors import HarnessError
+from harness.machine import existing_folder, free_bytes, gigabytes
 from harness.plan import dataset_facts
 from harness.price.price import JobPrice, Price
 
@@ -88,7 +88,7 @@ def check_datasets(place: Place) -> Iterator[Finding]:
 
 def behaviour(name: str, folder: Path, option: str) -> Finding:
     """Try locks, renames and flushed writes in a folder, or in the one that it would be made in."""
-    above = existing(folder)
+    above = existing_folder(folder)
     if not above.is_dir():
         return Finding(name, "problem", f"{above} is a file, expected a folder", f"Choose another one with {option}.")
     another = f"Choose another folder with {option}."
@@ -107,14 +107,6 @@ def behaviour(name: str, folder: Path, option: str) -> Finding:
             "Set both clocks from one time server; nothing is lost until then.",
         )  # fmt: skip
     return Finding(name, "ok", f"{above}: writable, files can be locked, renames replace at once")
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest path above it that is there."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return place
 
 
 def _misbehaviour(scratch: Path) -> list[str]:
@@ -154,16 +146,12 @@ def _clock_skew(scratch: Path) -> float:
 
 
 def _room(name: str, folder: Path, needed: int, what: str, option: str) -> Finding:
-    free = shutil.disk_usage(existing(folder)).free
-    found = f"{_gigabytes(free)} free at {folder}, up to {_gigabytes(needed)} needed for {what}"
+    free = free_bytes(folder)
+    found = f"{gigabytes(free)} free at {folder}, up to {gigabytes(needed)} needed for {what}"
     if free >= 2 * needed:
         return Finding(name, "ok", found)
     advice = f"Make room, or choose another disk with {option}."
     return Finding(name, "problem" if free < needed else "warning", found, advice)
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 def _prepared(place: Place, offer: Offer[DatasetSpec]) -> object:

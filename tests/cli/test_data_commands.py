@@ -59,7 +59,7 @@ def test_from_nothing_to_prepared_verified_and_removed(
         20,
         10,
     )
-    assert "cifar10 needs up to 0.00 GB" in ran.err
+    assert "cifar10 needs up to 0 MB" in ran.err
     assert "none stated by the authors" in ran.err
     ran = harness("prepare", "cifar10", "--offline", "--format", "json")
     assert (ran.code, ran.err, ran.rows[0]["fingerprint"]) == (0, "", row["fingerprint"])

@@ -202,5 +202,5 @@ def test_full_disk_is_said_before_writing(
 ) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(DatasetError, match=r"GB free, but .* GB are needed.* --data"):
+    with pytest.raises(DatasetError, match=r"has 0 MB free, but .* MB are needed.* --data"):
         prepare("dots")

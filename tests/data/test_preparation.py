@@ -232,7 +232,7 @@ def test_the_room_is_looked_at_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 1000, 1000))
-    with pytest.raises(DatasetError, match=r"has 0.00 GB free, but .* are needed"):
+    with pytest.raises(DatasetError, match=r"has 0 MB free, but .* are needed"):
         make(images, tmp_path / "data")
     miniature = build("cifar10")
     request = PrepareRequest(miniature.offer(), tmp_path / "more", (224,), None, FetchPolicy(offline=True))
