@@ -41,13 +41,13 @@ def png_header(width: int, height: int) -> bytes:
 RED = Image.new("RGB", (4, 3), (200, 10, 20))
 
 
-def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
+def test_the_content_decides_the_format_and_not_the_name(tmp_path: Path) -> None:
     path = tmp_path / "really_a_png.jpg"
     path.write_bytes(encode(RED, "PNG"))
     assert open_image(path).getpixel((0, 0)) == (200, 10, 20)
 
 
-def test_of_an_animation_the_first_frame_counts() -> None:
+def test_an_animation_gives_its_first_frame() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 255, 0))]
     for kind in ("GIF", "PNG", "TIFF", "WEBP"):
         content = encode(
@@ -102,7 +102,7 @@ def test_exif_orientation_is_not_applied() -> None:
     ],
     ids=["empty", "web page", "PostScript", "cut JPEG", "cut PNG", "cut GIF", "large", "bomb", "no pixels", "float"],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_unreadable_images_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(content)
     with pytest.raises(ReadError) as caught:

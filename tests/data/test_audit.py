@@ -80,7 +80,7 @@ def test_every_kind_of_leak_is_found(prepared: PreparedDataset) -> None:
     )
 
 
-def test_the_balance_and_the_majority_are_told(prepared: PreparedDataset) -> None:
+def test_the_balance_and_the_majority_are_reported(prepared: PreparedDataset) -> None:
     found = audit(prepared)
     assert (found.smallest_class, found.largest_class) == (15, 15)
     assert found.majority_accuracy == pytest.approx(100 * 5 / 8)
@@ -108,7 +108,7 @@ def test_the_contact_sheet_shows_the_pairs(prepared: PreparedDataset, tmp_path: 
     assert not (tmp_path / "none.png").exists()
 
 
-def test_an_audit_of_these_pixels_says_more_than_the_plugin(prepared: PreparedDataset) -> None:
+def test_an_audit_of_these_pixels_overrides_the_plugin(prepared: PreparedDataset) -> None:
     assert known_leakage("declared", prepared) == "declared"
     found = audit(prepared)
     write_audit(prepared, found)

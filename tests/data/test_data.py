@@ -30,7 +30,7 @@ def prepare(tiny_catalog: Catalog, tmp_path: Path) -> Callable[..., PreparedData
     return run
 
 
-def test_small_images_of_one_size_are_stored_as_they_are(
+def test_small_images_of_one_size_are_stored_unchanged(
     prepare: Callable[..., PreparedDataset], tiny_catalog: Catalog
 ) -> None:
     prepared = prepare("dots")
@@ -70,7 +70,7 @@ def test_statistics_are_exact_and_of_the_train_split(prepare: Callable[..., Prep
     assert prepared.manifest.class_counts == {"train": (16,) * 4, "test": (10,) * 4}
 
 
-def test_fingerprint_is_of_pixels_and_labels(
+def test_fingerprint_covers_pixels_and_labels(
     prepare: Callable[..., PreparedDataset], tiny_catalog: Catalog, tmp_path: Path
 ) -> None:
     first = prepare("dots").manifest.fingerprint
@@ -157,7 +157,7 @@ def test_numpy_labels_are_refused_with_their_type(
         prepare(Offer(spec, offer.owner))
 
 
-def test_downloaded_data_set_says_how_to_prepare_it(
+def test_downloaded_data_set_names_the_command_to_prepare_it(
     prepare: Callable[..., PreparedDataset], tiny_catalog: Catalog
 ) -> None:
     from harness.api import Source
@@ -192,12 +192,12 @@ def test_half_prepared_set_is_never_visible(
 
 
 @pytest.mark.skipif(os.geteuid() != 0 if hasattr(os, "geteuid") else True, reason="needs a folder nobody can write")
-def test_unwritable_data_folder_is_a_sentence(tiny_catalog: Catalog) -> None:
+def test_unwritable_data_folder_is_reported(tiny_catalog: Catalog) -> None:
     with pytest.raises(StoreError, match=r"Cannot write in /proc/nowhere: it is not writable"):
         require_prepared(tiny_catalog.dataset("dots"), Path("/proc/nowhere"), 12)
 
 
-def test_full_disk_is_said_before_writing(
+def test_full_disk_is_reported_before_writing(
     prepare: Callable[..., PreparedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")

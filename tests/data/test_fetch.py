@@ -61,7 +61,7 @@ def test_a_file_arrives_whole_and_is_verified(server: Loopback, tmp_path: Path) 
     assert headers["Accept-Encoding"] == "identity"
 
 
-def test_a_file_that_is_there_is_verified_and_not_fetched_again(server: Loopback, tmp_path: Path) -> None:
+def test_an_existing_file_is_verified_and_not_fetched_again(server: Loopback, tmp_path: Path) -> None:
     fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
     fetch(source(server.url("a.bin")), tmp_path, "d", replace(POLICY, offline=True))
     assert len(server.requests) == 1
@@ -99,13 +99,13 @@ def test_halves_of_two_versions_are_not_joined(server: Loopback, tmp_path: Path)
     assert server.ranges() == ["bytes=2500-", None]
 
 
-def test_a_part_longer_than_the_file_is_begun_anew(server: Loopback, tmp_path: Path) -> None:
+def test_a_part_longer_than_the_file_is_started_anew(server: Loopback, tmp_path: Path) -> None:
     (tmp_path / "a.bin.part").write_bytes(CONTENT + b"more")
     path, *_ = fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
     assert path.read_bytes() == CONTENT
 
 
-def test_a_part_longer_than_the_file_is_begun_anew_if_its_size_is_unknown(server: Loopback, tmp_path: Path) -> None:
+def test_a_part_longer_than_a_file_of_unknown_size_is_started_anew(server: Loopback, tmp_path: Path) -> None:
     (tmp_path / "a.bin.part").write_bytes(CONTENT + b"more")
     path, *_ = fetch(source(server.url("a.bin"), bytes=None), tmp_path, "d", POLICY)
     assert path.read_bytes() == CONTENT
@@ -162,7 +162,7 @@ def test_a_host_that_refuses_unnamed_clients_accepts_this_one(server: Loopback, 
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_wrong_is_said_and_nothing_is_used(
+def test_every_failure_is_reported_and_nothing_is_used(
     server: Loopback, tmp_path: Path, behaviour: Behaviour, reason: str
 ) -> None:
     server.files["a.bin"] = behaviour
@@ -175,7 +175,7 @@ def test_what_is_wrong_is_said_and_nothing_is_used(
     assert "a.bin" not in names(tmp_path)
 
 
-def test_a_server_that_never_gets_further_is_given_up(server: Loopback, tmp_path: Path) -> None:
+def test_a_server_without_progress_is_given_up(server: Loopback, tmp_path: Path) -> None:
     server.files["a.bin"] = Behaviour(CONTENT[:900], chunked=True)
     with pytest.raises(SourceError, match="fewer bytes than had arrived before"):
         fetch(source(server.url("a.bin")), tmp_path, "d", replace(POLICY, attempts=5))
@@ -192,7 +192,7 @@ def test_a_web_page_is_not_taken_for_an_archive(server: Loopback, tmp_path: Path
     assert names(tmp_path) == []
 
 
-def test_a_server_that_crawls_is_given_up(server: Loopback, tmp_path: Path) -> None:
+def test_a_slow_server_is_given_up(server: Loopback, tmp_path: Path) -> None:
     server.files["a.bin"] = Behaviour(CONTENT, delay=0.05)
     slow = replace(POLICY, slowest=1e6, patience=0.1)
     with pytest.raises(SourceError, match="too slow"):
@@ -202,7 +202,7 @@ def test_a_server_that_crawls_is_given_up(server: Loopback, tmp_path: Path) -> N
     assert path.read_bytes() == CONTENT
 
 
-def test_a_range_that_was_not_asked_for_is_refused(server: Loopback, tmp_path: Path) -> None:
+def test_a_wrong_range_is_refused(server: Loopback, tmp_path: Path) -> None:
     server.files["a.bin"] = Behaviour(CONTENT, wrong_range=True)
     (tmp_path / "a.bin.part").write_bytes(CONTENT[:100])
     with pytest.raises(SourceError, match="was asked for the bytes from 100 on"):
@@ -215,12 +215,12 @@ def test_offline_never_touches_the_network(server: Loopback, tmp_path: Path) -> 
     assert not server.requests
 
 
-def test_a_source_without_an_address_says_what_to_do(tmp_path: Path) -> None:
+def test_a_source_without_an_address_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no address is known .* --from PATH"):
         fetch(source(), tmp_path, "d", POLICY)
 
 
-def test_a_checksum_that_others_confirm_cannot_be_overruled(server: Loopback, tmp_path: Path) -> None:
+def test_a_confirmed_checksum_cannot_be_overruled(server: Loopback, tmp_path: Path) -> None:
     server.files["a.bin"] = Behaviour(OTHER)
     policy = replace(POLICY, accepted=frozenset({hashlib.sha256(OTHER).hexdigest()}))
     with pytest.raises(SourceError, match="Several independent sources agree"):
@@ -244,7 +244,7 @@ def test_a_lone_checksum_can_be_overruled_without_fetching_twice(
     assert len(server.requests) == asked
 
 
-def test_a_full_disk_is_said_and_what_arrived_is_kept(
+def test_a_full_disk_is_reported_and_the_partial_download_is_kept(
     server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = module._copy

@@ -143,7 +143,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(("split", "after"), [("train", 30), ("test", 9)])
-def test_a_stop_loses_little_and_the_next_attempt_goes_on(
+def test_a_stop_loses_little_and_the_next_attempt_resumes(
     images: Path, tmp_path: Path, decoded: list[str], split: Split, after: int
 ) -> None:
     whole = make(images, tmp_path / "whole")
@@ -162,7 +162,7 @@ def test_a_stop_loses_little_and_the_next_attempt_goes_on(
     assert sorted(path.name for path in again.folder.parent.iterdir()) == [".lock", "32"]
 
 
-def test_a_killed_process_is_gone_on_with(images: Path, tmp_path: Path) -> None:
+def test_the_next_attempt_resumes_after_a_kill(images: Path, tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; sys.path.insert(0, '.')\n"
         "from tests.data import test_preparation as t; from harness.data import ingest; ingest._SYNC_EVERY = 4\n"
@@ -179,7 +179,7 @@ def test_a_killed_process_is_gone_on_with(images: Path, tmp_path: Path) -> None:
     assert make(images, tmp_path / "data").manifest.fingerprint == make(images, tmp_path / "x").manifest.fingerprint
 
 
-def test_what_was_half_done_of_other_files_is_not_used(images: Path, tmp_path: Path, decoded: list[str]) -> None:
+def test_half_written_arrays_of_other_files_are_not_used(images: Path, tmp_path: Path, decoded: list[str]) -> None:
     reader = Stopping("train", 30, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         make(images, tmp_path / "data", reader, workers=1)
@@ -189,7 +189,9 @@ def test_what_was_half_done_of_other_files_is_not_used(images: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["journal", "array", "shorter"])
-def test_a_damaged_half_is_begun_anew(images: Path, tmp_path: Path, decoded: list[str], damage: str) -> None:
+def test_damaged_half_written_arrays_are_started_anew(
+    images: Path, tmp_path: Path, decoded: list[str], damage: str
+) -> None:
     reader = Stopping("train", 30, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         make(images, tmp_path / "data", reader, workers=1)
@@ -204,7 +206,7 @@ def test_a_damaged_half_is_begun_anew(images: Path, tmp_path: Path, decoded: lis
     assert made.manifest.fingerprint == make(images, tmp_path / "fresh").manifest.fingerprint
 
 
-def test_a_full_disk_is_said_and_what_is_done_is_kept(
+def test_a_full_disk_is_reported_and_finished_images_are_kept(
     images: Path, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = arrays.ArrayWriter.append
@@ -227,7 +229,7 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(
     assert len(decoded) < 40
 
 
-def test_the_room_is_looked_at_before_anything_is_written(
+def test_free_space_is_checked_before_anything_is_written(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -241,7 +243,7 @@ def test_the_room_is_looked_at_before_anything_is_written(
     assert not list((tmp_path / "data" / "folder").glob("*/*"))
 
 
-def test_the_estimate_is_of_the_right_size() -> None:
+def test_the_estimate_has_the_right_size() -> None:
     from tests.published_layouts import SPECS
 
     def of(name: str) -> float:
@@ -343,7 +345,7 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
         (lambda f: np.save(f / "test.labels.npy", np.zeros(3, dtype=np.int64)), "3 labels"),
     ],
 )
-def test_a_damaged_store_is_found_out(
+def test_a_damaged_store_is_detected(
     images: Path, tmp_path: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
     prepared = make(images, tmp_path / "data")

@@ -183,7 +183,7 @@ def test_a_tar_without_end_blocks_is_fine(tmp_path: Path) -> None:
     assert unpack(tmp_path / "t.tar", tmp_path / "out") == 1
 
 
-def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_attempt_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".out.unpacking").mkdir()
     (tmp_path / ".out.unpacking" / "stale").write_bytes(b"")
     (tmp_path / "t.zip").write_bytes(zip_bytes(("a", b"x")))

@@ -19,7 +19,7 @@ from tests.support import Command
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_that_a_distribution_needs_is_there(kind: str, tmp_path: Path) -> None:
+def test_the_new_distribution_is_complete(kind: str, tmp_path: Path) -> None:
     folder = scaffold("my_net-2", kind, tmp_path / "not there yet", discover())
     assert folder == tmp_path / "not there yet" / "xscore-plugin-my-net-2"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -42,7 +42,7 @@ def test_everything_that_a_distribution_needs_is_there(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_made_keeps_the_style_that_it_states(kind: str, tmp_path: Path) -> None:
+def test_the_new_files_follow_their_stated_style(kind: str, tmp_path: Path) -> None:
     folder = scaffold("mine", kind, tmp_path, discover())
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(
@@ -51,7 +51,7 @@ def test_what_is_made_keeps_the_style_that_it_states(kind: str, tmp_path: Path) 
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_its_tests_pass_at_once_where_it_is_not_installed(tmp_path: Path) -> None:
+def test_its_tests_pass_without_installation(tmp_path: Path) -> None:
     """All five kinds, installed, are in test_examples.py."""
     folder = scaffold("mine", "metric", tmp_path / "a folder with spaces", discover())
     done = subprocess.run(
@@ -82,19 +82,19 @@ def test_its_tests_pass_at_once_where_it_is_not_installed(tmp_path: Path) -> Non
         ("net_", "model", "not usable"),
     ],
 )
-def test_names_that_cannot_be_are_refused(name: str, kind: str, says: str, tmp_path: Path) -> None:
+def test_unusable_names_are_refused(name: str, kind: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(WrongUseError, match=says):
         scaffold(name, kind, tmp_path, discover())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_installed_distribution_is_not_made_anew(install: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_name_of_an_installed_distribution_is_refused(install: Callable[..., Path], tmp_path: Path) -> None:
     install("xscore_plugin_mine", "", entry="other")
     with pytest.raises(WrongUseError, match=r"xscore-plugin-mine 1\.0 is installed already.*pip uninstall"):
         scaffold("mine", "model", tmp_path / "new", discover())
 
 
-def test_a_folder_that_exists_is_left_alone(harness: Command) -> None:
+def test_an_existing_folder_is_not_changed(harness: Command) -> None:
     Path("xscore-plugin-mine").mkdir()
     Path("xscore-plugin-mine/notes").write_text("mine")
     ran = harness("plugin", "new", "mine", "--kind", "metric")
@@ -103,7 +103,7 @@ def test_a_folder_that_exists_is_left_alone(harness: Command) -> None:
     assert [path.name for path in Path("xscore-plugin-mine").iterdir()] == ["notes"]
 
 
-def test_the_command_prints_the_folder_and_what_comes_next(harness: Command) -> None:
+def test_the_command_prints_the_folder_and_the_next_steps(harness: Command) -> None:
     ran = harness("plugin", "new", "mine", "--kind", "model", "--into", "a folder")
     assert ran.code == 0
     folder = Path(ran.out.strip())
@@ -113,12 +113,12 @@ def test_the_command_prints_the_folder_and_what_comes_next(harness: Command) -> 
     assert "network.py" in ran.err
 
 
-def test_the_kind_must_be_said(harness: Command) -> None:
+def test_the_kind_is_required(harness: Command) -> None:
     assert harness("plugin", "new", "mine").code == 2
     assert harness("plugin", "new", "mine", "--kind", "models").code == 2
 
 
-def test_a_place_that_cannot_be_written_is_a_sentence(harness: Command) -> None:
+def test_an_unwritable_place_is_reported(harness: Command) -> None:
     Path("file").write_text("")
     ran = harness("plugin", "new", "mine", "--kind", "model", "--into", "file/below")
     assert ran.code == 3
@@ -126,7 +126,7 @@ def test_a_place_that_cannot_be_written_is_a_sentence(harness: Command) -> None:
 
 
 @pytest.mark.parametrize("name", ["new", "check", "list"])
-def test_every_command_explains_itself_with_an_example(name: str, harness: Command) -> None:
+def test_every_command_has_an_example(name: str, harness: Command) -> None:
     ran = harness("plugin", name, "--help")
     assert ran.code == 0
     assert f"harness plugin {name}" in ran.out.split("Usage:")[1].split("\n", 1)[1]
@@ -134,7 +134,7 @@ def test_every_command_explains_itself_with_an_example(name: str, harness: Comma
     assert silent == []
 
 
-def test_every_step_is_a_command_that_exists(harness: Command) -> None:
+def test_every_next_step_is_an_existing_command(harness: Command) -> None:
     from harness.cli import cli
 
     for kind in KINDS:
@@ -173,7 +173,7 @@ def test_check_of_a_folder_that_is_not_installed(harness: Command) -> None:
         ('[project]\nname = "x"\n[project.entry-points.harness]\nx = "nowhere_to_be_found"\n', "pip install -e"),
     ],
 )
-def test_folders_that_are_no_plugin(content: str | None, says: str, harness: Command) -> None:
+def test_folders_without_a_plugin_are_refused(content: str | None, says: str, harness: Command) -> None:
     Path("some folder").mkdir()
     if content is not None:
         Path("some folder/pyproject.toml").write_text(content)
@@ -182,7 +182,7 @@ def test_folders_that_are_no_plugin(content: str | None, says: str, harness: Com
     assert says in ran.err
 
 
-def test_check_of_a_name_that_nothing_has(harness: Command) -> None:
+def test_check_of_an_unknown_name(harness: Command) -> None:
     ran = harness("plugin", "check", "starnt")
     assert ran.code == 2
     assert "Did you mean 'starnet'?" in ran.err

@@ -119,7 +119,7 @@ def test_the_layout_changes_nothing_but_the_layout(build: Callable[[], BatchTran
 
 
 @every_transform
-def test_a_transform_can_be_sent_to_another_process_and_read_by_people(build: Callable[[], BatchTransform]) -> None:
+def test_a_transform_pickles_and_has_a_readable_repr(build: Callable[[], BatchTransform]) -> None:
     transform = build()
     assert pickle.loads(pickle.dumps(transform)) == transform
     assert "=" in repr(transform)
@@ -180,7 +180,7 @@ def test_registering_imports_no_torch() -> None:
         (cutmix.build, {"alpha": math.nan}, r"alpha is nan, expected"),
     ],
 )
-def test_a_strength_out_of_range_is_refused_with_what_was_expected(
+def test_a_strength_out_of_range_is_refused_with_the_expected_range(
     build: Callable[..., object], strengths: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -202,7 +202,7 @@ def test_flip_mirrors_exactly_the_drawn_images(n: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("p", [0.5, 0.1])
-def test_flip_happens_as_often_as_asked(p: float) -> None:
+def test_flip_happens_with_its_probability(p: float) -> None:
     n = 20_000
     share = horizontal_flip.build(p=p).draw(n, 8, 8, seeded(0)).float().mean().item()
     assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / n)
@@ -338,7 +338,7 @@ def test_draws_are_uniform_over_torchvisions_ranges(strengths: dict[str, float])
     assert (torch.corrcoef(drawn) - torch.eye(4)).abs().max() < 0.03
 
 
-def test_every_order_is_as_likely() -> None:
+def test_every_order_is_equally_likely() -> None:
     n = 24_000
     order = color_jitter.build(**PROTOCOL).draw(n, 8, 8, seeded(0)).order
     assert torch.equal(order.sort(dim=1).values, torch.arange(4).expand(n, 4))

@@ -75,7 +75,7 @@ def left_in(root: Path) -> list[str]:
 
 
 @every_set
-def test_a_spec_says_what_the_benchmark_expects(name: str) -> None:
+def test_a_spec_has_the_values_that_the_benchmark_expects(name: str) -> None:
     spec, expected = SPECS[name], load_benchmark().datasets[name]
     assert (len(spec.classes), spec.splits["train"], spec.splits["test"]) == (
         expected.classes,
@@ -123,7 +123,7 @@ def test_a_set_is_downloaded_verified_and_stored(name: str, tmp_path: Path) -> N
 
 
 @every_set
-def test_archives_of_the_users_own_give_the_same(name: str, tmp_path: Path) -> None:
+def test_the_users_own_archives_give_the_same_arrays(name: str, tmp_path: Path) -> None:
     miniature = build(name)
     packed = miniature.pack()
     given = write(tmp_path / "given" / "deep", packed).parent
@@ -309,7 +309,7 @@ def test_wrong_content_is_refused_and_leaves_nothing(case: str, tmp_path: Path) 
     assert {path.name: path.read_bytes() for path in given.iterdir()} == packed
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_sources_are_named(tmp_path: Path) -> None:
     miniature = build("indoor67")
     given = unpacked(miniature, tmp_path / "given")
     (given / "TestImages.txt").unlink()
@@ -319,7 +319,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         get(miniature.offer(), tmp_path / "data", write(tmp_path / "empty", {"readme": b""}))
 
 
-def test_what_kaggle_lacks_is_taken_from_the_network(tmp_path: Path) -> None:
+def test_files_missing_in_kaggles_archive_are_downloaded(tmp_path: Path) -> None:
     miniature = build("stanford_dogs")
     packed = miniature.pack()
     given = write(tmp_path / "given" / "images", miniature.sources["images.tar"]).parent

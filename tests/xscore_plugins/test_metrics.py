@@ -15,7 +15,7 @@ def test_top1_is_the_percentage_of_rows_whose_largest_logit_is_the_label() -> No
     assert top1.compute(logits, torch.tensor([0, 1, 0, 0])) == 0.0
 
 
-def test_between_equal_logits_the_lowest_class_answers() -> None:
+def test_of_equal_logits_the_lowest_class_is_the_answer() -> None:
     logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0], [0.0, 0.0, 0.0]])
     assert top1.compute(logits, torch.tensor([0, 1, 0])) == 100.0
     assert top1.compute(logits, torch.tensor([1, 2, 2])) == 0.0
@@ -29,7 +29,7 @@ def test_top1_is_a_plain_float_of_full_precision() -> None:
 
 
 @pytest.mark.parametrize("damage", [float("nan"), float("inf"), -float("inf")])
-def test_logits_that_are_not_finite_have_no_accuracy(damage: float) -> None:
+def test_logits_that_are_not_finite_are_refused(damage: float) -> None:
     logits = torch.zeros(4, 3)
     logits[2, 1] = logits[2, 2] = damage
     with pytest.raises(ValueError, match=r"1 of 4 rows of logits hold a value that is not finite"):
@@ -39,9 +39,7 @@ def test_logits_that_are_not_finite_have_no_accuracy(damage: float) -> None:
 @pytest.mark.parametrize(
     ("logits_shape", "labels_shape"), [((4,), (4,)), ((4, 3), (3,)), ((4, 3), (4, 1)), ((0, 3), (0,)), ((4, 0), (4,))]
 )
-def test_shapes_that_do_not_belong_together_are_refused(
-    logits_shape: tuple[int, ...], labels_shape: tuple[int, ...]
-) -> None:
+def test_shapes_that_do_not_fit_are_refused(logits_shape: tuple[int, ...], labels_shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected \(N, C\) and \(N,\)"):
         top1.compute(torch.zeros(logits_shape), torch.zeros(labels_shape, dtype=torch.int64))
 

@@ -305,7 +305,7 @@ def test_cropped_boxes_have_the_right_shares_and_ratios() -> None:
     assert left.mean().item() == pytest.approx(0.5, abs=0.02)
 
 
-def test_where_no_box_fits_the_largest_central_one_is_taken() -> None:
+def test_the_largest_central_box_is_used_if_no_box_fits() -> None:
     transform = random_resized_crop.build(scale_min=1.0, ratio_min=1.0, ratio_max=1.0)
     (box,) = transform.draw(1, 10, 30, seeded(0))
     assert (box.top, box.left, box.height, box.width) == (0, 10, 10, 10)

@@ -68,7 +68,7 @@ def test_a_perfect_and_a_constant_model() -> None:
     assert balanced.macro_f1(constant, labels) == pytest.approx(100 * (6 / 7) / 2)
 
 
-def test_between_equal_logits_the_lowest_classes_are_in_the_top_five() -> None:
+def test_of_equal_logits_the_lowest_classes_are_in_the_top_five() -> None:
     assert top5.compute(torch.zeros(8, 8), torch.arange(8)) == 62.5
 
 

@@ -67,7 +67,7 @@ def test_images_have_one_mode_and_size(spec: DatasetSpec) -> None:
 
 
 @every_set
-def test_no_image_is_there_twice(spec: DatasetSpec) -> None:
+def test_no_image_is_repeated(spec: DatasetSpec) -> None:
     images = pixels(spec, "train") + pixels(spec, "test")
     assert len(set(images)) == len(images)
     assert all(len(set(image)) > 1 for image in images), "a tile of one colour is an empty place on the sheet"

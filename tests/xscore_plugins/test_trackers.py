@@ -177,7 +177,7 @@ def test_tensorboard_holds_the_curves_and_the_metrics(tiny_harness: Command) -> 
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_tensorboard_goes_on_without_repeating_an_epoch(closed: bool, place: Path) -> None:
+def test_tensorboard_resumes_without_repeating_an_epoch(closed: bool, place: Path) -> None:
     run = tracked_run(place)
     stop_and_go_on(spec_of("tensorboard"), run, closed=closed)
     (folder,) = place.glob("*/*/*/*")
@@ -238,7 +238,7 @@ def test_mlflow_holds_the_run_in_a_local_store(tiny_harness: Command) -> None:
     check_against_the_runs_folder(client, run)
 
 
-def test_mlflow_goes_on_without_repeating_an_epoch(place: Path, empty_store: Path) -> None:
+def test_mlflow_resumes_without_repeating_an_epoch(place: Path, empty_store: Path) -> None:
     put_store(empty_store, place)
     run = tracked_run(place)
     stop_and_go_on(spec_of("mlflow"), run)
@@ -249,7 +249,7 @@ def test_mlflow_goes_on_without_repeating_an_epoch(place: Path, empty_store: Pat
     assert found.info.status == "FINISHED"
 
 
-def test_mlflow_knows_failed_runs_from_stopped_ones(place: Path, empty_store: Path) -> None:
+def test_mlflow_distinguishes_failed_runs_from_stopped_ones(place: Path, empty_store: Path) -> None:
     put_store(empty_store, place)
     stopped = spec_of("mlflow").open(tracked_run(place, "a" * 16 + "-stopped"))
     stopped.close()
@@ -412,7 +412,7 @@ def test_wandb_holds_the_run_offline(tiny_harness: Command) -> None:
     assert [one.exit.exit_code for one in records if one.WhichOneof("record_type") == "exit"] == [0]
 
 
-def test_wandb_goes_on_under_the_same_id(place: Path) -> None:
+def test_wandb_resumes_under_the_same_id(place: Path) -> None:
     run = tracked_run(place)
     first = spec_of("wandb").open(run)
     first.epoch_finished(record(0))
