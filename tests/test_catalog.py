@@ -16,6 +16,8 @@ import pytest
 from harness.catalog import Catalog, Plugin, discover
 from harness.errors import PluginError, WrongUseError
 
+pytestmark = pytest.mark.portable
+
 T = TypeVar("T")
 MODEL = textwrap.dedent("""
     from harness.api import ModelSpec, hookimpl

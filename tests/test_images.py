@@ -15,6 +15,8 @@ from PIL import Image
 from harness.api import ReadError, open_image
 from harness.images import MAX_PIXELS
 
+pytestmark = pytest.mark.portable
+
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()

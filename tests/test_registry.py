@@ -12,6 +12,8 @@ from harness.errors import RegistryError, WrongUseError
 from harness.registry import Benchmark, load_benchmark, shipped_registry
 from tests.support import FILES
 
+pytestmark = pytest.mark.portable
+
 SHIPPED = shipped_registry().read_text(encoding="utf-8")
 
 BAD = [

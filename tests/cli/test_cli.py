@@ -15,6 +15,8 @@ from harness.cli import cli
 from harness.cli.progress import duration
 from tests.support import Command
 
+pytestmark = pytest.mark.portable
+
 HEAVY = ("torch", "timm", "torchvision", "fvcore", "numpy", "pandas", "rich", "PIL", "scipy", "tabulate")
 
 

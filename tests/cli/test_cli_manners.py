@@ -18,6 +18,8 @@ from harness import __version__
 from harness.cli import cli
 from tests.support import TINY_REGISTRY, Command
 
+pytestmark = pytest.mark.portable
+
 POCKET = {"pocket_digits", "pocket_fashion", "pocket_textures", "pocket_earth"}
 
 

@@ -20,6 +20,8 @@ from harness.data.ingest import require_prepared
 from harness.data.store import PreparedDataset
 from harness.errors import DatasetError, StoreError
 
+pytestmark = pytest.mark.portable
+
 
 @pytest.fixture
 def prepare(tiny_catalog: Catalog, tmp_path: Path) -> Callable[..., PreparedDataset]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support import Command
+
+pytestmark = pytest.mark.portable
 
 
 def test_results_of_another_arithmetic_are_marked(tiny_harness: Command) -> None:

@@ -21,6 +21,8 @@ from harness.score import (
 )
 from tests.support import FILES
 
+pytestmark = pytest.mark.portable
+
 PUBLISHED = FILES / "published_accuracy.csv"
 FOUR = ["cifar10", "ham10000", "stanford_dogs", "indoor67"]
 

@@ -36,6 +36,8 @@ from harness.train.seeds import derive_seed, generator
 from tests.support import TINY_PLUGIN, TINY_REGISTRY
 from tests.training import Watch, train
 
+pytestmark = pytest.mark.portable
+
 CPU = torch.device("cpu")
 
 

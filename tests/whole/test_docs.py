@@ -23,6 +23,8 @@ from harness import api, hookspecs
 from harness.cli import cli
 from tests.support import ROOT
 
+pytestmark = pytest.mark.portable
+
 DOCS = ROOT / "docs"
 HAND_WRITTEN = sorted(path for path in DOCS.rglob("*.md"))
 OUTSIDE = sorted([*ROOT.glob("*.md"), *ROOT.glob("examples/*/README.md"), *ROOT.glob("benchmarks/*.md")])

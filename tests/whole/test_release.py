@@ -74,10 +74,17 @@ def test_ci_mirrors_ours_on_every_python_that_we_claim() -> None:
     assert jobs["linux"]["strategy"]["matrix"]["python"] == claimed
     assert {"run": ".ci/run"} in jobs["linux"]["steps"]
     assert {one.split("-")[0] for one in jobs["elsewhere"]["strategy"]["matrix"]["os"]} == {"macos", "windows"}
-    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
-    files = re.findall(r"\btests/\S+\.py", text)
-    assert len(files) > 5
-    assert [name for name in files if not (ROOT / name).exists()] == []
+    assert {"run": 'python -m pytest -m "portable and not slow"'} in jobs["elsewhere"]["steps"]
+    files = (ROOT / "tests").rglob("test_*.py")
+    assert sum("pytestmark = pytest.mark.portable\n" in path.read_text(encoding="utf-8") for path in files) >= 13
+
+
+def test_every_marker_is_explained() -> None:
+    """In the table of the page on contributing."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    names = {marker.partition(":")[0] for marker in settings["markers"]}
+    assert {name for name in names if f"| marked `{name}` |" not in page} == set()
 
 
 def test_release_publishes_without_a_password_and_only_what_was_checked() -> None:

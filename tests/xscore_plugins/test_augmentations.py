@@ -27,6 +27,8 @@ from xscore_plugins.augmentations import (
 )
 from xscore_plugins.augmentations.color_jitter import ColorJitterParameters
 
+pytestmark = pytest.mark.portable
+
 PROTOCOL = {"brightness": 0.2, "contrast": 0.3, "saturation": 0.3, "hue": 0.2}
 EXTREME = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
 TRANSFORMS: dict[str, Callable[[], BatchTransform]] = {

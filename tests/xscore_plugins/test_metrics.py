@@ -7,6 +7,8 @@ import torch
 
 from xscore_plugins.metrics import top1
 
+pytestmark = pytest.mark.portable
+
 
 def test_top1_is_the_percentage_of_rows_whose_largest_logit_is_the_label() -> None:
     logits = torch.tensor([[0.1, 0.9, 0.0], [2.0, -1.0, 1.9], [-3.0, -2.0, -1.0], [0.0, 5.0, 1.0]])
