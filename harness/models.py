@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from harness.api import ModelSpec
+from harness.cache import Cache, cache_folder
 from harness.catalog import Offer
-from harness.errors import PluginError, StoreError, one_line
-from harness.files import write_text_atomically
+from harness.errors import PluginError, one_line
 from harness.fingerprint import hash_of
 from harness.garbage import gc_paused
 
@@ -60,10 +56,10 @@ class Architectures:
     """
 
     def __init__(self, *, remember: bool) -> None:
-        self._path = Path(platformdirs.user_cache_dir("xscore-harness")) / "architectures.json"
-        self._known: dict[str, Architecture] = self._read() if remember else {}
+        self._cache = Cache(cache_folder() / "architectures.json")
+        self._remember = remember
+        self._known: dict[str, Architecture] = {}
         self._stamps: dict[str, list[object]] = {}
-        self._new = False
 
     def get(self, model: Offer[ModelSpec], num_classes: int) -> Architecture:
         """Return what a model is, building it if need be.
@@ -73,12 +69,16 @@ class Architectures:
         """
         key = hash_of([model.spec.name, num_classes, self._stamp(model.spec)])
         if key not in self._known:
-            module = build_module(model, num_classes)
-            self._known[key] = Architecture(
-                architecture_digest(module), sum(p.numel() for p in module.parameters() if p.requires_grad)
-            )
-            self._new = True
+            found = self._cache.get(key, Architecture) if self._remember else None
+            self._known[key] = found or self._build(key, model, num_classes)
         return self._known[key]
+
+    def _build(self, key: str, model: Offer[ModelSpec], num_classes: int) -> Architecture:
+        module = build_module(model, num_classes)
+        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        built = Architecture(architecture_digest(module), parameters)
+        self._cache.put(key, built)
+        return built
 
     def _stamp(self, spec: ModelSpec) -> list[object]:
         """The stamp as of this command's start; looking at the files again for every job would take minutes."""
@@ -88,19 +88,8 @@ class Architectures:
         return self._stamps[module]
 
     def save(self) -> None:
-        """Remember what was new. A cache folder that can't be written costs time at the next command, nothing else."""
-        if not self._new:
-            return
-        with contextlib.suppress(OSError, StoreError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            every = self._read() | self._known
-            write_text_atomically(self._path, json.dumps({key: asdict(one) for key, one in every.items()}))
-
-    def _read(self) -> dict[str, Architecture]:
-        try:
-            return {key: Architecture(**one) for key, one in json.loads(self._path.read_bytes()).items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
+        """Write what is new for the next command."""
+        self._cache.save()
 
 
 def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import platformdirs
 
 from harness.api import Split
+from harness.cache import cache_folder
 from harness.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class PreparedDataset:
 def default_data_root() -> Path:
     """``$HARNESS_DATA``, or a folder in the user's cache."""
     given = os.environ.get("HARNESS_DATA")
-    return Path(given) if given else Path(platformdirs.user_cache_dir("xscore-harness")) / "data"
+    return Path(given) if given else cache_folder() / "data"
 
 
 def find_prepared(root: Path, dataset: str, definition: str, input_size: int) -> PreparedDataset | None:

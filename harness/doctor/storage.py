@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock, Timeout
 
 from harness.api import DatasetSpec
+from harness.cache import cache_folder
 from harness.catalog import Offer
 from harness.data.ingest import SPLITS, definition
 from harness.data.prepare import PrepareRequest, disk_use, estimate, verify_prepared
@@ -56,7 +56,7 @@ def check_disk(place: Place) -> Iterator[Finding]:
         if _prepared(place, offer) is None
     )
     yield _room("disk of data", place.data_root, data, "the data sets that are not prepared", "--data")
-    cache = Path(platformdirs.user_cache_dir("xscore-harness"))
+    cache = cache_folder()
     yield _room("disk of cache", cache, CACHE_BYTES, "what is remembered between commands", "XDG_CACHE_HOME")
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-
-import platformdirs
 
 from harness.api import ModelSpec
+from harness.cache import Cache, cache_folder
 from harness.catalog import Catalog, Offer
-from harness.errors import HarnessError, PluginError, StoreError, one_line
-from harness.files import write_text_atomically
+from harness.errors import HarnessError, PluginError, one_line
 from harness.fingerprint import hash_of
 from harness.models import build_module, source_stamp
 from harness.patterns.detect import RULES, Element, detect
@@ -55,25 +50,21 @@ def describe_models(catalog: Catalog, names: Iterable[str], budget: Budget) -> t
 
     Descriptions are cached for the user until the plugin's source files or fvcore change.
     """
-    path = Path(platformdirs.user_cache_dir("xscore-harness")) / "patterns.json"
-    known = _read(path)
-    described, failures, new = [], [], False
+    cache = Cache(cache_folder() / "patterns.json")
+    described, failures = [], []
     for name in names:
         offer = catalog.model(name)
         key = hash_of([name, source_stamp(offer.spec), RULES, version("fvcore"), *_size(budget)])
-        if key not in known:
+        one = cache.get(key, Described)
+        if one is None:
             try:
-                known[key] = _describe(offer, budget)
+                one = _describe(offer, budget)
             except HarnessError as error:
                 failures.append(str(error))
                 continue
-            new = True
-        described.append(known[key])
-    if new:
-        # Without a written cache the next command only takes longer.
-        with contextlib.suppress(OSError, StoreError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(path, json.dumps({key: asdict(one) for key, one in known.items()}))
+            cache.put(key, one)
+        described.append(one)
+    cache.save()
     return described, failures
 
 
@@ -104,14 +95,3 @@ def _describe(offer: Offer[ModelSpec], budget: Budget) -> Described:
         except Exception as error:
             count, note = None, one_line(error)
     return Described(name, dict(elements), parameters, count, note)
-
-
-def _read(path: Path) -> dict[str, Described]:
-    try:
-        content = json.loads(path.read_bytes())
-        return {
-            key: Described(**(one | {"elements": {name: Element(**e) for name, e in one["elements"].items()}}))
-            for key, one in content.items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
-        return {}

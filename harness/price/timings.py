@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import platformdirs
 
 from harness import __version__
-from harness.errors import StoreError
-from harness.files import write_text_atomically
+from harness.cache import Cache, cache_folder
 from harness.fingerprint import hash_of
 from harness.machine import Device, bound_cores, thread_variables, torch_threads
 from harness.registry import RULES, Protocol
@@ -105,44 +100,27 @@ def timing_key(
 
 
 class Timings:
-    """What was measured on this machine, remembered between commands; a file that can't be read counts as empty."""
+    """Measurements of this machine, remembered between commands."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path or Path(platformdirs.user_cache_dir("xscore-harness")) / "timings.json"
-        self._new: dict[str, Any] = {}
-        self._known = self._read()
+        self._cache = Cache(path or cache_folder() / "timings.json")
 
     def get(self, key: str) -> Timing | None:
         """Return what was measured under a key."""
-        with contextlib.suppress(TypeError):
-            return Timing(**self._known[key]) if key in self._known else None
-        return None
+        return self._cache.get(key, Timing)
 
     def put(self, key: str, timing: Timing) -> None:
         """Remember a timing."""
-        self._new[key] = self._known[key] = asdict(timing)
+        self._cache.put(key, timing)
 
     def number(self, *key: object) -> float | None:
         """Return a plain number, such as multiply-adds or the seconds of the imports."""
-        found = self._known.get(hash_of(list(key)))
-        return float(found) if isinstance(found, int | float) else None
+        return self._cache.get(hash_of(list(key)), float)
 
     def put_number(self, value: float, *key: object) -> None:
         """Remember a plain number."""
-        self._new[hash_of(list(key))] = self._known[hash_of(list(key))] = value
+        self._cache.put(hash_of(list(key)), value)
 
     def save(self) -> None:
-        """Write what is new beside what other commands have written. A cache that can't be written costs time only."""
-        if not self._new:
-            return
-        with contextlib.suppress(OSError, StoreError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(self._path, json.dumps(self._read() | self._new))
-        self._new = {}
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        """Write what is new for the next command."""
+        self._cache.save()

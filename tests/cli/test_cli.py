@@ -43,7 +43,7 @@ def test_light_commands_import_nothing_heavy(arguments: tuple[str, ...], allowed
 
 def test_status_does_not_import_scipy(tmp_path: Path) -> None:
     script = (
-        "import sys; from harness.cli import _run; code = _run(sys.argv[1:]); "
+        "import sys; from harness.cli import run_command; code = run_command(sys.argv[1:]); "
         "print(code, 'scipy' in sys.modules, file=sys.stderr)"
     )
     command = [sys.executable, "-c", script, "status", "--suite", "pocket", "--runs", str(tmp_path)]
