@@ -20,7 +20,7 @@ from harness.plan import Plan, Selection, build_plan
 from harness.registry import load_benchmark
 from harness.results.predictions import read_predictions
 from harness.results.store import JobFolder, RunsFolder
-from harness.workspace.survey import Surveyor
+from harness.workspace.workspace import Workspace
 
 SUITE = "pocket"
 _TRAINED = ("mobilenet", "pocket_digits")
@@ -41,7 +41,7 @@ def invent_results(runs: RunsFolder, data: Path, template: JobFolder, *, seeds: 
     """Write as many seeds of every installed model on every pocket data set; return the plan whose jobs they are."""
     benchmark, catalog = load_benchmark(), discover()
     plan = build_plan(benchmark, catalog, Selection(all_models=True, suite=SUITE, seeds=seeds))
-    surveyor = Surveyor(benchmark, catalog, runs, data, remember=True)
+    workspace = Workspace(benchmark, catalog, runs, data)
     result = template.read_result()
     assert result is not None
     draw = random.Random(0)
@@ -49,7 +49,7 @@ def invent_results(runs: RunsFolder, data: Path, template: JobFolder, *, seeds: 
         for dataset in plan.datasets:
             level = draw.uniform(20, 90)
             jobs = [Job(plan.protocol.name, model, dataset, seed) for seed in range(seeds)]
-            _write_seeds(runs, jobs, [surveyor.fingerprint(plan, job) for job in jobs], template, result, level, draw)
+            _write_seeds(runs, jobs, [workspace.fingerprint(job) for job in jobs], template, result, level, draw)
     return plan
 
 

@@ -45,19 +45,21 @@ def finish_of(folder: Path, *arguments: str) -> float:
     script = (
         "import sys; from pathlib import Path\n"
         "from harness.catalog import discover\n"
-        "from harness.price.estimate import Appraiser, Setting\n"
+        "from harness.price.estimate import Estimator, Setting\n"
         "from harness.machine import find_device\n"
         "from harness.price.timings import Timings, threads_per_job\n"
-        "from harness.workspace.survey import Surveyor\n"
+        "from harness.workspace.survey import survey_plan\n"
+        "from harness.workspace.workspace import Workspace\n"
         "from harness.plan import Selection, build_plan\n"
         "from harness.registry import load_benchmark\n"
         "from harness.results.store import RunsFolder\n"
         "jobs, models, datasets = int(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()\n"
-        "benchmark, catalog, runs, data = load_benchmark(None), discover(), RunsFolder(Path('runs')), Path('data')\n"
-        "plan = build_plan(benchmark, catalog, Selection(tuple(models), suite='pocket', datasets=tuple(datasets)))\n"
-        "cells = Surveyor(benchmark, catalog, runs, data, remember=True).survey(plan).cells\n"
+        "place = Workspace(load_benchmark(None), discover(), RunsFolder(Path('runs')), Path('data'))\n"
+        "selection = Selection(tuple(models), suite='pocket', datasets=tuple(datasets))\n"
+        "plan = build_plan(place.benchmark, place.catalog, selection)\n"
+        "cells = survey_plan(place, plan).cells\n"
         "setting = Setting(find_device('cpu'), jobs, threads_per_job(jobs, None, Timings()))\n"
-        "print(Appraiser(benchmark, catalog, runs, data, setting).price(plan, cells).finish)\n"
+        "print(Estimator(place, setting).price(plan, cells).finish)\n"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     ran = subprocess.run(

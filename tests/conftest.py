@@ -22,7 +22,7 @@ from harness.plan import Selection, build_plan, dataset_facts
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
 from harness.train.run import Task
-from harness.workspace.survey import Surveyor
+from harness.workspace.workspace import Workspace
 from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran, Rows, Shell
 from tests.training import FakeTime
 
@@ -174,7 +174,7 @@ def pocket_runs(tmp_path_factory: pytest.TempPathFactory, pocket_data: Path) -> 
     runs = RunsFolder(tmp_path_factory.mktemp("pocket-runs"))
     benchmark, catalog = load_benchmark(), discover()
     plan = build_plan(benchmark, catalog, Selection(tuple(MADE_UP), suite="pocket", seeds=2))
-    surveyor = Surveyor(benchmark, catalog, runs, pocket_data, remember=False)
+    workspace = Workspace(benchmark, catalog, runs, pocket_data).with_fresh_models()
     rng = np.random.default_rng(0)
     for job in plan.jobs:
         if (job.model == "starnet" and job.seed) or (job.model == "fbnet" and job.dataset == "pocket_earth"):
@@ -184,7 +184,7 @@ def pocket_runs(tmp_path_factory: pytest.TempPathFactory, pocket_data: Path) -> 
         logits = rng.normal(size=(facts.test, facts.classes))
         logits[np.arange(facts.test), labels] += MADE_UP[job.model]
         folder = runs.of(job)
-        fingerprint = surveyor.fingerprint(plan, job)
+        fingerprint = workspace.fingerprint(job)
         folder.begin(fingerprint, protocol_digest=plan.protocol.digest)
         for epoch in range(3):
             folder.append_history(

@@ -12,15 +12,13 @@ import click
 
 from harness.cli.options import (
     data_option,
-    data_root,
     format_option,
-    load,
+    open_workspace,
     registry_option,
     runs_option,
     suite_option,
 )
 from harness.cli.output import print_rows
-from harness.results.store import RunsFolder
 
 _COLUMNS = {"name": "what", "verdict": "verdict", "found": "found", "advice": "to do"}
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "bright_black"}
@@ -56,7 +54,7 @@ def doctor(
     harness doctor --suite pocket
     harness doctor --resume                 proves here that a killed run loses nothing; half a minute
     """
-    from harness.doctor.check import Check, Finding, Place, examine
+    from harness.doctor.check import Check, Examination, Finding, examine
     from harness.doctor.hardware import (
         check_arithmetic,
         check_chosen_device,
@@ -67,17 +65,9 @@ def doctor(
     from harness.doctor.software import check_executors, check_extras, check_plugins, check_torch, check_versions
     from harness.doctor.storage import check_data_folder, check_datasets, check_disk, check_runs_folder
 
-    benchmark, catalog = load(registry)
-    chosen = benchmark.suite(suite)
-    place = Place(
-        benchmark=benchmark,
-        catalog=catalog,
-        suite=chosen,
-        protocol=benchmark.protocol(chosen.protocol),
-        runs=RunsFolder(runs),
-        data_root=data_root(data),
-        device=device,
-    )
+    workspace = open_workspace(runs, data, registry)
+    chosen = workspace.benchmark.suite(suite)
+    examination = Examination(workspace, chosen, workspace.benchmark.protocol(chosen.protocol), device)
     checks: list[tuple[str, Check]] = [
         ("versions", check_versions),
         ("torch", check_torch),
@@ -99,13 +89,15 @@ def doctor(
 
         chance = random.SystemRandom().randrange(10**6) if seed is None else seed
 
-        def check_resume(place: Place) -> list[Finding]:
+        def check_resume(examination: Examination) -> list[Finding]:
             click.echo(f"The instants of the kills come from --seed {chance}.", err=True)
-            proof = prove_resume(place, registry, kills=kills, seed=chance, say=lambda text: click.echo(text, err=True))
+            proof = prove_resume(
+                examination, registry, kills=kills, seed=chance, say=lambda text: click.echo(text, err=True)
+            )
             return [proof.as_finding(chance)]
 
         checks.append(("resume", check_resume))
-    findings = list(examine(place, checks))
+    findings = list(examine(examination, checks))
     if format_ == "table":
         for finding in findings:
             _show(finding.name, finding.verdict, finding.found, finding.advice)

@@ -3,65 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.catalog import Catalog
 from harness.cli import completion
 from harness.cli.options import (
-    data_option,
-    data_root,
+    ResultRequest,
+    anchors_option,
     format_option,
-    load_under,
+    metric_option,
     protocol_option,
-    registry_option,
-    runs_option,
-    suite_option,
+    result_options,
 )
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, WrongUseError
-from harness.plan import dataset_facts
 from harness.registry import Benchmark
-from harness.results.store import RunsFolder
 
 if TYPE_CHECKING:
     from harness.report.rows import BoardRow, Leaderboard
     from harness.workspace.finished import Collected
-
-DEFAULT_LAMBDA = 0.5
-
-lambda_option = click.option(
-    "--lambda",
-    "lam",
-    type=float,
-    metavar="L",
-    default=DEFAULT_LAMBDA,
-    show_default=True,
-    help="Weight of the variance.",
-)
-metric_option = click.option(
-    "--metric",
-    metavar="METRIC",
-    shell_complete=completion.metrics,
-    help="Another metric than the protocol's; 'harness list metrics' shows them.",
-)
-anchors_option = click.option(
-    "--anchors",
-    "anchors_name",
-    metavar="NAME|FILE.toml",
-    shell_complete=completion.anchors,
-    help="Anchors of the registry, your own frozen ones, or 'own' for the table's extrema.",
-)
+    from harness.workspace.workspace import Workspace
 
 
 @click.command()
-@suite_option
-@lambda_option
+@result_options(metric_option, anchors_option, protocol_option)
 @click.option("--published", is_flag=True, help="The published table, with your own finished models in their place.")
-@metric_option
-@anchors_option
 @click.option("--baseline/--no-baseline", default=None, help="The majority-class row.  [default: not in json and csv]")
 @click.option(
     "--separate",
@@ -70,16 +37,10 @@ anchors_option = click.option(
     shell_complete=completion.models,
     help="How many more seeds, on which data set, would tell these two apart?",
 )
-@protocol_option
-@runs_option
-@data_option
-@registry_option
 @format_option
 def leaderboard(
-    suite: str | None, lam: float, published: bool, metric: str | None, anchors_name: str | None,
-    baseline: bool | None, separate: tuple[str, str] | None, protocol: str | None, runs: Path,
-    data: Path | None, registry: Path | None, format_: str,
-) -> None:  # fmt: skip
+    request: ResultRequest, published: bool, baseline: bool | None, separate: tuple[str, str] | None, format_: str
+) -> None:
     """Rank the installed models by xScore: the mean of normalised accuracies minus lambda times their variance.
 
     Only finished results that are still current count; 'harness status' shows the others. Ranks come with the interval
@@ -93,20 +54,19 @@ def leaderboard(
     harness leaderboard --lambda 1 --format latex
     """
     from harness.data.prepare import known_leaks
+    from harness.workspace.finished import collect
 
-    if published and protocol:
+    if published and request.protocol:
         raise WrongUseError("--published is about the frozen protocol; leave --protocol out.")
-    benchmark, catalog = load_under(registry, suite, protocol, runs)
-    if published and (metric or anchors_name):
+    workspace = request.open()
+    if published and (request.metric or request.anchors):
         raise WrongUseError("--published is about top-1 with the published anchors; leave --metric and --anchors out.")
     if published:
-        board = published_board(benchmark, catalog, runs, data_root(data), suite, lam)
+        board = published_board(workspace, request.suite, request.lam)
         notes: Iterable[str] = board.notes
     else:
-        collected, board = measured_board(
-            benchmark, catalog, runs, data_root(data), suite=suite, lam=lam, metric=metric,
-            anchors_name=anchors_name, brief=True,
-        )  # fmt: skip
+        collected = collect(workspace, suite=request.suite, metric=request.metric, brief=True)
+        board = measured_board(workspace, collected, lam=request.lam, anchors_name=request.anchors)
         notes = (*collected.notes, *board.notes)
     if separate:
         _print_seeds(board, *separate, format_)
@@ -114,9 +74,10 @@ def leaderboard(
     shown = format_ not in ("json", "csv") if baseline is None else baseline
     rows = [row for row in board.rows if shown or row.is_model]
     names = list(board.rows[0].accuracy) if board.rows else []
-    input_size = benchmark.protocol(benchmark.suite(suite).protocol).input_size
-    leaks = known_leaks(catalog, names, data_root(data), input_size)
-    print_board(rows, format_, leaking=leaks, ablation=ablation_of(benchmark, suite))
+    benchmark = workspace.benchmark
+    input_size = benchmark.protocol(benchmark.suite(request.suite).protocol).input_size
+    leaks = known_leaks(workspace.catalog, names, workspace.data, input_size)
+    print_board(rows, format_, leaking=leaks, ablation=ablation_of(benchmark, request.suite))
     for note in (*notes, *(f"* {name}: {sentence}." for name, sentence in leaks.items())):
         click.echo(note, err=True)
 
@@ -156,23 +117,24 @@ def _print_seeds(board: Leaderboard, one: str, other: str, format_: str) -> None
 
 
 def measured_board(
-    benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, *, suite: str | None, lam: float,
-    metric: str | None = None, anchors_name: str | None = None, brief: bool = False,
-) -> tuple[Collected, Leaderboard]:  # fmt: skip
-    """Read a suite's finished results, ``brief`` as in ``collect``, and rank them and the majority-class baseline."""
+    workspace: Workspace, collected: Collected, *, lam: float, anchors_name: str | None = None
+) -> Leaderboard:
+    """Rank a suite's finished results and the majority-class baseline.
+
+    Raises:
+        CannotContinueError: nothing is finished, or too little to rank.
+    """
     from harness.report.anchor_files import OWN, find_anchors
     from harness.report.ranking import Measurements, ScoreSettings, build_leaderboard
     from harness.results.predictions import baseline_values
-    from harness.workspace.finished import collect
 
-    collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=metric, brief=brief)
     collected.require_results()
     anchors = None
     if anchors_name and anchors_name != OWN:
         anchors = find_anchors(
             anchors_name,
-            benchmark,
-            runs,
+            workspace.benchmark,
+            workspace.runs.root,
             metric=collected.metric,
             protocol=collected.protocol,
         )
@@ -185,28 +147,26 @@ def measured_board(
     measured = Measurements(
         collected.results,
         values=collected.values,
-        test_sizes={name: dataset_facts(benchmark, catalog, name).test for name in chosen.datasets},
-        baseline=baseline_values(collected.runs, jobs, catalog.metric(collected.metric.name)),
+        test_sizes={name: workspace.facts(name).test for name in chosen.datasets},
+        baseline=baseline_values(collected.runs, jobs, workspace.catalog.metric(collected.metric.name)),
     )
     settings = ScoreSettings(lam, collected.metric.name, higher_is_better=collected.metric.higher_is_better)
     try:
-        board = build_leaderboard(benchmark, chosen, measured, settings, anchors)
+        return build_leaderboard(workspace.benchmark, chosen, measured, settings, anchors)
     except CannotContinueError as error:
-        # What is not counted is often the reason why there is too little to rank.
+        # Results that are not counted are often the reason why there is too little to rank.
         raise CannotContinueError(" ".join([str(error), *collected.notes])) from error
-    return collected, board
 
 
-def published_board(
-    benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, lam: float
-) -> Leaderboard:
+def published_board(workspace: Workspace, suite: str | None, lam: float) -> Leaderboard:
     """Rank the published models and, where there are finished results, the user's among them."""
     from harness.report.published import build_published, full_suite
     from harness.report.ranking import Measurements, ScoreSettings, build_leaderboard
     from harness.workspace.finished import collect
 
+    benchmark = workspace.benchmark
     chosen = benchmark.suite(suite) if suite else full_suite(benchmark)
-    collected = collect(benchmark, catalog, RunsFolder(runs), data, suite=full_suite(benchmark).name, metric=None)
+    collected = collect(workspace, suite=full_suite(benchmark).name)
     measured = None
     if any(not result.over_budget for result in collected.results):
         measured = build_leaderboard(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.catalog import Catalog, discover
 from harness.cli import completion
+from harness.cli.output import say
 from harness.data.store import default_data_root
 from harness.plan import Selection
 from harness.protocol_file import describe_ablation, under_protocol
@@ -19,6 +20,10 @@ from harness.registry import Benchmark, load_benchmark
 from harness.results.protocols import find_protocol, other_contents
 from harness.results.store import RunsFolder
 
+if TYPE_CHECKING:
+    from harness.workspace.workspace import Workspace
+
+DEFAULT_RUNS = Path("runs")
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 format_option = click.option(
@@ -45,7 +50,7 @@ runs_option = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    default=Path("runs"),
+    default=DEFAULT_RUNS,
     show_default=True,
     help="Folder of the results.",
 )
@@ -62,115 +67,185 @@ protocol_option = click.option(
     shell_complete=completion.protocols,
     help="Another protocol than the suite's: the registry's, or a file of your own.",
 )
-track_option = click.option(
-    "--track",
-    metavar="TRACKER",
-    multiple=True,
-    shell_complete=completion.trackers,
-    envvar="HARNESS_TRACK",
-    show_envvar=True,
-    help="Follow the runs in this tool; repeatable. 'harness list trackers' shows them.",
+DEFAULT_LAMBDA = 0.5
+lambda_option = click.option(
+    "--lambda",
+    "lam",
+    type=float,
+    metavar="L",
+    default=DEFAULT_LAMBDA,
+    show_default=True,
+    help="Weight of the variance.",
+)
+metric_option = click.option(
+    "--metric",
+    metavar="METRIC",
+    shell_complete=completion.metrics,
+    help="Another metric than the protocol's; 'harness list metrics' shows them.",
+)
+anchors_option = click.option(
+    "--anchors",
+    metavar="NAME|FILE.toml",
+    shell_complete=completion.anchors,
+    help="Anchors of the registry, your own frozen ones, or 'own' for the table's extrema.",
+)
+
+
+accuracies_option = click.option(
+    "--accuracies",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.csv",
+    help="A table instead of runs: column 'model', one column per data set, in percent.",
 )
 
 
 @dataclass(frozen=True)
 class Request:
-    """Which jobs a user means, and where their files are."""
+    """The jobs that a user means, and the folders of their files."""
 
     selection: Selection
-    runs: RunsFolder
-    data_root: Path
+    runs: Path
+    data: Path | None
     registry: Path | None
 
-    def load(self) -> tuple[Benchmark, Catalog]:
-        """Read the registry, the user's protocol if there is one, and look at the installed plugins."""
-        return load(self.registry, self.selection.protocol, self.runs)
+    def open(self) -> Workspace:
+        """Read the registry and the user's protocol if there is one, and discover the plugins."""
+        return open_workspace(self.runs, self.data, self.registry, protocol=self.selection.protocol)
 
 
-def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose jobs, and hand them to the command as one Request."""
+@dataclass(frozen=True, kw_only=True)
+class ResultRequest:
+    """The finished results that a user means, and their scale.
 
-    @functools.wraps(command)
-    def with_request(
-        models: tuple[str, ...],
-        all_models: bool,
-        suite: str | None,
-        datasets: tuple[str, ...],
-        seeds: int,
-        protocol: str | None,
-        runs: Path,
-        data: Path | None,
-        registry: Path | None,
-        **others: Any,
-    ) -> Any:
-        selection = Selection(models, all_models, suite, datasets, seeds, protocol)
-        return command(Request(selection, RunsFolder(runs), data_root(data), registry), **others)
+    Attributes:
+        suite: The suite's name; None for the registry's default.
+        lam: Weight of the variance in the score.
+        metric: The metric's name; None for the protocol's own.
+        anchors: Name or file of the anchors; None for the suite's.
+        protocol: Another protocol than the suite's.
+        accuracies: A CSV file of accuracies to use instead of runs.
+        runs, data, registry: Folders and file.
+    """
 
-    decorated: Callable[..., Any] = with_request
-    for decorate in reversed(
-        (
-            click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models),
-            click.option("--all", "all_models", is_flag=True, help="Every installed model."),
-            suite_option,
-            click.option(
-                "--dataset",
-                "datasets",
-                metavar="DATASET",
-                multiple=True,
-                shell_complete=completion.datasets,
-                help="Only this data set; repeatable.",
-            ),
-            click.option(
-                "--seeds",
-                type=click.IntRange(min=1),
-                metavar="N",
-                default=1,
-                show_default=True,
-                help="Seeds 0 to N-1.",
-            ),
-            protocol_option,
-            runs_option,
-            data_option,
-            registry_option,
-        )
-    ):
-        decorated = decorate(decorated)
-    return decorated
+    suite: str | None = None
+    lam: float = DEFAULT_LAMBDA
+    metric: str | None = None
+    anchors: str | None = None
+    protocol: str | None = None
+    accuracies: Path | None = None
+    runs: Path = DEFAULT_RUNS
+    data: Path | None = None
+    registry: Path | None = None
+
+    def open(self) -> Workspace:
+        """Read the registry, discover the plugins, and put the suite under the user's protocol if there is one."""
+        workspace = open_workspace(self.runs, self.data, self.registry, protocol=self.protocol)
+        if self.protocol is None:
+            return workspace
+        benchmark = workspace.benchmark
+        suite, used = benchmark.suite(self.suite), benchmark.protocol(self.protocol).name
+        if used != suite.protocol and used not in benchmark.ablations:
+            say(f"The suite '{suite.name}' is made for {suite.protocol}; these results are of {used}.")
+        return replace(workspace, benchmark=under_protocol(benchmark, self.suite, self.protocol))
 
 
-def load(
-    registry: Path | None, protocol: str | None = None, runs: RunsFolder | None = None
-) -> tuple[Benchmark, Catalog]:
-    """Read the registry and look at the installed plugins.
+def grouped(
+    argument: str, make: Callable[..., Any], *options: Callable[..., Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds options to a command and hands their values to it as one argument.
+
+    Args:
+        argument: The command's name for the value.
+        make: Makes the value from the options' values, by their names.
+        options: ``click.option`` and ``click.argument`` decorators, in the order of the help.
+    """
+
+    def probe() -> None:
+        """Collect the names of the options."""
+
+    for option in options:
+        option(probe)
+    names = [parameter.name for parameter in probe.__click_params__]  # type: ignore[attr-defined]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_value(*arguments: Any, **values: Any) -> Any:
+            chosen = {name: values.pop(name) for name in names}
+            return command(*arguments, **values, **{argument: make(**chosen)})
+
+        decorated: Callable[..., Any] = with_value
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def result_options(*others: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that choose finished results, and hand them to the command as one ResultRequest.
+
+    Args:
+        others: Those of ``metric_option``, ``anchors_option``, ``accuracies_option`` and ``protocol_option`` that the
+            command takes.
+    """
+    return grouped(
+        "request", ResultRequest, suite_option, lambda_option, *others, runs_option, data_option, registry_option
+    )
+
+
+def _make_request(runs: Path, data: Path | None, registry: Path | None, **selection: Any) -> Request:
+    return Request(Selection(**selection), runs, data, registry)
+
+
+selection_options = grouped(
+    "request",
+    _make_request,
+    click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models),
+    click.option("--all", "all_models", is_flag=True, help="Every installed model."),
+    suite_option,
+    click.option(
+        "--dataset",
+        "datasets",
+        metavar="DATASET",
+        multiple=True,
+        shell_complete=completion.datasets,
+        help="Only this data set; repeatable.",
+    ),
+    click.option(
+        "--seeds", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Seeds 0 to N-1."
+    ),
+    protocol_option,
+    runs_option,
+    data_option,
+    registry_option,
+)
+"""Adds the options that choose jobs, and hands them to the command as one Request."""
+
+
+def load(registry: Path | None) -> tuple[Benchmark, Catalog]:
+    """Read the registry and discover the plugins."""
+    return load_benchmark(registry), discover()
+
+
+def open_workspace(
+    runs: Path = DEFAULT_RUNS, data: Path | None = None, registry: Path | None = None, *, protocol: str | None = None
+) -> Workspace:
+    """Read the registry, discover the plugins, and name the folders.
 
     With a protocol, the benchmark knows it by what the user gave, and stderr says so where it is an ablation.
     """
-    benchmark, catalog = load_benchmark(registry), discover()
-    if protocol is None or runs is None:
-        return benchmark, catalog
-    benchmark = find_protocol(benchmark, catalog, runs, protocol)
-    found = benchmark.protocol(protocol)
-    for sentence in describe_ablation(benchmark, found):
-        click.echo(sentence, err=True)
-    if others := other_contents(benchmark, runs, found):
-        click.echo(
-            f"There are also results of other contents of this name, which are not looked at: {', '.join(others)}.",
-            err=True,
-        )
-    return benchmark, catalog
+    from harness.workspace.workspace import Workspace
 
-
-def load_under(registry: Path | None, suite: str | None, protocol: str | None, runs: Path) -> tuple[Benchmark, Catalog]:
-    """Read like ``load``, and put the suite under the protocol, where one is given."""
-    benchmark, catalog = load(registry, protocol, RunsFolder(runs))
-    if protocol is None:
-        return benchmark, catalog
-    own, used = benchmark.suite(suite).protocol, benchmark.protocol(protocol).name
-    if used != own and used not in benchmark.ablations:
-        click.echo(
-            f"The suite '{benchmark.suite(suite).name}' is made for {own}; these results are of {used}.", err=True
-        )
-    return under_protocol(benchmark, suite, protocol), catalog
+    benchmark, catalog = load(registry)
+    folder = RunsFolder(runs)
+    if protocol is not None:
+        benchmark = find_protocol(benchmark, catalog, folder, protocol)
+        found = benchmark.protocol(protocol)
+        for sentence in describe_ablation(benchmark, found):
+            say(sentence)
+        if others := other_contents(benchmark, folder, found):
+            say(f"There are also results of other contents of this name, which are ignored: {', '.join(others)}.")
+    return Workspace(benchmark, catalog, folder, data_root(data))
 
 
 def data_root(given: Path | None) -> Path:

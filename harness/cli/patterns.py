@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli import completion
-from harness.cli.leaderboard import lambda_option, measured_board
-from harness.cli.options import data_option, data_root, format_option, load, registry_option, runs_option
+from harness.cli.leaderboard import measured_board
+from harness.cli.options import ResultRequest, format_option, result_options
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, PluginError
 
 if TYPE_CHECKING:
-    from harness.catalog import Catalog
     from harness.patterns.associate import Association
     from harness.patterns.describe import Described
     from harness.registry import Benchmark
+    from harness.workspace.workspace import Workspace
 
 _ASSOCIATION = {
     "element": "element",
@@ -35,22 +34,10 @@ _ASSOCIATION = {
 
 @click.command()
 @click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models)
-@click.option(
-    "--suite",
-    metavar="SUITE",
-    shell_complete=completion.suites,
-    help="Compare with measured scores of this suite.  [default: published ones]",
-)
+@result_options()
 @click.option("--association", is_flag=True, help="Print what the elements have to do with the score (json, csv too).")
-@lambda_option
-@runs_option
-@data_option
-@registry_option
 @format_option
-def patterns(
-    models: tuple[str, ...], suite: str | None, association: bool, lam: float, runs: Path, data: Path | None,
-    registry: Path | None, format_: str,
-) -> None:  # fmt: skip
+def patterns(models: tuple[str, ...], request: ResultRequest, association: bool, format_: str) -> None:
     """Show the architectural elements of the paper's Table 6, found in what a model computes and never in its name.
 
     Looks at every installed model unless some are named. Without names it also compares the scores of models with and
@@ -61,7 +48,8 @@ def patterns(
     harness patterns
     harness patterns --suite pocket --association --format json
     """
-    benchmark, catalog = load(registry)
+    workspace = request.open()
+    benchmark, catalog = workspace.benchmark, workspace.catalog
     from harness.patterns.describe import describe_models
 
     described, failures = describe_models(catalog, models or catalog.models, benchmark.budget)
@@ -76,10 +64,10 @@ def patterns(
     if people or not association:
         _print_elements(described, format_)
     if association or (people and not models):
-        scores, source = _scores(benchmark, catalog, suite, lam, runs, data)
+        scores, source = _scores(workspace, request)
         if people:
             click.echo()
-        macs = compute_of(benchmark, described) if suite is None else compute_of(None, described)
+        macs = compute_of(benchmark, described) if request.suite is None else compute_of(None, described)
         _print_association(described, scores, macs, source, format_)
 
 
@@ -115,20 +103,19 @@ def _print_elements(described: list[Described], format_: str) -> None:
     print_rows(table, format_)
 
 
-def _scores(
-    benchmark: Benchmark, catalog: Catalog, suite: str | None, lam: float, runs: Path, data: Path | None
-) -> tuple[dict[str, float], str]:
+def _scores(workspace: Workspace, request: ResultRequest) -> tuple[dict[str, float], str]:
     from harness.report.published import build_published
+    from harness.workspace.finished import collect
 
-    if suite is None:
-        board = build_published(benchmark, lam=lam)
+    if request.suite is None:
+        board = build_published(workspace.benchmark, lam=request.lam)
         source = (
             "Scores and MACs: of the authors' own variants, as published; some are larger than the budget. The "
             "elements are those of the models installed here."
         )
     else:
-        _, board = measured_board(benchmark, catalog, runs, data_root(data), suite=suite, lam=lam)
-        source = f"Scores: measured here on the suite '{suite}' ({board.anchors.name})."
+        board = measured_board(workspace, collect(workspace, suite=request.suite), lam=request.lam)
+        source = f"Scores: measured here on the suite '{request.suite}' ({board.anchors.name})."
     return board.scores, source
 
 

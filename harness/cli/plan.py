@@ -16,16 +16,17 @@ from harness.catalog import Catalog
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
 from harness.cli.progress import duration
-from harness.cli.run_options import place_options
-from harness.execute.resources import Asked
+from harness.cli.run_options import executor_option, place_options
+from harness.execute.resources import ResourceRequest
 from harness.machine import free_bytes, gigabytes
-from harness.plan import Plan, build_plan, dataset_facts
-from harness.registry import Benchmark
+from harness.plan import Plan, build_plan
+from harness.price.estimate import Estimator, Setting
+from harness.price.price import longest_first
+from harness.workspace.survey import Survey, survey_plan
 
 if TYPE_CHECKING:
-    from harness.price.estimate import Setting
     from harness.price.price import Price
-    from harness.workspace.survey import Survey
+    from harness.workspace.workspace import Workspace
 
 COLUMNS = {
     "model": "model",
@@ -44,12 +45,14 @@ _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 @click.command()
 @selection_options
 @place_options
-@click.option("--watts", type=click.FloatRange(min=0), metavar="W", help="What the machine draws while it trains.")
-@click.option("--quick", is_flag=True, help="Time nothing: price from finished runs and what was timed before.")
+@executor_option
+@click.option("--watts", type=click.FloatRange(min=0), metavar="W", help="Power that the machine draws in training.")
+@click.option("--quick", is_flag=True, help="Time nothing: estimate from finished runs and earlier timings.")
 @click.option("--fresh", is_flag=True, help="Time everything anew, as after a change of the machine.")
 @format_option
 def plan(
-    request: Request, asked: Asked, executor: str, watts: float | None, quick: bool, fresh: bool, format_: str,
+    request: Request, resources: ResourceRequest, executor: str, watts: float | None, quick: bool, fresh: bool,
+    format_: str,
 ) -> None:  # fmt: skip
     """Show which jobs 'harness run' would carry out, which are done, and what the others cost.
 
@@ -60,38 +63,46 @@ def plan(
     harness plan --all --suite pocket
     harness plan mynet --seeds 3 --jobs 2
     """
-    benchmark, catalog = request.load()
-    chosen = build_plan(benchmark, catalog, request.selection)
-    if catalog.executor(executor).spec.remote:
+    workspace = request.open()
+    chosen = build_plan(workspace.benchmark, workspace.catalog, request.selection)
+    if workspace.catalog.executor(executor).spec.remote:
         say(f"The prices are of this machine; with the executor '{executor}' the jobs run on others.")
-    setting = setting_of(asked, catalog, watts=watts)
-    show_plan(benchmark, catalog, chosen, request, format_, setting=setting, timing=not quick, anew=fresh)
+    setting = setting_of(resources, workspace.catalog, watts=watts)
+    show_plan(workspace, chosen, Estimator(workspace, setting, fresh=fresh), format_, timing=not quick)
 
 
-def show_plan(
-    benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, format_: str, *, setting: Setting,
-    timing: bool, anew: bool = False,
-) -> None:  # fmt: skip
-    """Print the jobs of a plan, how each stands and what it costs; sentences about the whole go to stderr.
+def show_plan(workspace: Workspace, plan: Plan, estimator: Estimator, format_: str, *, timing: bool) -> None:
+    """Print the jobs of a plan, their states and prices; sentences about the whole go to stderr.
 
     Args:
-        benchmark, catalog, plan, request: What was asked.
-        format_: How to print the rows.
-        setting: Where the jobs would run.
-        timing: Whether to time what nothing is known of.
-        anew: Whether to time everything.
+        workspace: The place of work.
+        plan: The jobs.
+        estimator: Prices them.
+        format_: The format of the rows.
+        timing: Whether to time models of which nothing is known.
     """
-    from harness.price.estimate import Appraiser
-
     # Finished runs of other seeds tell what a job takes, too.
-    survey = read_survey(benchmark, catalog, with_other_seeds(plan, request), request)
-    appraiser = Appraiser(benchmark, catalog, request.runs, request.data_root, setting, anew=anew)
+    survey = survey_plan(workspace, with_other_seeds(workspace, plan))
     if timing:
-        teller = _Teller(setting)
-        appraiser.time_missing(plan, survey.cells, teller.say)
-        teller.end()
-    price = appraiser.price(plan, survey.cells)
+        line = _ProgressLine(estimator.setting)
+        estimator.time_missing(plan, survey.cells, line.say)
+        line.end()
+    price = estimator.price(plan, survey.cells)
     cells = survey.cells[: len(plan.jobs)]
+    _print_cells(plan, cells, price, format_)
+    done = sum(cell.state == "done" for cell in cells)
+    images = training_images(workspace, plan, [c.job for c in cells if c.state != "done"])
+    say(
+        f"{len(cells)} jobs under {plan.protocol.name}: {done} done, {len(cells) - done} to run, "
+        f"{images:,} training images."
+    )
+    for sentence in (*price_sentences(price, estimator.setting, workspace), *price.notes):
+        say(sentence)
+    for sentence in (*survey.over_budget.values(), *survey.broken.values()):
+        say(f"Would be refused: {sentence}")
+
+
+def _print_cells(plan: Plan, cells: Sequence[Cell], price: Price, format_: str) -> None:
     by_job = {one.job: one for one in price.jobs}
     nothing = dict.fromkeys(("estimated_seconds", "estimated_from", "remaining_seconds"))
     rows = [
@@ -103,29 +114,17 @@ def show_plan(
             row["expected"], row["basis"] = _expected(row["remaining_seconds"]), _BASES[row["estimated_from"]]
     shown = {name: title for name, title in COLUMNS.items() if name != "detail"}
     print_rows(rows, format_, columns=shown | {"expected": "expected", "basis": "from", "detail": ""}, digits=DIGITS)
-    done = sum(cell.state == "done" for cell in cells)
-    images = training_images(benchmark, catalog, plan, [c.job for c in cells if c.state != "done"])
-    click.echo(
-        f"{len(cells)} jobs under {plan.protocol.name}: {done} done, {len(cells) - done} to run, "
-        f"{images:,} training images.",
-        err=True,
-    )
-    for sentence in (*price_sentences(price, setting, request), *price.notes):
-        say(sentence)
-    for sentence in (*survey.over_budget.values(), *survey.broken.values()):
-        say(f"Would be refused: {sentence}")
 
 
-def setting_of(asked: Asked, catalog: Catalog, *, watts: float | None = None) -> Setting:
-    """Turn what was asked of this machine into what prices depend on, without torch where that can be.
+def setting_of(asked: ResourceRequest, catalog: Catalog, *, watts: float | None = None) -> Setting:
+    """Turn a request for resources of this machine into what prices depend on, without torch where that can be.
 
     Raises:
-        WrongUseError: what was asked does not go together.
+        WrongUseError: the options contradict each other.
         CannotContinueError: this machine has no such device.
     """
     from harness.execute.resources import resolve_resources
     from harness.machine import find_device
-    from harness.price.estimate import Setting
     from harness.price.timings import Timings, threads_per_job
 
     device = find_device(asked.device)
@@ -133,38 +132,32 @@ def setting_of(asked: Asked, catalog: Catalog, *, watts: float | None = None) ->
     if device.kind == "cpu" and asked.jobs_per_gpu is None and plain:
         jobs = int(asked.jobs or 1)
         return Setting(device, jobs, threads_per_job(jobs, asked.threads, Timings()), watts)
-    here = replace(asked, detach=False, in_process=False, options=())
+    here = replace(asked, detach=False, in_process=False, executor_options=())
     resources = resolve_resources(here, catalog.executor("local").spec, accelerator=False)
     threads = resources.threads or threads_per_job(1, None, Timings())
     return Setting(device, len(resources.devices), threads, watts, devices=len(set(resources.devices)))
 
 
 def in_order(
-    benchmark: Benchmark, catalog: Catalog, plan: Plan, survey: Survey, todo: Sequence[Job], request: Request,
-    asked: Asked, *, remote: bool,
-) -> list[Job]:  # fmt: skip
-    """Order the jobs of a run, longest first within each seed, by what is known of them; times nothing."""
-    from harness.price.estimate import Appraiser
-    from harness.price.price import longest_first
-
-    # What other machines are like is not known here; the order by this one's processor is as good as any.
-    setting = setting_of(Asked(device="cpu") if remote else asked, catalog)
-    appraiser = Appraiser(benchmark, catalog, request.runs, request.data_root, setting)
-    return list(longest_first(todo, appraiser.expected_seconds(plan, survey.cells)))
+    workspace: Workspace, plan: Plan, survey: Survey, todo: Sequence[Job], asked: ResourceRequest
+) -> list[Job]:
+    """Order jobs, longest first within each seed, by earlier timings on these resources; nothing is timed."""
+    estimator = Estimator(workspace, setting_of(asked, workspace.catalog))
+    return list(longest_first(todo, estimator.expected_seconds(plan, survey.cells)))
 
 
-def with_other_seeds(plan: Plan, request: Request) -> Plan:
+def with_other_seeds(workspace: Workspace, plan: Plan) -> Plan:
     """Add the jobs of a plan's models and data sets that have a folder, behind those of the plan."""
     planned = set(plan.jobs)
     on_disk = [
         job
-        for job in request.runs.jobs(plan.protocol.name)
+        for job in workspace.runs.jobs(plan.protocol.name)
         if job.model in plan.models and job.dataset in plan.datasets and job not in planned
     ]
     return replace(plan, jobs=(*plan.jobs, *on_disk))
 
 
-def price_sentences(price: Price, setting: Setting, request: Request) -> list[str]:
+def price_sentences(price: Price, setting: Setting, workspace: Workspace) -> list[str]:
     """Say what a plan costs: time, finish, disk and energy."""
     if not price.jobs:
         return []
@@ -180,12 +173,12 @@ def price_sentences(price: Price, setting: Setting, request: Request) -> list[st
         f"({longest.job}); with --jobs {setting.jobs} about {duration(price.finish)}, "
         f"which would end {_clock(price.finish)}."
     ]
-    free = f"{gigabytes(free_bytes(request.runs.root))} are free at {request.runs.root}"
+    free = f"{gigabytes(free_bytes(workspace.runs.root))} are free at {workspace.runs.root}"
     disk = f"Disk: up to {gigabytes(price.runs_bytes)} for the runs; {free}."
     if price.unprepared:
         disk += (
             f" Data sets that are not prepared take up to {gigabytes(price.data_bytes)} more under "
-            f"{request.data_root}: {', '.join(price.unprepared)}."
+            f"{workspace.data}: {', '.join(price.unprepared)}."
         )
     sentences.append(disk)
     stated = "as you say" if setting.watts else "an assumption; --watts takes yours"
@@ -195,22 +188,15 @@ def price_sentences(price: Price, setting: Setting, request: Request) -> list[st
     return sentences
 
 
-def read_survey(benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, *, brief: bool = False) -> Survey:
-    """Tell how a plan stands, from what earlier commands remember of the models; ``brief`` as in ``read_grid``."""
-    from harness.workspace.survey import Surveyor
-
-    return Surveyor(benchmark, catalog, request.runs, request.data_root, remember=True).survey(plan, brief=brief)
-
-
-def training_images(benchmark: Benchmark, catalog: Catalog, plan: Plan, jobs: Sequence[Job]) -> int:
-    """How many images the jobs train on: whole batches, times the epochs."""
+def training_images(workspace: Workspace, plan: Plan, jobs: Sequence[Job]) -> int:
+    """Return the number of images that the jobs train on: whole batches, times the epochs."""
     protocol = plan.protocol
-    sizes = {name: dataset_facts(benchmark, catalog, name).train for name in plan.datasets}
+    sizes = {name: workspace.facts(name).train for name in plan.datasets}
     return sum(sizes[job.dataset] // protocol.batch_size * protocol.batch_size * protocol.epochs for job in jobs)
 
 
 def time_left(cells: Sequence[Cell]) -> str:
-    """Say how long the jobs that are not done would take at the mean of those that are; a full stop if none is."""
+    """Return the estimated time left, from the mean of the finished jobs ("." if there are none)."""
     times = [cell.result.seconds for cell in cells if cell.state == "done" and cell.result]
     missing = sum(cell.state != "done" for cell in cells)
     if not times or not missing:
@@ -233,8 +219,8 @@ def _clock(seconds: float) -> str:
     return f"on {end:%Y-%m-%d} at {end:%H:%M}"
 
 
-class _Teller:
-    """Says on stderr what is being timed: in one line that changes on a terminal, else from time to time."""
+class _ProgressLine:
+    """The line on stderr that names what is being timed; without a terminal, a line every few seconds."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting

@@ -11,13 +11,12 @@ import click
 
 from harness.catalog import Catalog
 from harness.cli import completion
-from harness.cli.options import data_option, data_root, format_option, load, protocol_option, registry_option
+from harness.cli.options import data_option, format_option, open_workspace, protocol_option, registry_option
 from harness.cli.output import print_rows
 from harness.data.ingest import definition
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import DatasetError, WrongUseError
 from harness.registry import Benchmark
-from harness.results.store import RunsFolder
 
 _COLUMNS = {
     "dataset": "data set",
@@ -71,8 +70,8 @@ def prepare(
     """
     if verify and remove_:
         raise WrongUseError("Say --verify or --remove, not both.")
-    benchmark, catalog = load(registry, protocol, RunsFolder(Path("runs")))
-    root = data_root(data)
+    workspace = open_workspace(data=data, registry=registry, protocol=protocol)
+    benchmark, catalog, root = workspace.benchmark, workspace.catalog, workspace.data
     names = list(dict.fromkeys(datasets))
     offers = [catalog.dataset(name) for name in names]
     if remove_:

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.leaderboard import ablation_of, lambda_option, measured_board, published_board
-from harness.cli.options import (
-    data_option,
-    data_root,
-    load,
-    load_under,
-    protocol_option,
-    registry_option,
-    runs_option,
-    suite_option,
-)
+from harness.cli.leaderboard import ablation_of, measured_board, published_board
+from harness.cli.options import ResultRequest, protocol_option, result_options
 from harness.errors import CannotContinueError, HarnessError, WrongUseError
 from harness.protocol_file import describe_ablation
 
 if TYPE_CHECKING:
     from harness.api import RunResult
     from harness.catalog import Catalog
-    from harness.registry import Benchmark
+    from harness.registry import Benchmark, Suite
     from harness.report.content import PageContent, Patterns
     from harness.report.rows import Leaderboard
+    from harness.workspace.workspace import Workspace
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@suite_option
-@lambda_option
+@result_options(protocol_option)
 @click.option("--published", is_flag=True, help="The published benchmark alone, even where there are finished runs.")
 @click.option(
     "--figures",
@@ -41,14 +33,7 @@ if TYPE_CHECKING:
     help="Also write every figure as PNG, SVG and PDF.",
 )
 @click.option("--no-patterns", is_flag=True, help="Leave the architectural patterns out: they build every model.")
-@protocol_option
-@runs_option
-@data_option
-@registry_option
-def report(
-    out: Path, suite: str | None, lam: float, published: bool, figures: Path | None, no_patterns: bool,
-    protocol: str | None, runs: Path, data: Path | None, registry: Path | None,
-) -> None:  # fmt: skip
+def report(out: Path, request: ResultRequest, published: bool, figures: Path | None, no_patterns: bool) -> None:
     """Write one self-contained page about a suite: leaderboard, figures, patterns and methods.
 
     The page is one HTML file that needs no network and no server. Without finished runs it shows the published
@@ -60,18 +45,13 @@ def report(
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise WrongUseError(f"{out} does not end in .html; the report is a page.")
-    if published and protocol:
+    if published and request.protocol:
         raise WrongUseError("--published is about the frozen protocol; leave --protocol out.")
-    benchmark, catalog = load_under(registry, suite, protocol, runs)
-    frozen = load(registry)[0] if protocol else benchmark
     from harness.report.figures import altair
     from harness.report.page import build_figures, page_size, write_figures, write_page
 
     altair()  # before minutes of work, say what is missing
-    content = gather(
-        benchmark, catalog, runs, data_root(data), suite, lam, frozen=frozen, published=published,
-        patterns=not no_patterns,
-    )  # fmt: skip
+    content = gather(request, published=published, patterns=not no_patterns)
     drawn = build_figures(content)
     write_page(out, content, drawn)
     click.echo(f"Wrote {out} ({page_size(out.read_text(encoding='utf-8'))}).", err=True)
@@ -80,43 +60,29 @@ def report(
         click.echo(f"Wrote {len(paths)} files to {figures}.", err=True)
 
 
-def gather(
-    benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, lam: float, *,
-    frozen: Benchmark, published: bool, patterns: bool,
-) -> PageContent:  # fmt: skip
-    """Collect everything that the page shows; ``frozen`` is the registry's own, for the published table."""
+def gather(request: ResultRequest, *, published: bool, patterns: bool) -> PageContent:
+    """Collect everything that the page shows."""
     from harness.data.prepare import known_leaks
     from harness.report.content import PageContent, describe_methods, gather_confusions, gather_histories
-    from harness.report.published import full_suite, published_accuracies, published_anchors
-    from harness.results.store import RunsFolder
+    from harness.report.published import published_accuracies, published_anchors
     from harness.score import search_subsets
-    from harness.workspace.finished import collect
 
-    table = None
-    search = None
+    workspace, lam = request.open(), request.lam
+    benchmark, catalog = workspace.benchmark, workspace.catalog
+    table = search = None
     if benchmark.published is not None:
-        table = published_board(frozen, catalog, runs, data, None, lam)
+        # The published table is about the registry's own protocol, also beside results of another.
+        frozen = replace(request, protocol=None).open() if request.protocol else workspace
+        table = published_board(frozen, None, lam)
         search = search_subsets(published_accuracies(benchmark), published_anchors(benchmark), lam=lam)
-    found = None if published else collect(benchmark, catalog, RunsFolder(runs), data, suite=suite, metric=None)
-    ablation = ablation_of(benchmark, suite)
-    if not published and (suite is not None or ablation) and found is not None:
-        found.require_results()
-    results: tuple[RunResult, ...] = ()
-    if found is None or not found.results:
-        if table is None:
-            raise CannotContinueError("There is nothing to report: no finished runs, and no published table.")
-        chosen, board, notes = full_suite(benchmark), table, table.notes
-    else:
-        collected, board = measured_board(benchmark, catalog, runs, data, suite=suite, lam=lam)
-        chosen, results, notes = collected.suite, collected.results, (*collected.notes, *board.notes)
+    chosen, board, results, notes = _subject(workspace, request, table, published=published)
     measured = bool(results)
     protocol = benchmark.protocol(chosen.protocol)
     own = describe_ablation(benchmark, protocol)
-    leaks = known_leaks(catalog, chosen.datasets, data, protocol.input_size)
+    leaks = known_leaks(catalog, chosen.datasets, workspace.data, protocol.input_size)
     titles = {name: _title(catalog, name) + (" *" if name in leaks else "") for name in chosen.datasets}
     classes = {name: catalog.datasets[name].spec.classes for name in chosen.datasets if name in catalog.datasets}
-    folder = RunsFolder(runs)
-    confusions, problems = gather_confusions(folder, results, classes)
+    confusions, problems = gather_confusions(workspace.runs, results, classes)
     how, deviations = describe_methods(benchmark, chosen, board, results)
     leakage = "; ".join(f"{titles[name]}: {sentence}" for name, sentence in leaks.items())
     how = [*how, ("Known leakage", leakage or "none; 'harness audit' looks for it")]
@@ -135,12 +101,34 @@ def gather(
         proxy=benchmark.published.proxy if benchmark.published else "",
         search=search,
         patterns=_patterns(benchmark, catalog, board, measured=measured) if patterns else None,
-        histories=gather_histories(folder, results),
+        histories=gather_histories(workspace.runs, results),
         confusions=confusions,
         methods=how,
         deviations=[*own, *deviations, *problems],
         notes=[*own, *notes],
     )
+
+
+def _subject(
+    workspace: Workspace, request: ResultRequest, table: Leaderboard | None, *, published: bool
+) -> tuple[Suite, Leaderboard, tuple[RunResult, ...], tuple[str, ...]]:
+    """Return the suite, the board, the results and the notes of the page: the user's own where there are any.
+
+    Raises:
+        CannotContinueError: the suite that the user named has no results, or there is no published table either.
+    """
+    from harness.report.published import full_suite
+    from harness.workspace.finished import collect
+
+    found = None if published else collect(workspace, suite=request.suite)
+    if found is not None and (request.suite is not None or ablation_of(workspace.benchmark, request.suite)):
+        found.require_results()
+    if found is not None and found.results:
+        board = measured_board(workspace, found, lam=request.lam)
+        return found.suite, board, found.results, (*found.notes, *board.notes)
+    if table is None:
+        raise CannotContinueError("There is nothing to report: no finished runs, and no published table.")
+    return full_suite(workspace.benchmark), table, (), tuple(table.notes)
 
 
 def _title(catalog: Catalog, name: str) -> str:

@@ -1,4 +1,4 @@
-"""``harness run`` and ``harness status``: the grid of jobs, while and after it is trained."""
+"""``harness run``: train the grid of jobs."""
 
 from __future__ import annotations
 
@@ -13,32 +13,26 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.api import Cell, ExecutorSpec, Job, Resources, StoppedError, StopSignal, Work
-from harness.catalog import Catalog
-from harness.cli.options import Request, format_option, selection_options, track_option
+from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
-from harness.cli.plan import (
-    COLUMNS,
-    DIGITS,
-    in_order,
-    read_survey,
-    setting_of,
-    show_plan,
-    training_images,
-)
+from harness.cli.plan import COLUMNS, DIGITS, in_order, setting_of, show_plan, training_images
 from harness.cli.progress import RunReporter, duration, say_profiles, stop_signal
-from harness.cli.run_options import Execution, execution_options
+from harness.cli.run_options import executor_option, resource_options, training_options
 from harness.errors import BudgetError, CannotContinueError
+from harness.execute.forkserver import begin_imports
+from harness.execute.resources import ResourceRequest, resolve_resources
 from harness.execute.run_one import LocalRunOne
-from harness.execute.tracking import choose_trackers
+from harness.execute.tracking import check_trackers
 from harness.garbage import gc_paused
+from harness.machine import find_device
 from harness.plan import Plan, build_plan
-from harness.registry import Benchmark
-from harness.results.store import RunsFolder, executor_folder
+from harness.price.estimate import Estimator, Setting
+from harness.results.store import executor_folder
+from harness.train.options import RunOptions
+from harness.workspace.survey import Survey, check_data, survey_plan
 
 if TYPE_CHECKING:
-    from harness.workspace.survey import Survey
-
-COMPILE_MODES = ("default", "reduce-overhead")  # those of harness.train.environment, which imports torch
+    from harness.workspace.workspace import Workspace
 
 _INTERRUPTED = 130
 _LET_GO_SECONDS = 5.0
@@ -46,32 +40,20 @@ _LET_GO_SECONDS = 5.0
 
 @click.command()
 @selection_options
-@execution_options
+@resource_options
+@executor_option
+@training_options
 @click.option("--dry-run", is_flag=True, help="Show what would run and what is done, and stop.")
 @click.option("--allow-over-budget", is_flag=True, help="Train models over the budget too; their results stay marked.")
-@click.option("--profile", is_flag=True, help="Write where each job's time goes: profile.json, and a table at the end.")
-@click.option(
-    "--compile",
-    "compile_mode",
-    type=click.Choice(COMPILE_MODES),
-    help="Train by torch.compile. Results say so: they agree with the others, but not bit for bit.  [default: off]",
-)
-@track_option
 @format_option
 def run(
-    request: Request,
-    execution: Execution,
-    dry_run: bool,
-    allow_over_budget: bool,
-    profile: bool,
-    compile_mode: str | None,
-    track: tuple[str, ...],
-    format_: str,
-) -> int:
+    request: Request, resources: ResourceRequest, executor: str, options: RunOptions, dry_run: bool,
+    allow_over_budget: bool, format_: str,
+) -> int:  # fmt: skip
     """Train models on data sets under the frozen protocol.
 
-    What is done stays done: run the same command again to go on after a stop, or to add what is missing. Results are in
-    the folder given by --runs. Each job trains in a process that is not this one, so that a crash costs that job's last
+    Finished jobs stay finished: run the same command again to resume after a stop, or to add what is missing. Results
+    are in the folder given by --runs. Each job trains in a process of its own, so that a crash costs that job's last
     minutes alone. Exits with 1 if some jobs failed.
 
     \b
@@ -83,68 +65,81 @@ def run(
     harness run mynet --track mlflow        follow it in MLflow too
     harness run mynet --profile             see where its time goes
     """
-    benchmark, catalog = request.load()
-    chosen = build_plan(benchmark, catalog, request.selection)
+    workspace = request.open()
+    chosen = build_plan(workspace.benchmark, workspace.catalog, request.selection)
     if dry_run:
-        setting = setting_of(execution.asked, catalog)
-        show_plan(benchmark, catalog, chosen, request, format_, setting=setting, timing=False)
+        estimator = Estimator(workspace, setting_of(resources, workspace.catalog))
+        show_plan(workspace, chosen, estimator, format_, timing=False)
         return 0
-    tracking = choose_trackers(catalog, track, request.runs.root / "tracking")
-    executor = catalog.executor(execution.executor).spec
-    request.runs.check_writable()
-
-    from harness.execute.forkserver import begin_imports
-    from harness.execute.resources import resolve_resources
-    from harness.workspace.survey import Surveyor
-
-    asked = execution.asked
-    if not (executor.remote or asked.in_process or all(_has_result(request, job) for job in chosen.jobs)):
-        begin_imports(asked.device)
-    with gc_paused():  # imports torch, unless one job trains on a CPU
-        resources = resolve_resources(asked, executor, accelerator=chosen.protocol.accelerator)
-    insisted = asked.device != "auto"
-    if not executor.remote:
-        _refuse_years_on_a_cpu(benchmark, catalog, chosen, request, resources, insisted=insisted)
-    surveyor = Surveyor(benchmark, catalog, request.runs, request.data_root, remember=False)
-    surveyor.check_data(chosen)
-    survey = surveyor.survey(chosen)
+    options = replace(
+        options,
+        trackers=check_trackers(workspace.catalog, options.trackers),
+        accept_cpu=resources.device != "auto",
+    )
+    grid = _Grid(workspace, chosen, resources, workspace.catalog.executor(executor).spec)
+    survey = grid.look()
     refused = _refusals(survey, allow_over_budget=allow_over_budget)
     if refused and set(refused) == set(chosen.models):
         raise BudgetError("\n".join(refused.values()))
-    todo = [cell.job for cell in survey.cells if cell.state != "done" and cell.job.model not in refused]
-    if len(todo) > 1 and resources.jobs != 1:
-        todo = in_order(benchmark, catalog, chosen, survey, todo, request, asked, remote=executor.remote)
+    todo = grid.in_order(survey, [c.job for c in survey.cells if c.state != "done" and c.job.model not in refused])
     stop = stop_signal()
     reporter = RunReporter(len(todo), chosen.protocol, stop)
-    run_one = LocalRunOne(
-        benchmark,
-        RunsFolder(request.runs.root.absolute()),
-        request.data_root.absolute(),
-        frozenset(survey.over_budget),
-        execution.checkpoint_every,
-        insisted,
-        tracking,
-        profile,
-        compile_mode,
-    )
-    work = Work(
-        jobs=tuple(todo),
-        run_one=run_one,
-        resources=resources,
-        reporter=reporter,
-        folder=executor_folder(run_one.runs, executor.name),
-    )
-    stopped = bool(todo) and _carry_out(executor, work, stop, reporter)
+    options = replace(options, over_budget=frozenset(survey.over_budget))
+    stopped = bool(todo) and _carry_out(grid.executor, grid.work(todo, options, reporter), stop, reporter)
     final = _final_cells(survey, refused, reporter.finished)
     print_rows([cell.as_row(chosen.protocol.metric) for cell in final], format_, columns=COLUMNS, digits=DIGITS)
     trained = sum(cell.state != "running" for cell in reporter.finished)
-    if profile:
-        say_profiles(run_one.runs, final, trained=trained)
+    if options.profile:
+        say_profiles(workspace.runs, final, trained=trained)
     return _summarise(final, trained, stopped=stopped)
 
 
-def _has_result(request: Request, job: Job) -> bool:
-    return request.runs.of(job).result.exists()
+class _Grid:
+    """The jobs of one command, and the means to train them."""
+
+    def __init__(self, workspace: Workspace, plan: Plan, asked: ResourceRequest, executor: ExecutorSpec) -> None:
+        """Resolve the resources.
+
+        Raises:
+            WrongUseError, CannotContinueError: the machine lacks what was asked for, or would take years.
+            StoreError: results can't be written.
+        """
+        workspace.runs.check_writable()
+        self.executor = executor
+        self._plan = plan
+        self._asked = asked
+        finished = all(workspace.runs.of(job).result.exists() for job in plan.jobs)
+        if not (executor.remote or asked.in_process or finished):
+            begin_imports(asked.device)
+        with gc_paused():  # torch is imported here
+            self._resources = resolve_resources(asked, executor, accelerator=plan.protocol.accelerator)
+        if not executor.remote:
+            _refuse_years_on_a_cpu(workspace, plan, self._resources, insisted=asked.device != "auto")
+        self._workspace = workspace.with_fresh_models()
+
+    def look(self) -> Survey:
+        """Return the state of every job. Raises HarnessError where a data set is not prepared."""
+        check_data(self._workspace, self._plan)
+        return survey_plan(self._workspace, self._plan)
+
+    def in_order(self, survey: Survey, todo: list[Job]) -> list[Job]:
+        """Order the jobs of a run, longest first within each seed, by earlier timings; nothing is timed."""
+        if len(todo) <= 1 or self._resources.jobs == 1:
+            return todo
+        # Other machines are unknown here; the order by this one's processor is as good as any.
+        asked = ResourceRequest(device="cpu") if self.executor.remote else self._asked
+        return in_order(self._workspace, self._plan, survey, todo, asked)
+
+    def work(self, todo: Sequence[Job], options: RunOptions, reporter: RunReporter) -> Work:
+        """Return the order to the executor."""
+        run_one = LocalRunOne(self._workspace.absolute(), options)
+        return Work(
+            jobs=tuple(todo),
+            run_one=run_one,
+            resources=self._resources,
+            reporter=reporter,
+            folder=executor_folder(run_one.workspace.runs, self.executor.name),
+        )
 
 
 def _refusals(survey: Survey, *, allow_over_budget: bool) -> dict[str, str]:
@@ -209,24 +204,18 @@ def _summarise(cells: Sequence[Cell], trained: int, *, stopped: bool) -> int:
     return 1 if counts["failed"] else 0
 
 
-def _refuse_years_on_a_cpu(
-    benchmark: Benchmark, catalog: Catalog, plan: Plan, request: Request, resources: Resources, *, insisted: bool
-) -> None:
+def _refuse_years_on_a_cpu(workspace: Workspace, plan: Plan, resources: Resources, *, insisted: bool) -> None:
     """Explain what a protocol made for an accelerator would cost on this CPU, unless the user named the device."""
     if not plan.protocol.accelerator or resources.devices[0] != "cpu" or insisted:
         return
     import torch
 
-    from harness.machine import find_device
-    from harness.price.estimate import Appraiser, Setting
-
     threads = resources.threads or torch.get_num_threads()
-    setting = Setting(find_device("cpu"), len(resources.devices), threads)
-    appraiser = Appraiser(benchmark, catalog, request.runs, request.data_root, setting)
-    cells = read_survey(benchmark, catalog, plan, request).cells
-    timed = appraiser.time_some(plan, cells, say)
-    price = appraiser.price(plan, cells)
-    images = training_images(benchmark, catalog, plan, [one.job for one in price.jobs])
+    estimator = Estimator(workspace, Setting(find_device("cpu"), len(resources.devices), threads))
+    cells = survey_plan(workspace, plan).cells
+    timed = estimator.time_some(plan, cells, say)
+    price = estimator.price(plan, cells)
+    images = training_images(workspace, plan, [one.job for one in price.jobs])
     others = ", the other models scaled by their multiply-adds" if len(plan.models) > len(timed) else ""
     raise CannotContinueError(
         f"No CUDA device was found, and {plan.protocol.name} is made for one. The {len(price.jobs)} jobs of this plan "

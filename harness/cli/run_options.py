@@ -1,79 +1,37 @@
-"""Options that say how jobs are carried out: devices, how many at a time, and by whom."""
+"""Options that say how jobs are trained: devices, jobs at a time, executor, and the choices for each run."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
 from harness.cli import completion
-from harness.execute.resources import Asked, parse_duration
+from harness.cli.options import grouped
+from harness.execute.resources import ResourceRequest, parse_duration
+from harness.train.options import RunOptions
+
+COMPILE_MODES = ("default", "reduce-overhead")  # those of harness.train.environment, which imports torch
+
+track_option = click.option(
+    "--track",
+    metavar="TRACKER",
+    multiple=True,
+    shell_complete=completion.trackers,
+    envvar="HARNESS_TRACK",
+    show_envvar=True,
+    help="Follow the runs in this tool; repeatable. 'harness list trackers' shows them.",
+)
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a user wants jobs to be carried out.
-
-    Attributes:
-        asked: Devices and numbers, as typed.
-        executor: The executor's name.
-        checkpoint_every: Seconds between checkpoints within an epoch.
-    """
-
-    asked: Asked
-    executor: str
-    checkpoint_every: float
-
-
-def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say where jobs run and how many at a time, and hand them on as one Asked."""
-
-    @functools.wraps(command)
-    def with_place(
-        *arguments: Any,
-        device: str,
-        jobs: str | None,
-        jobs_per_gpu: int | None,
-        threads: int | None,
-        **others: Any,
-    ) -> Any:
-        asked = Asked(device=device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, threads=threads)
-        return command(*arguments, asked=asked, **others)
-
-    return _with_options(with_place, _PLACE)
-
-
-def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add all options that say how jobs are carried out, and hand them to the command as one Execution."""
-
-    @functools.wraps(command)
-    def with_execution(
-        *arguments: Any,
-        asked: Asked,
-        timeout: str,
-        executor: str,
-        executor_options: tuple[str, ...],
-        detach: bool,
-        in_process: bool,
-        checkpoint_every: str,
-        **others: Any,
-    ) -> Any:
-        whole = replace(asked, timeout=timeout, in_process=in_process, detach=detach, options=executor_options)
-        every = parse_duration("--checkpoint-every", checkpoint_every)
-        return command(*arguments, execution=Execution(whole, executor, every), **others)
-
-    return place_options(_with_options(with_execution, _CARE))
-
-
-def _with_options(command: Callable[..., Any], options: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
-    for decorate in reversed(options):
-        command = decorate(command)
-    return command
-
-
+executor_option = click.option(
+    "--executor",
+    metavar="NAME",
+    default="local",
+    show_default=True,
+    shell_complete=completion.executors,
+    help="The executor: local, slurm, ray or a plugin's; 'harness list executors' shows them.",
+)
 _PLACE = (
     click.option(
         "--device",
@@ -86,7 +44,7 @@ _PLACE = (
     click.option(
         "--jobs",
         metavar="N|auto",
-        help="Jobs at the same time, each in its own process; auto: one a GPU, or one a core.  [default: 1]",
+        help="Jobs at a time, each in its own process; auto: one per GPU, or one per core.  [default: 1]",
     ),
     click.option(
         "--jobs-per-gpu",
@@ -100,14 +58,6 @@ _PLACE = (
         metavar="N",
         help="CPU threads for a job. Results are equal bit for bit at equal threads.  [default: cores / jobs]",
     ),
-    click.option(
-        "--executor",
-        metavar="NAME",
-        default="local",
-        show_default=True,
-        shell_complete=completion.executors,
-        help="Who carries out the jobs: local, slurm, ray or a plugin's; 'harness list executors' shows them.",
-    ),
 )
 _CARE = (
     click.option(
@@ -115,14 +65,7 @@ _CARE = (
         metavar="DURATION",
         default="1h",
         show_default=True,
-        help="End a job that makes no progress for so long, such as 90s or 30m; 0 waits for ever.",
-    ),
-    click.option(
-        "--checkpoint-every",
-        metavar="DURATION",
-        default="300s",
-        show_default=True,
-        help="Time between checkpoints within an epoch. Its end is one, too, unless the last was moments ago.",
+        help="Kill a job that makes no progress for this long, such as 90s or 30m; 0 waits for ever.",
     ),
     click.option(
         "--executor-option",
@@ -134,3 +77,37 @@ _CARE = (
     click.option("--detach", is_flag=True, help="Submit to the cluster and return; 'harness status' shows the rest."),
     click.option("--in-process", is_flag=True, help="Train in this process, one job at a time, for a debugger."),
 )
+_TRAINING = (
+    click.option(
+        "--checkpoint-every",
+        "save_every",
+        metavar="DURATION",
+        default="300s",
+        show_default=True,
+        help="Interval between checkpoints. One is also written at the end of an epoch, unless the last is under 10 s "
+        "old.",
+    ),
+    click.option(
+        "--profile", is_flag=True, help="Write where each job's time goes: profile.json, and a table at the end."
+    ),
+    click.option(
+        "--compile",
+        "compile_mode",
+        type=click.Choice(COMPILE_MODES),
+        help="Train by torch.compile. The results are marked: they agree with others, but not bit for bit.  "
+        "[default: off]",
+    ),
+    track_option,
+)
+
+
+def _make_run_options(save_every: str, track: tuple[str, ...], **values: Any) -> RunOptions:
+    return RunOptions(save_every=parse_duration("--checkpoint-every", save_every), trackers=track, **values)
+
+
+place_options = grouped("resources", ResourceRequest, *_PLACE)
+"""Adds the options that say where jobs run, and hands them to the command as one ResourceRequest."""
+resource_options = grouped("resources", ResourceRequest, *_PLACE, *_CARE)
+"""Adds the same and those for time limits and executors."""
+training_options = grouped("options", _make_run_options, *_TRAINING)
+"""Adds the choices for each run, and hands them to the command as one RunOptions."""

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.catalog import Catalog
-from harness.cli.leaderboard import (
-    ablation_of,
-    anchors_option,
-    lambda_option,
-    measured_board,
-    metric_option,
-    print_board,
-)
+from harness.cli.leaderboard import ablation_of, measured_board, print_board
 from harness.cli.options import (
-    data_option,
-    data_root,
+    DEFAULT_LAMBDA,
+    ResultRequest,
+    accuracies_option,
+    anchors_option,
     format_option,
-    load_under,
+    metric_option,
     protocol_option,
-    registry_option,
-    runs_option,
-    suite_option,
+    result_options,
 )
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, WrongUseError
 from harness.registry import Benchmark, Protocol
+from harness.workspace.finished import collect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,33 +29,15 @@ if TYPE_CHECKING:
     from harness.api import MetricSpec
     from harness.report.rows import Leaderboard
     from harness.score import Anchors
-
-accuracies_option = click.option(
-    "--accuracies",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.csv",
-    help="A table instead of runs: column 'model', one column a data set, in percent.",
-)
+    from harness.workspace.workspace import Workspace
 
 
 @click.command()
-@suite_option
-@lambda_option
-@anchors_option
-@accuracies_option
-@metric_option
+@result_options(anchors_option, accuracies_option, metric_option, protocol_option)
 @click.option("--make-anchors", metavar="NAME", help="Freeze the table's extrema as RUNS/anchors/NAME.toml.")
 @click.option("--sensitivity", is_flag=True, help="Ranks at lambda 0 to 2, and where models change places.")
-@protocol_option
-@runs_option
-@data_option
-@registry_option
 @format_option
-def score(
-    suite: str | None, lam: float, anchors_name: str | None, accuracies: Path | None, metric: str | None,
-    make_anchors: str | None, sensitivity: bool, protocol: str | None, runs: Path,
-    data: Path | None, registry: Path | None, format_: str,
-) -> None:  # fmt: skip
+def score(request: ResultRequest, make_anchors: str | None, sensitivity: bool, format_: str) -> None:
     """Compute xScores from finished runs, or from a CSV file of accuracies in percent.
 
     A file is scored over its own columns, or over a suite's with --suite. Values above 1 and below 0 are kept: a model
@@ -74,70 +49,57 @@ def score(
     harness score --suite pocket --make-anchors lab-2026
     harness score --suite pocket --anchors lab-2026 --sensitivity
     """
-    if accuracies is not None and protocol:
+    if request.accuracies is not None and request.protocol:
         raise WrongUseError("A file given with --accuracies has no protocol that could be known; leave --protocol out.")
-    benchmark, catalog = load_under(registry, suite, protocol, runs)
-    root = data_root(data)
+    workspace = request.open()
     if make_anchors:
-        _make_anchors(benchmark, catalog, runs, root, suite, metric, accuracies, make_anchors)
-        anchors_name = anchors_name or make_anchors
+        _make_anchors(workspace, request, make_anchors)
+        request = replace(request, anchors=request.anchors or make_anchors)
     notes: tuple[str, ...] = ()
-    if accuracies is not None:
-        spec = _metric_of_file(benchmark, catalog, suite, metric)
-        board = _board_of_file(benchmark, accuracies, runs, suite, lam, anchors_name, spec, data_names(catalog))
-        percent = True
-        higher = True
+    higher = percent = True
+    if request.accuracies is not None:
+        board = _board_of_file(workspace, request, _metric_of_file(workspace, request))
     else:
-        collected, board = measured_board(
-            benchmark, catalog, runs, root, suite=suite, lam=lam, metric=metric, anchors_name=anchors_name
-        )
+        collected = collect(workspace, suite=request.suite, metric=request.metric)
+        board = measured_board(workspace, collected, lam=request.lam, anchors_name=request.anchors)
         notes = collected.notes
         higher = collected.metric.higher_is_better
         percent = higher and collected.metric.name == collected.protocol.metric
     if sensitivity:
         _print_sensitivity(board, format_, higher=higher, percent=percent)
     else:
-        print_board(board.models, format_, ablation=ablation_of(benchmark, suite))
+        print_board(board.models, format_, ablation=ablation_of(workspace.benchmark, request.suite))
     for note in (*notes, *board.notes):
         click.echo(note, err=True)
 
 
-def data_names(catalog: Catalog) -> list[str]:
-    """Names of the installed data sets."""
-    return list(catalog.datasets)
-
-
-def _metric_of_file(benchmark: Benchmark, catalog: Catalog, suite: str | None, metric: str | None) -> MetricSpec:
-    own = benchmark.protocol(benchmark.suite(suite).protocol).metric
-    if metric is not None and metric != own:
+def _metric_of_file(workspace: Workspace, request: ResultRequest) -> MetricSpec:
+    benchmark = workspace.benchmark
+    own = benchmark.protocol(benchmark.suite(request.suite).protocol).metric
+    if request.metric is not None and request.metric != own:
         raise WrongUseError(
-            f"A file given with --accuracies holds {own} in percent; --metric {metric} needs stored predictions. "
-            "Leave --accuracies out to use finished runs."
+            f"A file given with --accuracies holds {own} in percent; --metric {request.metric} needs stored "
+            "predictions. Leave --accuracies out to use finished runs."
         )
-    return catalog.metric(own).spec
+    return workspace.catalog.metric(own).spec
 
 
-def _make_anchors(
-    benchmark: Benchmark, catalog: Catalog, runs: Path, data: Path, suite: str | None, metric: str | None,
-    accuracies: Path | None, name: str,
-) -> None:  # fmt: skip
+def _make_anchors(workspace: Workspace, request: ResultRequest, name: str) -> None:
     """Freeze the extrema of all complete models, and say where."""
-    from harness.report.anchor_files import anchor_file, freeze
+    from harness.report.anchor_files import OWN, anchor_file, freeze
     from harness.score import read_accuracies
     from harness.score.frozen import write_anchors
 
-    if name in benchmark.anchors:
+    if name in workspace.benchmark.anchors:
         raise WrongUseError(f"The registry has anchors named '{name}' already, and they never change; choose another.")
-    path = anchor_file(runs, name)
+    path = anchor_file(workspace.runs.root, name)
     protocol: Protocol | None = None
-    if accuracies is not None:
-        frame = read_accuracies(accuracies)
-        frame = _suite_columns(frame, benchmark, suite, accuracies)
-        spec = _metric_of_file(benchmark, catalog, suite, metric)
+    if request.accuracies is not None:
+        frame = _suite_columns(read_accuracies(request.accuracies), workspace.benchmark, request)
+        spec = _metric_of_file(workspace, request)
     else:
-        collected, board = measured_board(
-            benchmark, catalog, runs, data, suite=suite, lam=0.5, metric=metric, anchors_name="own"
-        )
+        collected = collect(workspace, suite=request.suite, metric=request.metric)
+        board = measured_board(workspace, collected, lam=DEFAULT_LAMBDA, anchors_name=OWN)
         frame, spec, protocol = board.accuracies.dropna(), collected.metric, collected.protocol
     if len(frame) < 2:
         raise CannotContinueError(f"Anchors need at least two complete models; there are {len(frame)}.")
@@ -150,22 +112,23 @@ def _make_anchors(
     )
 
 
-def _suite_columns(frame: pd.DataFrame, benchmark: Benchmark, suite: str | None, path: Path) -> pd.DataFrame:
-    """Return the columns of the suite that was asked for, all for none."""
-    if suite is None:
+def _suite_columns(frame: pd.DataFrame, benchmark: Benchmark, request: ResultRequest) -> pd.DataFrame:
+    """Return the columns of the suite that the user named, all for none."""
+    if request.suite is None:
         return frame
-    datasets = list(benchmark.suite(suite).datasets)
+    datasets = list(benchmark.suite(request.suite).datasets)
     absent = [name for name in datasets if name not in frame.columns]
     if absent:
-        raise CannotContinueError(f"{path}: the suite '{suite}' needs a column for: {', '.join(absent)}.")
+        raise CannotContinueError(
+            f"{request.accuracies}: the suite '{request.suite}' needs a column for: {', '.join(absent)}."
+        )
     return frame[datasets]
 
 
 def table_and_anchors(
-    benchmark: Benchmark, path: Path, runs: Path, suite: str | None, name: str | None, metric: MetricSpec,
-    installed: list[str], *, fall_back: bool = False,
-) -> tuple[pd.DataFrame, Anchors, str]:  # fmt: skip
-    """Read a file of accuracies and find its anchors.
+    workspace: Workspace, request: ResultRequest, metric: MetricSpec, *, fall_back: bool = False
+) -> tuple[pd.DataFrame, Anchors, str]:
+    """Read the user's file of accuracies and find its anchors.
 
     Without a name these are the suite's fixed ones, and unknown data sets are refused; with ``fall_back`` a file about
     other data sets is normalised by its own extrema. Returns the table, the anchors, and a sentence about them.
@@ -173,12 +136,15 @@ def table_and_anchors(
     from harness.report.anchor_files import OWN, find_anchors, own_anchors, registry_anchors
     from harness.score import read_accuracies
 
-    default = benchmark.suite(suite).anchors
-    # With anchors of one's own the names of the data sets are one's own matter too.
-    check = None if name or default is None or fall_back else sorted({*benchmark.datasets, *installed})
-    frame = _suite_columns(read_accuracies(path, known=check), benchmark, suite, path)
+    benchmark, name, path = workspace.benchmark, request.anchors, request.accuracies
+    assert path is not None  # callers checked
+    default = benchmark.suite(request.suite).anchors
+    # A user with anchors of their own may name data sets as they like.
+    names_are_free = name or default is None or fall_back
+    check = None if names_are_free else sorted({*benchmark.datasets, *workspace.catalog.datasets})
+    frame = _suite_columns(read_accuracies(path, known=check), benchmark, request)
     if name is not None and name != OWN:
-        found = find_anchors(name, benchmark, runs, metric=metric, protocol=None)
+        found = find_anchors(name, benchmark, workspace.runs.root, metric=metric, protocol=None)
         return frame, found, ""
     if name is None and default is not None:
         fixed = registry_anchors(benchmark.anchor_table(default))
@@ -189,18 +155,13 @@ def table_and_anchors(
     return frame, own, f"Normalised by the best and the worst of the file itself ({own.name})."
 
 
-def _board_of_file(
-    benchmark: Benchmark, path: Path, runs: Path, suite: str | None, lam: float, name: str | None, metric: MetricSpec,
-    installed: list[str],
-) -> Leaderboard:  # fmt: skip
-    from dataclasses import replace
-
+def _board_of_file(workspace: Workspace, request: ResultRequest, metric: MetricSpec) -> Leaderboard:
     from harness.report.ranking import ScoreSettings, leaderboard_of_table
 
-    frame, anchors, note = table_and_anchors(benchmark, path, runs, suite, name, metric, installed)
-    sizes = {dataset: facts.test for dataset, facts in benchmark.datasets.items()}
-    board = leaderboard_of_table(frame, anchors, ScoreSettings(lam, metric.name), sizes)
-    over = f"Scored over the {len(frame.columns)} data sets of {path}: {', '.join(frame.columns)}."
+    frame, anchors, note = table_and_anchors(workspace, request, metric)
+    sizes = {dataset: facts.test for dataset, facts in workspace.benchmark.datasets.items()}
+    board = leaderboard_of_table(frame, anchors, ScoreSettings(request.lam, metric.name), sizes)
+    over = f"Scored over the {len(frame.columns)} data sets of {request.accuracies}: {', '.join(frame.columns)}."
     return replace(board, notes=tuple(text for text in (over, note, *board.notes) if text))
 
 

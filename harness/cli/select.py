@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.leaderboard import anchors_option, lambda_option, measured_board
-from harness.cli.options import data_option, data_root, format_option, load, registry_option, runs_option, suite_option
+from harness.cli.leaderboard import measured_board
+from harness.cli.options import ResultRequest, accuracies_option, anchors_option, format_option, result_options
 from harness.cli.output import print_rows
-from harness.cli.score import accuracies_option, data_names, table_and_anchors
+from harness.cli.score import table_and_anchors
 from harness.errors import WrongUseError
 
 if TYPE_CHECKING:
-    from harness.score import SubsetSearch
+    import pandas as pd
+
+    from harness.score import Anchors, SubsetSearch
 
 _COLUMNS = {
     "datasets": "data sets",
@@ -32,7 +33,6 @@ _SHOWN = 10
 @click.command()
 @click.option("--size", type=int, metavar="N", default=4, show_default=True, help="Data sets in a subset.")
 @click.option("--published", is_flag=True, help="Search on the published table.")
-@accuracies_option
 @click.option("--normalized", is_flag=True, help="Predict from normalised values instead of accuracies.")
 @click.option(
     "--top", type=click.IntRange(min=1), metavar="N", help="Rows to print.  [default: 10; all in json and csv]"
@@ -45,18 +45,11 @@ _SHOWN = 10
     show_default=True,
     help="Bootstrap resamples.",
 )
-@suite_option
-@lambda_option
-@anchors_option
-@runs_option
-@data_option
-@registry_option
+@result_options(anchors_option, accuracies_option)
 @format_option
 def select(
-    size: int, published: bool, accuracies: Path | None, normalized: bool, top: int | None, resamples: int,
-    suite: str | None, lam: float, anchors_name: str | None, runs: Path, data: Path | None, registry: Path | None,
-    format_: str,
-) -> None:  # fmt: skip
+    size: int, published: bool, normalized: bool, top: int | None, resamples: int, request: ResultRequest, format_: str
+) -> None:
     """Try every subset of data sets: how well does it predict the score on all of them?
 
     R^2 is what the paper reports. Q^2 predicts each model by the fit without it: with few models R^2 is high for almost
@@ -67,33 +60,13 @@ def select(
     harness select --published
     harness select --accuracies mine.csv --size 3 --normalized
     """
-    from harness.report.published import published_accuracies, published_anchors
     from harness.score import search_subsets
 
-    benchmark, catalog = load(registry)
-    if published and (accuracies is not None or anchors_name):
+    if published and (request.accuracies is not None or request.anchors):
         raise WrongUseError("--published brings its own accuracies and anchors; leave --accuracies and --anchors out.")
-    note = ""
-    if published:
-        frame, anchors = published_accuracies(benchmark), published_anchors(benchmark)
-        if suite is not None:
-            frame = frame[[name for name in benchmark.suite(suite).datasets if name in frame.columns]]
-    elif accuracies is not None:
-        own = benchmark.protocol(benchmark.suite(suite).protocol).metric
-        frame, anchors, note = table_and_anchors(
-            benchmark, accuracies, runs, suite, anchors_name, catalog.metric(own).spec, data_names(catalog),
-            fall_back=True,
-        )  # fmt: skip
-    else:
-        _, board = measured_board(
-            benchmark, catalog, runs, data_root(data), suite=suite, lam=lam, anchors_name=anchors_name
-        )
-        frame, anchors = board.accuracies, board.anchors
-        gaps = [str(model) for model in frame.index[frame.isna().any(axis=1)]]
-        frame = frame.dropna()
-        note = f"Left out, incomplete: {', '.join(gaps)}." if gaps else ""
+    frame, anchors, note = _table(request, published=published)
     found = search_subsets(
-        frame, anchors, size=size, lam=lam, on="normalized" if normalized else "accuracy", resamples=resamples
+        frame, anchors, size=size, lam=request.lam, on="normalized" if normalized else "accuracy", resamples=resamples
     )
     machine = format_ in ("json", "csv")
     print_rows(
@@ -111,6 +84,28 @@ def select(
     for sentence in (note, *found.warnings, *best_by_q2(found)):
         if sentence:
             click.echo(sentence, err=True)
+
+
+def _table(request: ResultRequest, *, published: bool) -> tuple[pd.DataFrame, Anchors, str]:
+    """Return the accuracies to search on, their anchors, and a sentence about them."""
+    from harness.report.published import published_accuracies, published_anchors
+    from harness.workspace.finished import collect
+
+    workspace = request.open()
+    benchmark = workspace.benchmark
+    if published:
+        frame = published_accuracies(benchmark)
+        if request.suite is not None:
+            frame = frame[[name for name in benchmark.suite(request.suite).datasets if name in frame.columns]]
+        return frame, published_anchors(benchmark), ""
+    if request.accuracies is not None:
+        own = benchmark.protocol(benchmark.suite(request.suite).protocol).metric
+        return table_and_anchors(workspace, request, workspace.catalog.metric(own).spec, fall_back=True)
+    collected = collect(workspace, suite=request.suite)
+    board = measured_board(workspace, collected, lam=request.lam, anchors_name=request.anchors)
+    frame = board.accuracies
+    gaps = [str(model) for model in frame.index[frame.isna().any(axis=1)]]
+    return frame.dropna(), board.anchors, f"Left out, incomplete: {', '.join(gaps)}." if gaps else ""
 
 
 def subset_rows(found: SubsetSearch, top: int | None, *, people: bool) -> list[dict[str, Any]]:

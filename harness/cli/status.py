@@ -13,11 +13,12 @@ from harness.api import Cell, Job, State
 from harness.catalog import Catalog
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
-from harness.cli.plan import COLUMNS, DIGITS, read_survey, time_left, with_other_seeds
+from harness.cli.plan import COLUMNS, DIGITS, time_left, with_other_seeds
 from harness.errors import CannotContinueError
 from harness.garbage import gc_paused
 from harness.plan import build_plan
 from harness.results.store import RunsFolder, executor_folder
+from harness.workspace.survey import survey_plan
 
 
 @click.command()
@@ -34,12 +35,12 @@ def status(request: Request, format_: str) -> None:
     harness status --suite pocket
     harness status mynet --format json
     """
-    benchmark, catalog = request.load()
+    workspace = request.open()
     selection = replace(request.selection, all_models=request.selection.all_models or not request.selection.models)
-    chosen = build_plan(benchmark, catalog, selection)
+    chosen = build_plan(workspace.benchmark, workspace.catalog, selection)
     with gc_paused():
-        cells = read_survey(benchmark, catalog, with_other_seeds(chosen, request), request, brief=True).cells
-    cells = _with_queues(catalog, request.runs, cells)
+        cells = survey_plan(workspace, with_other_seeds(workspace, chosen), brief=True).cells
+    cells = _with_queues(workspace.catalog, workspace.runs, cells)
     metric = chosen.protocol.metric
     if len(cells) > MANY and format_ not in ("json", "csv"):
         print_overview(cells, metric, format_)

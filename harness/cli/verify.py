@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import data_option, data_root, format_option, load, registry_option
+from harness.cli.options import data_option, format_option, open_workspace, registry_option
 from harness.cli.output import print_rows
 
 if TYPE_CHECKING:
@@ -60,21 +60,19 @@ def verify(
     harness verify runs --format json
     harness verify results.zip --replay
     """
-    benchmark, catalog = load(registry)
+    workspace = open_workspace(data=data, registry=registry)
     with ExitStack() as stack:
         found = [run for path in paths for run in _find(path, stack)]
 
         from harness.machine import resolve_device
-        from harness.verify.checks import Means
         from harness.verify.verify import verify_run
 
         if device != "auto":
             resolve_device(device)
-        means = Means(benchmark, catalog, data_root(data), device, replay)
         verified = []
         for index, (label, folder) in enumerate(found, 1):
             click.echo(f"[{index}/{len(found)}] {label}", err=True)
-            verified.append(verify_run(label, folder, means))
+            verified.append(verify_run(label, folder, workspace, device=device, replay=replay))
     if format_ == "table" and len(verified) > 1:  # some twenty checks a run, which nobody reads; failures follow below
         print_rows([_counts(one) for one in verified], format_)
     else:

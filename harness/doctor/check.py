@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from harness.catalog import Catalog
 from harness.errors import HarnessError, one_line
-from harness.registry import Benchmark, Protocol, Suite
-from harness.results.store import RunsFolder
+from harness.registry import Protocol, Suite
+from harness.workspace.workspace import Workspace
 
 Verdict: TypeAlias = Literal["ok", "warning", "problem", "skipped"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """What is examined: the machine as one user sees it, for one suite."""
+class Examination:
+    """The subject of the checks: the machine as one user sees it, for one suite.
 
-    benchmark: Benchmark
-    catalog: Catalog
+    Attributes:
+        workspace: The place of work.
+        suite, protocol: The suite and the protocol that it trains under.
+        device: The name that the user gave.
+    """
+
+    workspace: Workspace
     suite: Suite
     protocol: Protocol
-    runs: RunsFolder
-    data_root: Path
     device: str
 
 
@@ -50,19 +51,19 @@ class Finding:
         return {"name": self.name, "verdict": self.verdict, "found": self.found, "advice": self.advice}
 
 
-Check: TypeAlias = Callable[[Place], Iterable[Finding]]
+Check: TypeAlias = Callable[[Examination], Iterable[Finding]]
 
 
-def examine(place: Place, checks: Sequence[tuple[str, Check]]) -> Iterator[Finding]:
+def examine(examination: Examination, checks: Sequence[tuple[str, Check]]) -> Iterator[Finding]:
     """Carry out checks and yield what they find; one that raises is itself a finding.
 
     Args:
-        place: What is examined.
+        examination: The subject of the checks.
         checks: Each with the name that a crash of it is reported under.
     """
     for name, check in checks:
         try:
-            yield from check(place)
+            yield from check(examination)
         except HarnessError as error:
             yield Finding(name, "problem", str(error))
         except Exception as error:  # whatever is broken on this machine, the other checks still tell the user more

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness.doctor.check import Finding, Place
+from harness.doctor.check import Examination, Finding
 from harness.errors import one_line
 from harness.machine import (
     bound_cores,
@@ -27,7 +27,7 @@ _BUSY = 0.5  # share of the cores that other programs may use before a warning
 _SIDE, _CLASSES, _BATCH, _STEPS = 16, 4, 8, 4
 
 
-def check_devices(place: Place) -> Iterator[Finding]:
+def check_devices(examination: Examination) -> Iterator[Finding]:
     """Every device that torch sees, with a training step on each."""
     import torch
 
@@ -40,31 +40,31 @@ def check_devices(place: Place) -> Iterator[Finding]:
         )
     if torch.backends.mps.is_available():
         yield _trained("mps", "Apple GPU; its results are not comparable with those of other devices")
-    if place.protocol.accelerator and not count:
+    if examination.protocol.accelerator and not count:
         reason = "torch was built without CUDA" if not torch.version.cuda else "torch sees no CUDA device"
         yield Finding(
             "cuda",
             "warning",
-            f"{reason}, and {place.protocol.name} is made for one",
+            f"{reason}, and {examination.protocol.name} is made for one",
             "On a machine with an NVIDIA GPU, install its driver and a CUDA build of torch. Without: "
             "harness run --all --suite pocket",
         )
 
 
-def check_chosen_device(place: Place) -> Iterator[Finding]:
+def check_chosen_device(examination: Examination) -> Iterator[Finding]:
     """The device that was asked for."""
     from harness.machine import resolve_device
 
-    device = resolve_device(place.device)
-    if place.device != "auto":
-        yield Finding("device", "ok", f"{place.device} is there")
+    device = resolve_device(examination.device)
+    if examination.device != "auto":
+        yield Finding("device", "ok", f"{examination.device} is there")
     elif device.type == "cpu":
         yield Finding("device", "ok", "auto means the CPU here")
     else:
         yield Finding("device", "ok", f"auto means {device} here")
 
 
-def check_threads(_place: Place) -> Iterator[Finding]:
+def check_threads(_examination: Examination) -> Iterator[Finding]:
     """Cores, limits and variables against the threads that torch would start, and what else keeps the cores busy."""
     import torch
 
@@ -93,11 +93,11 @@ def check_threads(_place: Place) -> Iterator[Finding]:
             yield Finding("load", "ok", busy)
 
 
-def check_determinism(place: Place) -> Iterator[Finding]:
+def check_determinism(examination: Examination) -> Iterator[Finding]:
     """Two short trainings on the chosen device, from one seed: their weights must be the same bits."""
     from harness.machine import resolve_device
 
-    device = str(resolve_device(place.device))
+    device = str(resolve_device(examination.device))
     first, second = train_probe(device), train_probe(device)
     if first == second:
         cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
@@ -113,14 +113,14 @@ def check_determinism(place: Place) -> Iterator[Finding]:
         )
 
 
-def check_arithmetic(place: Place) -> Iterator[Finding]:
+def check_arithmetic(examination: Examination) -> Iterator[Finding]:
     """The libraries that are installed here compute what the frozen protocol was certified with."""
     from harness.doctor.golden import PROTOCOL, certified, compute, differences
 
-    if PROTOCOL not in place.benchmark.protocols:
+    if PROTOCOL not in examination.workspace.benchmark.protocols:
         yield Finding("arithmetic", "skipped", f"the registry in use has no protocol {PROTOCOL}")
         return
-    found = compute(place.benchmark.protocol(PROTOCOL), place.catalog)
+    found = compute(examination.workspace.benchmark.protocol(PROTOCOL), examination.workspace.catalog)
     told = differences(found, certified())
     if not told:
         yield Finding("arithmetic", "ok", f"all {len(found)} parts of {PROTOCOL} compute what was certified")

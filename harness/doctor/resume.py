@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from harness.api import Job
-from harness.doctor.check import Finding, Place
+from harness.doctor.check import Examination, Finding
 from harness.doctor.trial import TRAINING, Trial
 from harness.errors import CannotContinueError
 from harness.machine import existing_folder
@@ -74,11 +74,11 @@ class Proof:
         )
 
 
-def prove_resume(place: Place, registry: Path | None, *, kills: int, seed: int, say: Say) -> Proof:
+def prove_resume(examination: Examination, registry: Path | None, *, kills: int, seed: int, say: Say) -> Proof:
     """Train the smallest job there is once undisturbed and once under fire, and compare everything.
 
     Args:
-        place: Whose catalog offers the models; results go to a folder beside its runs, which is removed afterwards.
+        examination: Its catalog offers the models. Results go to a folder beside its runs, removed afterwards.
         registry: The registry file, for the processes that train.
         kills: How often to kill, each time without warning (SIGKILL; TerminateProcess on Windows).
         seed: Of the instants.
@@ -89,9 +89,10 @@ def prove_resume(place: Place, registry: Path | None, *, kills: int, seed: int, 
     """
     began = time.monotonic()
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory(dir=existing_folder(place.runs.root), prefix=".harness-doctor-") as name:
+    scratch_root = existing_folder(examination.workspace.runs.root)
+    with tempfile.TemporaryDirectory(dir=scratch_root, prefix=".harness-doctor-") as name:
         scratch = Path(name)
-        trial = _smallest_trial(place, registry, scratch)
+        trial = _smallest_trial(examination, registry, scratch)
         say(f"Training {trial.job} undisturbed")
         quiet = replace(trial, runs=str(scratch / "quiet"))
         span = _train(quiet, scratch, kill_after=None) or 0.0
@@ -182,16 +183,16 @@ def _train(trial: Trial, scratch: Path, *, kill_after: float | None) -> float | 
     return span
 
 
-def _smallest_trial(place: Place, registry: Path | None, scratch: Path) -> Trial:
+def _smallest_trial(examination: Examination, registry: Path | None, scratch: Path) -> Trial:
     """The quickest model on an embedded data set, under a protocol that a CPU can bear, for a few epochs."""
     from harness.machine import find_device
     from harness.price.timings import Timings, threads_per_job
 
-    datasets = place.catalog.datasets
+    datasets = examination.workspace.catalog.datasets
     candidates = [
         (suite.protocol, name)
-        for suite in (place.suite, *place.benchmark.suites.values())
-        if not place.benchmark.protocol(suite.protocol).accelerator
+        for suite in (examination.suite, *examination.workspace.benchmark.suites.values())
+        if not examination.workspace.benchmark.protocol(suite.protocol).accelerator
         for name in suite.datasets
         if name in datasets and not datasets[name].spec.sources
     ]
@@ -200,27 +201,29 @@ def _smallest_trial(place: Place, registry: Path | None, scratch: Path) -> Trial
             "There is nothing small to train: no suite for a CPU has a data set that comes with its plugin."
         )
     protocol, dataset = candidates[0]
-    model = _quickest_model(place, place.benchmark.protocol(protocol).input_size, len(datasets[dataset].spec.classes))
+    model = _quickest_model(
+        examination, examination.workspace.benchmark.protocol(protocol).input_size, len(datasets[dataset].spec.classes)
+    )
     return Trial(
         registry=str(registry.absolute()) if registry else None,
         job=Job(protocol, model, dataset, 0),
         runs="",
         data=str(scratch / "data"),
-        device=find_device(place.device).address,
+        device=find_device(examination.device).address,
         threads=threads_per_job(1, None, Timings()),
         save_every=300.0,
         epochs=_EPOCHS,
     )
 
 
-def _quickest_model(place: Place, side: int, classes: int) -> str:
+def _quickest_model(examination: Examination, side: int, classes: int) -> str:
     """The model whose forward and backward pass of a small batch takes the least time here."""
     import torch
 
     from harness.models import build_module
 
     spans = {}
-    for name, offer in place.catalog.models.items():
+    for name, offer in examination.workspace.catalog.models.items():
         with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):  # those that don't build don't count
             module = build_module(offer, classes).train()
             images = torch.rand(4, 3, side, side)

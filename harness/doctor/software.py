@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import metadata, requires, version
 
 from harness.catalog import DISTRIBUTION
-from harness.doctor.check import Finding, Place
+from harness.doctor.check import Examination, Finding
 from harness.errors import one_line
 from harness.machine import LIBRARIES, installed_version
 
@@ -24,7 +24,7 @@ _ENGINES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _ANSWER_SECONDS = 5.0
 
 
-def check_versions(_place: Place) -> Iterator[Finding]:
+def check_versions(_examination: Examination) -> Iterator[Finding]:
     """Python and the libraries that results depend on, against what this release asks for."""
     needed = _requirements(extra=None)
     found, wrong = [f"python {sys.version.split()[0]}"], []
@@ -43,7 +43,7 @@ def check_versions(_place: Place) -> Iterator[Finding]:
         yield Finding("versions", "ok", ", ".join(found))
 
 
-def check_torch(_place: Place) -> Iterator[Finding]:
+def check_torch(_examination: Examination) -> Iterator[Finding]:
     """Whether torch can be imported and torchvision was built for it."""
     advice = "Install torch and torchvision together, from one source: pip install --force-reinstall torch torchvision"
     try:
@@ -63,12 +63,12 @@ def check_torch(_place: Place) -> Iterator[Finding]:
     yield Finding("torch", "ok", f"{here} fit together; built with {cuda}")
 
 
-def check_plugins(place: Place) -> Iterator[Finding]:
+def check_plugins(examination: Examination) -> Iterator[Finding]:
     """A line for each plugin that is not wholly in use, and one for all the others."""
-    good = [plugin for plugin in place.catalog.plugins if plugin.state == "ok"]
+    good = [plugin for plugin in examination.workspace.catalog.plugins if plugin.state == "ok"]
     distributions = sorted({f"{plugin.distribution} {plugin.version}" for plugin in good})
     yield Finding("plugins", "ok", f"{len(good)} loaded, of {', '.join(distributions) or 'nobody'}")
-    for plugin in place.catalog.plugins:
+    for plugin in examination.workspace.catalog.plugins:
         if plugin.state != "ok":
             failed = plugin.state == "failed"
             yield Finding(
@@ -79,7 +79,7 @@ def check_plugins(place: Place) -> Iterator[Finding]:
             )
 
 
-def check_extras(_place: Place) -> Iterator[Finding]:
+def check_extras(_examination: Examination) -> Iterator[Finding]:
     """Which optional parts are installed."""
     for extra in sorted(metadata(DISTRIBUTION).get_all("Provides-Extra") or []):
         if extra in _NOT_FOR_USERS:
@@ -92,11 +92,11 @@ def check_extras(_place: Place) -> Iterator[Finding]:
             yield Finding(f"extra {extra}", "ok", "installed")
 
 
-def check_executors(place: Place) -> Iterator[Finding]:
+def check_executors(examination: Examination) -> Iterator[Finding]:
     """Which executors could carry out jobs from here."""
-    if not place.catalog.executors:
+    if not examination.workspace.catalog.executors:
         yield Finding("executors", "problem", "no executor is installed", "Install this release again.")
-    for name, offer in place.catalog.executors.items():
+    for name, offer in examination.workspace.catalog.executors.items():
         yield _executor(name, offer.spec.title, _ENGINES.get(name))
 
 

@@ -16,10 +16,9 @@ from harness.catalog import Offer
 from harness.data.ingest import SPLITS, definition
 from harness.data.prepare import PrepareRequest, disk_use, estimate, verify_prepared
 from harness.data.store import find_prepared, open_split
-from harness.doctor.check import Finding, Place
+from harness.doctor.check import Examination, Finding
 from harness.errors import HarnessError
 from harness.machine import existing_folder, free_bytes, gigabytes
-from harness.plan import dataset_facts
 from harness.price.price import JobPrice, Price
 
 CACHE_BYTES = 100_000_000  # what caches of timings, architectures and plots may grow to, generously
@@ -27,61 +26,65 @@ _VERIFY_BYTES = 50_000_000  # data sets up to here are compared byte by byte, wh
 _CLOCK_SECONDS = 5.0
 
 
-def check_disk(place: Place) -> Iterator[Finding]:
+def check_disk(examination: Examination) -> Iterator[Finding]:
     """Free space under the runs, data and cache folders against what the suite needs, one model of each kind."""
     from harness.api import Job
 
-    budget = place.benchmark.budget.parameters
+    budget = examination.workspace.benchmark.budget.parameters
     jobs = []
-    for dataset in place.suite.datasets:
+    for dataset in examination.suite.datasets:
         try:
-            facts = dataset_facts(place.benchmark, place.catalog, dataset)
+            facts = examination.workspace.facts(dataset)
         except HarnessError:
             continue  # another check says what is wrong with it
         predictions = facts.test * (4 * facts.classes + 8)
         jobs += [
             JobPrice(
-                job=Job(place.protocol.name, model, dataset, 0), seconds=None, basis=None, weights=budget,
+                job=Job(examination.protocol.name, model, dataset, 0), seconds=None, basis=None, weights=budget,
                 predictions=predictions,
             )
-            for model in place.catalog.models
+            for model in examination.workspace.catalog.models
         ]  # fmt: skip
     runs = Price(jobs=tuple(jobs), start_up=0.0, at_once=1, watts=0.0).runs_bytes
-    what = f"one run of {len(place.catalog.models)} models on the suite '{place.suite.name}'"
-    yield _room("disk of runs", place.runs.root, runs, what, "--runs")
-    offers = [place.catalog.datasets[name] for name in place.suite.datasets if name in place.catalog.datasets]
+    what = f"one run of {len(examination.workspace.catalog.models)} models on the suite '{examination.suite.name}'"
+    yield _room("disk of runs", examination.workspace.runs.root, runs, what, "--runs")
+    offers = [
+        examination.workspace.catalog.datasets[name]
+        for name in examination.suite.datasets
+        if name in examination.workspace.catalog.datasets
+    ]
     data = sum(
-        estimate(PrepareRequest(offer, place.data_root, (place.protocol.input_size,))).total
+        estimate(PrepareRequest(offer, examination.workspace.data, (examination.protocol.input_size,))).total
         for offer in offers
-        if _prepared(place, offer) is None
+        if _prepared(examination, offer) is None
     )
-    yield _room("disk of data", place.data_root, data, "the data sets that are not prepared", "--data")
+    yield _room("disk of data", examination.workspace.data, data, "the data sets that are not prepared", "--data")
     cache = cache_folder()
     yield _room("disk of cache", cache, CACHE_BYTES, "what is remembered between commands", "XDG_CACHE_HOME")
 
 
-def check_runs_folder(place: Place) -> Iterator[Finding]:
+def check_runs_folder(examination: Examination) -> Iterator[Finding]:
     """Whether the disk of the runs does what results rely on."""
-    yield behaviour("runs folder", place.runs.root, "--runs")
+    yield behaviour("runs folder", examination.workspace.runs.root, "--runs")
 
 
-def check_data_folder(place: Place) -> Iterator[Finding]:
+def check_data_folder(examination: Examination) -> Iterator[Finding]:
     """Whether the disk of the data does what preparing relies on."""
-    yield behaviour("data folder", place.data_root, "--data")
+    yield behaviour("data folder", examination.workspace.data, "--data")
 
 
-def check_datasets(place: Place) -> Iterator[Finding]:
+def check_datasets(examination: Examination) -> Iterator[Finding]:
     """Every data set of the suite: prepared, missing or damaged."""
-    for name in place.suite.datasets:
-        offer = place.catalog.datasets.get(name)
+    for name in examination.suite.datasets:
+        offer = examination.workspace.catalog.datasets.get(name)
         called = f"data set {name}"
         if offer is None:
             advice = "Install the plugin that offers it; 'harness list plugins' shows those that failed."
             yield Finding(called, "problem", "no installed plugin offers it", advice)
             continue
         try:
-            dataset_facts(place.benchmark, place.catalog, name)
-            yield _dataset(place, called, offer)
+            examination.workspace.facts(name)
+            yield _dataset(examination, called, offer)
         except HarnessError as error:
             yield Finding(called, "problem", str(error), _remake(offer))
 
@@ -154,22 +157,24 @@ def _room(name: str, folder: Path, needed: int, what: str, option: str) -> Findi
     return Finding(name, "problem" if free < needed else "warning", found, advice)
 
 
-def _prepared(place: Place, offer: Offer[DatasetSpec]) -> object:
+def _prepared(examination: Examination, offer: Offer[DatasetSpec]) -> object:
     try:
-        return find_prepared(place.data_root, offer.spec.name, definition(offer), place.protocol.input_size)
+        return find_prepared(
+            examination.workspace.data, offer.spec.name, definition(offer), examination.protocol.input_size
+        )
     except HarnessError:
         return None
 
 
-def _dataset(place: Place, called: str, offer: Offer[DatasetSpec]) -> Finding:
+def _dataset(examination: Examination, called: str, offer: Offer[DatasetSpec]) -> Finding:
     spec = offer.spec
-    found = find_prepared(place.data_root, spec.name, definition(offer), place.protocol.input_size)
+    found = find_prepared(examination.workspace.data, spec.name, definition(offer), examination.protocol.input_size)
     if found is None and not spec.sources:
         return Finding(called, "ok", "comes with its plugin; prepared when it is first used")
     if found is None:
         terms = " --accept-licence" if spec.accept_licence else ""
         advice = f"Run: harness prepare {spec.name}{terms}"
-        return Finding(called, "problem", f"not prepared in {place.data_root}", advice)
+        return Finding(called, "problem", f"not prepared in {examination.workspace.data}", advice)
     counts = found.manifest.counts
     facts = f"prepared: {counts['train']:,} train and {counts['test']:,} test images"
     if disk_use(found.folder) <= _VERIFY_BYTES:

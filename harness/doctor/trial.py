@@ -69,6 +69,8 @@ def main(argument: str) -> int:
     from harness.machine import resolve_device
     from harness.registry import load_benchmark
     from harness.results.store import RunsFolder
+    from harness.train.options import RunOptions
+    from harness.workspace.workspace import Workspace
 
     told: dict[str, Any] = json.loads(argument)
     trial = Trial(**told | {"job": Job(**told["job"])})
@@ -77,16 +79,14 @@ def main(argument: str) -> int:
     # Under the protocol's name, but of another digest: such a result could never be taken for a real one.
     short = msgspec.structs.replace(benchmark.protocol(trial.job.protocol), epochs=trial.epochs, warmup_epochs=1)
     protocols = {**benchmark.protocols, trial.job.protocol: short}
-    runner = JobRunner(
-        benchmark=msgspec.structs.replace(benchmark, protocols=protocols),
-        catalog=discover(),
-        runs=RunsFolder(Path(trial.runs)),
-        data_root=Path(trial.data),
-        device=resolve_device(trial.device),
-        over_budget=frozenset(),
-        reporter=_Announcer(),
-        save_every=trial.save_every,
+    workspace = Workspace(
+        msgspec.structs.replace(benchmark, protocols=protocols),
+        discover(),
+        RunsFolder(Path(trial.runs)),
+        Path(trial.data),
     )
+    options = RunOptions(save_every=trial.save_every)
+    runner = JobRunner(workspace, resolve_device(trial.device), _Announcer(), options)
     cell = runner(trial.job)
     if cell.state != "done":
         print(cell.detail, file=sys.stderr)

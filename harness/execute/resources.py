@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from harness.api import ExecutorSpec, Resources
@@ -15,7 +15,7 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ResourceRequest:
     """What the user asked for, as typed.
 
     Attributes:
@@ -26,7 +26,7 @@ class Asked:
         timeout: How long a job may go without progress, such as ``90``, ``30m`` or ``0`` for ever.
         in_process: Train in the calling process.
         detach: Submit and return.
-        options: ``KEY=VALUE`` for the executor.
+        executor_options: ``KEY=VALUE`` for the executor.
     """
 
     device: str = "auto"
@@ -36,10 +36,10 @@ class Asked:
     timeout: str = "1h"
     in_process: bool = False
     detach: bool = False
-    options: tuple[str, ...] = field(default=())
+    executor_options: tuple[str, ...] = ()
 
 
-def resolve_resources(asked: Asked, executor: ExecutorSpec, *, accelerator: bool) -> Resources:
+def resolve_resources(asked: ResourceRequest, executor: ExecutorSpec, *, accelerator: bool) -> Resources:
     """Turn a request into the resources that the executor gets.
 
     Args:
@@ -51,7 +51,7 @@ def resolve_resources(asked: Asked, executor: ExecutorSpec, *, accelerator: bool
         WrongUseError: what was asked does not go together, or does not exist.
         CannotContinueError: this machine has no such device.
     """
-    options = _parse_options(asked.options, executor)
+    options = _parse_options(asked.executor_options, executor)
     timeout = parse_duration("--timeout", asked.timeout) or None
     jobs = _number("--jobs", asked.jobs)
     if asked.detach and executor.waiting is None:
@@ -109,7 +109,7 @@ def parse_duration(option: str, text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def _slots(asked: Asked, jobs: int | None) -> tuple[str, ...]:
+def _slots(asked: ResourceRequest, jobs: int | None) -> tuple[str, ...]:
     """Return a device name for each job at the same time."""
     if device_without_torch(asked.device) is not None:
         if asked.jobs_per_gpu is not None:

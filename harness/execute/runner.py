@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.api import Cell, EpochRecord, Job, Reporter, StoppedError
-from harness.catalog import Catalog
-from harness.data.ingest import require_prepared
 from harness.errors import HarnessError, JobLockedError, StoreError
-from harness.execute.tracking import RunTrackers, Tracking
-from harness.registry import Benchmark
+from harness.execute.tracking import RunTrackers, open_trackers
 from harness.results.grid import read_cell
 from harness.results.profile import run_clock
 from harness.results.protocols import keep_protocol
-from harness.results.store import JobFolder, RunsFolder
+from harness.results.store import JobFolder
 from harness.train.checkpoint import find_checkpoint, spare_of
+from harness.train.options import RunOptions
 from harness.train.profile import OFF
 from harness.train.run import Built, Task, Trained, build_model, run_task
+from harness.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -31,29 +28,16 @@ class JobRunner:
     """Carries out one job at a time; call it with a job.
 
     Attributes:
-        benchmark, catalog: Where names are looked up.
-        runs: Where results go.
-        data_root: Where prepared data sets are.
-        device: Where training happens.
-        over_budget: Models that are over the budget and run at the user's insistence; their results say so.
-        reporter: Told how it goes.
-        save_every: Seconds between checkpoints within an epoch.
-        tracking: The trackers that follow each run.
-        profile: Whether to write down where each run's time goes.
-        compile_mode: How to compile models (``harness.train.environment``); None for not at all.
+        workspace: The place of work.
+        device: The device that trains.
+        reporter: Receives the progress.
+        options: The user's choices for training.
     """
 
-    benchmark: Benchmark
-    catalog: Catalog
-    runs: RunsFolder
-    data_root: Path
+    workspace: Workspace
     device: torch.device
-    over_budget: Collection[str]
     reporter: Reporter
-    save_every: float = 300.0
-    tracking: Tracking = field(default_factory=Tracking)
-    profile: bool = False
-    compile_mode: str | None = None
+    options: RunOptions = field(default_factory=RunOptions)
 
     def __call__(self, job: Job) -> Cell:
         """Train a job, unless it is done or another process works on it, and return how it stands then.
@@ -64,7 +48,7 @@ class JobRunner:
             StoreError: results can't be written; no other job could go on either.
             StoppedError: the user asked to stop.
         """
-        folder = self.runs.of(job)
+        folder = self.workspace.runs.of(job)
         self.reporter.job_started(job)
         try:
             lock = folder.acquire()
@@ -87,33 +71,33 @@ class JobRunner:
             return Cell(job, "failed", detail=sentence)
 
     def _run(self, job: Job, folder: JobFolder) -> Cell:
-        protocol = self.benchmark.protocol(job.protocol)
+        workspace, catalog = self.workspace, self.workspace.catalog
+        protocol = workspace.benchmark.protocol(job.protocol)
         task = Task(
             job=job,
             protocol=protocol,
-            model=self.catalog.model(job.model),
-            dataset=require_prepared(self.catalog.dataset(job.dataset), self.data_root, protocol.input_size),
-            catalog=self.catalog,
+            model=catalog.model(job.model),
+            dataset=workspace.prepared(job.dataset, protocol),
+            catalog=catalog,
             device=self.device,
             checkpoint=folder.checkpoint,
-            over_budget=job.model in self.over_budget,
-            save_every=self.save_every,
-            compile_mode=self.compile_mode,
+            options=self.options,
         )
         built = build_model(task)
         cell = read_cell(folder, built.fingerprint)
         if cell.state == "done":
             return cell
         self._clear(folder, cell, built.fingerprint)
-        keep_protocol(self.benchmark, self.runs, job.protocol)
+        keep_protocol(workspace.benchmark, workspace.runs, job.protocol)
         folder.begin(built.fingerprint, protocol_digest=protocol.digest)
-        self._tell(self.catalog.notify("harness_run_started", job=job))
-        with self.tracking.open(task, built, folder, self.reporter.notice) as trackers:
+        self._notice(catalog.notify("harness_run_started", job=job))
+        place = workspace.runs.root / "tracking"
+        with open_trackers(task, built, folder, place, self.reporter.notice) as trackers:
             trained = self._train(task, built, folder, trackers)
             folder.write_history(trained.history)
             folder.finish(trained.result, trained.logits, trained.labels)
             trackers.run_finished(trained.result, trained.history)
-        self._tell(self.catalog.notify("harness_run_finished", job=job, result=trained.result))
+        self._notice(catalog.notify("harness_run_finished", job=job, result=trained.result))
         return read_cell(folder, built.fingerprint)
 
     def _clear(self, folder: JobFolder, cell: Cell, fingerprint: str) -> None:
@@ -123,21 +107,21 @@ class JobRunner:
         if cell.state == "stale" or half_way:
             moved = folder.set_aside(folder.path)
             reason = cell.detail if cell.state == "stale" else "it was begun under another fingerprint"
-            self._tell([f"{folder.job}: the earlier work was set aside in {moved}: {reason}."])
+            self._notice([f"{folder.job}: the earlier work was set aside in {moved}: {reason}."])
 
     def _train(self, task: Task, built: Built, folder: JobFolder, trackers: RunTrackers) -> Trained:
         found = find_checkpoint(folder.checkpoint, fingerprint=built.fingerprint)
         for path, _ in found.damaged:
             folder.set_aside(path)
         if found.reason:
-            self._tell([f"{task.job}: {found.reason}"])
-        clock = run_clock(task, built, folder, found, self.reporter) if self.profile else OFF
+            self._notice([f"{task.job}: {found.reason}"])
+        clock = run_clock(task, built, folder, found, self.reporter) if self.options.profile else OFF
         try:
             return run_task(replace(task, clock=clock), built, found, _JobWatcher(self, folder, trackers))
         finally:
             clock.close()
 
-    def _tell(self, texts: list[str]) -> None:
+    def _notice(self, texts: list[str]) -> None:
         for text in texts:
             self.reporter.notice(text)
 
@@ -180,7 +164,7 @@ class _JobWatcher:
 
     def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
         self.folder.append_history(record)
-        failures = self.runner.catalog.notify("harness_epoch_finished", job=self.folder.job, record=record)
+        failures = self.runner.workspace.catalog.notify("harness_epoch_finished", job=self.folder.job, record=record)
         for text in failures:
             self.runner.reporter.notice(text)
         if saved:

@@ -26,48 +26,40 @@ if TYPE_CHECKING:
 _METHODS = ("epoch_finished", "run_finished", "run_failed", "close")
 
 
-@dataclass(frozen=True)
-class Tracking:
-    """The trackers that a user switched on, and where they write. Pickles, so that it reaches worker processes.
+def open_trackers(
+    task: Task, built: Built, folder: JobFolder, place: Path, notice: Callable[[str], object]
+) -> RunTrackers:
+    """Open the trackers of a run that is about to start or resume.
 
-    Attributes:
-        names: The trackers, each once; empty for none.
-        folder: Where each has a folder of its own, unless its own configuration says otherwise.
+    Args:
+        task, built: The job, and its model before training. The task's options name the trackers.
+        folder: The job's files; beside them the harness remembers what each tracker received.
+        place: Each tracker gets a folder in it, unless its own configuration names another.
+        notice: Takes the sentence about a tracker that fails; no tracker's error is raised.
     """
-
-    names: tuple[str, ...] = ()
-    folder: Path = Path("runs", "tracking")
-
-    def open(self, task: Task, built: Built, folder: JobFolder, tell: Callable[[str], object]) -> RunTrackers:
-        """Open the chosen trackers for a run that is about to start or go on.
-
-        Args:
-            task, built: The job, and its model before training.
-            folder: The job's files: beside them is remembered what trackers were told.
-            tell: Takes the sentence about a tracker that fails; nothing is raised for one.
-        """
-        if not self.names:
-            return RunTrackers((), _Memory(folder), tell)
-        memory = _Memory.of(folder)
-        run = _describe(task, built, memory.id)
-        followed = []
-        for name in self.names:
-            offer = task.catalog.trackers.get(name)
-            if offer is None:
-                tell(f"{task.job}: this process has no tracker '{name}'; the run goes on without it.")
-                continue
-            place = (self.folder / name).absolute()
-            followed.append(_Followed(offer, replace(run, resumed=name in memory.told, folder=place)))
-        return RunTrackers(followed, memory, tell)
+    names = task.options.trackers
+    if not names:
+        return RunTrackers((), _Memory(folder), notice)
+    memory = _Memory.of(folder)
+    run = _describe(task, built, memory.id)
+    followed = []
+    for name in names:
+        offer = task.catalog.trackers.get(name)
+        if offer is None:
+            notice(f"{task.job}: this process has no tracker '{name}'; the run continues without it.")
+            continue
+        resumed = name in memory.told
+        followed.append(_Followed(offer, replace(run, resumed=resumed, folder=(place / name).absolute())))
+    return RunTrackers(followed, memory, notice)
 
 
-def choose_trackers(catalog: Catalog, names: Iterable[str], folder: Path) -> Tracking:
-    """Check the names that a user gave against what is installed.
+def check_trackers(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:
+    """Check the names that a user gave against the installed trackers, and return each once.
 
     Raises:
         WrongUseError: there is no tracker of that name.
         PluginError: it may belong to a broken plugin.
-        CannotContinueError: what it needs is not installed.
+        CannotContinueError: a module that it needs is not installed.
     """
     chosen = tuple(dict.fromkeys(names))
     for name in chosen:
@@ -75,7 +67,7 @@ def choose_trackers(catalog: Catalog, names: Iterable[str], folder: Path) -> Tra
         if missing := missing_modules(spec):
             how = f"Install it with: {spec.install}" if spec.install else "Install it, or leave the tracker out."
             raise CannotContinueError(f"The tracker '{name}' needs {' and '.join(missing)}, not installed here. {how}")
-    return Tracking(chosen, folder.absolute())
+    return chosen
 
 
 def missing_modules(spec: TrackerSpec) -> list[str]:

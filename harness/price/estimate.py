@@ -14,19 +14,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 from harness.api import Cell, Job
-from harness.catalog import Catalog
-from harness.data.ingest import definition, require_prepared
 from harness.data.prepare import PrepareRequest, estimate
-from harness.data.store import PreparedDataset, find_prepared
+from harness.data.store import PreparedDataset
 from harness.errors import HarnessError
 from harness.machine import WATTS, Device, forks_workers
-from harness.models import Architectures
-from harness.plan import Plan, dataset_facts
+from harness.plan import Plan
 from harness.price.price import Basis, JobPrice, Price
-from harness.price.scaling import Case, Pace, count_products, find_pace
+from harness.price.scaling import Rates, Workload, count_products, find_rates
 from harness.price.timings import Timing, Timings, mean_timing, timing_key
-from harness.registry import Benchmark
-from harness.results.store import RunsFolder
+from harness.workspace.workspace import Workspace
 
 Say: TypeAlias = Callable[[str], object]
 
@@ -64,23 +60,31 @@ class Setting:
         return min(self.jobs, self.devices)
 
 
-class Appraiser:
-    """Prices plans on one machine. Nothing is timed unless a method says so."""
+@dataclass(frozen=True)
+class _Known:
+    """The evidence for a job's price: what it has to do, and seconds of finished runs or timed steps."""
 
-    def __init__(
-        self, benchmark: Benchmark, catalog: Catalog, runs: RunsFolder, data_root: Path, setting: Setting,
-        *, anew: bool = False,
-    ) -> None:  # fmt: skip
-        self._benchmark = benchmark
-        self._catalog = catalog
-        self._runs = runs
-        self._data_root = data_root
-        self._setting = setting
-        self._architectures = Architectures(remember=True)
+    workload: Workload | None
+    finished: float | None
+    timing: Timing | None
+    rates: Rates
+
+
+class Estimator:
+    """Estimates the price of plans on one machine. Only methods that say so time anything.
+
+    Attributes:
+        setting: The device and the number of jobs.
+    """
+
+    def __init__(self, workspace: Workspace, setting: Setting, *, fresh: bool = False) -> None:
+        """Make one; with ``fresh`` earlier timings and finished runs are ignored."""
+        self.setting = setting
+        self._workspace = workspace
         self._timings = Timings()
         self._known: dict[str, Timing] = {}
         self._macs_by_model: dict[str, float] = {}
-        self._anew = anew
+        self._fresh = fresh
         self._notes: list[str] = []
 
     def price(self, plan: Plan, cells: Sequence[Cell], *, nominal: bool = False) -> Price:
@@ -96,7 +100,7 @@ class Appraiser:
         cases = self._cases(plan, todo)
         finished = self._finished(cells)
         timed = {name: self._timing(case) for name, case in cases.items()}
-        pace = find_pace(
+        rates = find_rates(
             cases,
             timed,
             batch=plan.protocol.batch_size,
@@ -106,9 +110,9 @@ class Appraiser:
         prices = []
         for cell in todo:
             name = cell.job.model, cell.job.dataset
-            case = cases.get(name)
-            prices.append(self._job_price(plan, cell, case, finished.get(name), timed.get(name), pace))
-        self._architectures.save()
+            known = _Known(cases.get(name), finished.get(name), timed.get(name), rates)
+            prices.append(self._job_price(plan, cell, known))
+        self._workspace.architectures.save()
         self._timings.save()
         if scaled := sorted({one.job.model for one in prices if one.basis == "scaled"}):
             self._notes.append(f"Scaled from other models by multiply-adds, which is rough: {', '.join(scaled)}.")
@@ -116,8 +120,8 @@ class Appraiser:
         return Price(
             jobs=tuple(prices),
             start_up=self._start_up(cases, timed),
-            at_once=min(self._setting.jobs, max(1, len(prices))),
-            watts=self._setting.watts or WATTS[self._setting.device.kind] * self._setting.used_devices,
+            at_once=min(self.setting.jobs, max(1, len(prices))),
+            watts=self.setting.watts or WATTS[self.setting.device.kind] * self.setting.used_devices,
             data_bytes=data_bytes,
             unprepared=unprepared,
             notes=tuple(self._notes),
@@ -130,9 +134,9 @@ class Appraiser:
         """
         wanted = set(plan.jobs)
         todo = [cell for cell in cells if cell.state != "done" and cell.job in wanted]
-        finished = {} if self._anew else self._finished(cells)
+        finished = {} if self._fresh else self._finished(cells)
         cases = {name: case for name, case in self._cases(plan, todo).items() if name not in finished}
-        missing = {case.key: case for case in cases.values() if self._anew or self._timing(case) is None}
+        missing = {case.key: case for case in cases.values() if self._fresh or self._timing(case) is None}
         if self._is_slow(plan):
             # A step takes seconds there, and the size of the head hardly matters: one class count tells of all.
             known = {case.model for case in cases.values() if case.key not in missing}
@@ -146,7 +150,7 @@ class Appraiser:
         ``price`` scales the others by multiply-adds.
         """
         todo = [cell for cell in cells if cell.state != "done"]
-        cases: dict[str, Case] = {}
+        cases: dict[str, Workload] = {}
         for case in self._cases(plan, todo).values():
             cases.setdefault(case.model, case)
         known = [case.model for case in cases.values() if self._timing(case) is not None]
@@ -170,7 +174,7 @@ class Appraiser:
         """
         return {one.job: one.remaining for one in self.price(plan, cells, nominal=True).jobs}
 
-    def _cases(self, plan: Plan, todo: Sequence[Cell]) -> dict[tuple[str, str], Case]:
+    def _cases(self, plan: Plan, todo: Sequence[Cell]) -> dict[tuple[str, str], Workload]:
         cases = {}
         broken: dict[str, str] = {}
         for model, dataset in dict.fromkeys((cell.job.model, cell.job.dataset) for cell in todo):
@@ -183,46 +187,34 @@ class Appraiser:
 
     def _sharing(self, todo: Sequence[Cell]) -> int:
         """Jobs at the same time on one device, where there are so many."""
-        return max(1, min(self._setting.sharing, len(todo)))
+        return max(1, min(self.setting.sharing, len(todo)))
 
-    def _case(self, plan: Plan, model: str, dataset: str, sharing: int) -> Case:
-        facts = dataset_facts(self._benchmark, self._catalog, dataset)
-        offer = self._catalog.model(model)
-        architecture = self._architectures.get(offer, facts.classes)
+    def _case(self, plan: Plan, model: str, dataset: str, sharing: int) -> Workload:
+        facts = self._workspace.facts(dataset)
+        offer = self._workspace.catalog.model(model)
+        architecture = self._workspace.architecture(model, facts.classes)
         side = self._side(plan, dataset)
         key = timing_key(
             architecture=architecture.digest,
             memory_format=offer.spec.memory_format,
             protocol=plan.protocol,
             side=side,
-            device=self._setting.device,
-            threads=self._setting.threads,
+            device=self.setting.device,
+            threads=self.setting.threads,
             jobs=sharing,
         )
-        return Case(model, dataset, architecture, facts.classes, side, facts.train, facts.test, key)
+        return Workload(model, dataset, architecture, facts.classes, side, facts.train, facts.test, key)
 
     def _side(self, plan: Plan, dataset: str) -> int:
-        found = self._find(plan, dataset)
+        found = self._workspace.find_prepared(dataset, plan.protocol)
         if found is not None:
             return max(found.manifest.size)
         size = plan.protocol.input_size
-        offered = self._catalog.datasets.get(dataset)
+        offered = self._workspace.catalog.datasets.get(dataset)
         return min(offered.spec.native_side or size, size) if offered else size
 
-    def _find(self, plan: Plan, dataset: str) -> PreparedDataset | None:
-        """The prepared data set; an embedded one is prepared, as a run would do first of all."""
-        offer = self._catalog.datasets.get(dataset)
-        if offer is None:
-            return None
-        try:
-            if not offer.spec.sources:
-                return require_prepared(offer, self._data_root, plan.protocol.input_size)
-            return find_prepared(self._data_root, dataset, definition(offer), plan.protocol.input_size)
-        except HarnessError:
-            return None  # damaged: 'harness run' says so, and a price needs no images
-
-    def _timing(self, case: Case) -> Timing | None:
-        return self._known.get(case.key) or (None if self._anew else self._timings.get(case.key))
+    def _timing(self, case: Workload) -> Timing | None:
+        return self._known.get(case.key) or (None if self._fresh else self._timings.get(case.key))
 
     def _finished(self, cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
         """Mean recorded seconds by (model, data set), of runs on this device with as many threads."""
@@ -231,22 +223,22 @@ class Appraiser:
             if cell.state == "done" and cell.result:
                 environment = cell.result.environment
                 here = environment.get("device_name"), environment.get("threads")
-                if here == (self._setting.device.name, self._setting.threads):
+                if here == (self.setting.device.name, self.setting.threads):
                     seconds[cell.job.model, cell.job.dataset].append(cell.result.seconds)
         return {name: statistics.fmean(values) for name, values in seconds.items()}
 
     def _is_slow(self, plan: Plan) -> bool:
-        return plan.protocol.accelerator and self._setting.device.kind == "cpu"
+        return plan.protocol.accelerator and self.setting.device.kind == "cpu"
 
     # ------------------------------------------------------------------------------------------------------ timing
 
-    def _time(self, plan: Plan, cases: Sequence[Case], together: int, say: Say) -> None:
+    def _time(self, plan: Plan, cases: Sequence[Workload], together: int, say: Say) -> None:
         from harness.price.trial import ACCELERATED, HASTY, THOROUGH, Trial, import_seconds, time_trials
 
         if self._timings.number("imports", sys.executable, version("torch")) is None:
             say("Timing the start of a process, once")
             self._timings.put_number(import_seconds(), "imports", sys.executable, version("torch"))
-        effort = HASTY if self._is_slow(plan) else THOROUGH if self._setting.device.kind == "cpu" else ACCELERATED
+        effort = HASTY if self._is_slow(plan) else THOROUGH if self.setting.device.kind == "cpu" else ACCELERATED
         measured = defaultdict(list)
         with tempfile.TemporaryDirectory(prefix="harness-timing-") as folder:
             trials = [
@@ -254,14 +246,14 @@ class Appraiser:
                     protocol=plan.protocol,
                     model=case.model,
                     dataset=self._dataset(plan, case, Path(folder) / str(number), effort.warm + effort.steps + 1),
-                    device=self._setting.device.address,
-                    threads=self._setting.threads,
+                    device=self.setting.device.address,
+                    threads=self.setting.threads,
                     effort=effort,
                     folder=self._writable_folder(),
                 )
                 for number, case in enumerate(cases)
             ]
-            for done, (index, timing) in enumerate(time_trials(trials, self._catalog, together=together)):
+            for done, (index, timing) in enumerate(time_trials(trials, self._workspace.catalog, together=together)):
                 case = cases[index]
                 say(f"Timed {case.model} on {case.dataset} ({min(done + 1, len(cases))} of {len(cases)})")
                 if isinstance(timing, str):
@@ -273,10 +265,10 @@ class Appraiser:
             self._timings.put(key, self._known[key])
         self._timings.save()
 
-    def _dataset(self, plan: Plan, case: Case, folder: Path, steps: int) -> PreparedDataset:
+    def _dataset(self, plan: Plan, case: Workload, folder: Path, steps: int) -> PreparedDataset:
         from harness.price.trial import invented_dataset
 
-        found = self._find(plan, case.dataset)
+        found = self._workspace.find_prepared(case.dataset, plan.protocol)
         if found is not None:
             return found
         images = steps * plan.protocol.batch_size
@@ -285,33 +277,31 @@ class Appraiser:
     def _writable_folder(self) -> Path:
         """Where checkpoints are written for the time of a timing: on the disk of the runs, if there are any yet."""
         try:
-            with tempfile.TemporaryDirectory(dir=self._runs.root):
-                return self._runs.root
+            with tempfile.TemporaryDirectory(dir=self._workspace.runs.root):
+                return self._workspace.runs.root
         except OSError:
             return Path(tempfile.gettempdir())
 
     # ------------------------------------------------------------------------------------------------------ scaling
 
-    def _macs(self, plan: Plan, case: Case) -> float | None:
+    def _macs(self, plan: Plan, case: Workload) -> float | None:
         """Multiply-adds of an image; None where the model refuses one.
 
         Counted at one of the class counts: the head hardly matters.
         """
         if case.model not in self._macs_by_model:
-            model = self._catalog.model(case.model)
+            model = self._workspace.catalog.model(case.model)
             self._macs_by_model[case.model] = count_products(
                 self._timings, model, case.classes, case.architecture.digest, plan.protocol.input_size
             )
         return self._macs_by_model[case.model] or None
 
-    def _job_price(
-        self, plan: Plan, cell: Cell, case: Case | None, finished: float | None, timing: Timing | None,
-        pace: Pace,
-    ) -> JobPrice:  # fmt: skip
+    def _job_price(self, plan: Plan, cell: Cell, known: _Known) -> JobPrice:
+        case, timing = known.workload, known.timing
         if case is None:
             return JobPrice(job=cell.job, seconds=None, basis=None)
         protocol = plan.protocol
-        epochs = 0 if cell.state == "stale" else len(self._runs.of(cell.job).read_history())
+        epochs = 0 if cell.state == "stale" else len(self._workspace.runs.of(cell.job).read_history())
         price = JobPrice(
             job=cell.job,
             seconds=None,
@@ -321,9 +311,9 @@ class Appraiser:
             weights=case.architecture.parameters,
             predictions=case.test * (4 * case.classes + 8),
         )
-        if finished is not None and not self._anew:
-            return replace(price, seconds=finished, basis="runs")
-        found: tuple[Timing, Basis] | None = (timing, "timed") if timing else pace.timing(case)
+        if known.finished is not None and not self._fresh:
+            return replace(price, seconds=known.finished, basis="runs")
+        found: tuple[Timing, Basis] | None = (timing, "timed") if timing else known.rates.timing(case)
         if found is None:
             return price
         steps = case.train // protocol.batch_size
@@ -332,20 +322,22 @@ class Appraiser:
 
     # ------------------------------------------------------------------------------------------------------- totals
 
-    def _start_up(self, cases: Mapping[tuple[str, str], Case], timed: Mapping[tuple[str, str], Timing | None]) -> float:
+    def _start_up(
+        self, cases: Mapping[tuple[str, str], Workload], timed: Mapping[tuple[str, str], Timing | None]
+    ) -> float:
         """Seconds until the first job starts: imports, and building every model at every class count."""
         imports = self._timings.number("imports", sys.executable, version("torch")) or _IMPORT_SECONDS
         builds = {(cases[name].model, cases[name].classes): timing.build for name, timing in timed.items() if timing}
         # Processes that are not forked from one that has torch import it once more, after the command itself has.
-        forked = forks_workers((self._setting.device.address,))
+        forked = forks_workers((self.setting.device.address,))
         return (1 if forked else 2) * imports + sum(builds.values())
 
     def _unprepared(self, plan: Plan, todo: Sequence[Cell]) -> tuple[tuple[str, ...], int]:
         """Names of data sets that have to be prepared first, and the bytes that this takes."""
         names, total = [], 0
         for name in dict.fromkeys(cell.job.dataset for cell in todo):
-            offer = self._catalog.datasets.get(name)
-            if offer is not None and offer.spec.sources and self._find(plan, name) is None:
+            offer = self._workspace.catalog.datasets.get(name)
+            if offer is not None and offer.spec.sources and self._workspace.find_prepared(name, plan.protocol) is None:
                 names.append(name)
-                total += estimate(PrepareRequest(offer, self._data_root, (plan.protocol.input_size,))).total
+                total += estimate(PrepareRequest(offer, self._workspace.data, (plan.protocol.input_size,))).total
         return tuple(names), total

@@ -17,7 +17,7 @@ _SECONDS_PER_MAC = 1e-10  # of a training step and one thread; orders jobs where
 
 
 @dataclass(frozen=True)
-class Case:
+class Workload:
     """A (model, data set) of a plan: what it is, and what its speed is filed under.
 
     Attributes:
@@ -40,7 +40,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Rates:
     """What prices a case that was not timed itself.
 
     Attributes:
@@ -55,9 +55,9 @@ class Pace:
     per_mac: float | None
     parts: Timing
     batch: int
-    macs_of: Callable[[Case], float | None]
+    macs_of: Callable[[Workload], float | None]
 
-    def timing(self, case: Case) -> tuple[Timing, Basis] | None:
+    def timing(self, case: Workload) -> tuple[Timing, Basis] | None:
         """Return what a case takes and what that rests on; None where nothing is known."""
         if case.model in self.by_model:
             return self.by_model[case.model], "timed"
@@ -69,10 +69,10 @@ class Pace:
         return replace(self.parts, step=image * self.batch, image=image / 3), "scaled"
 
 
-def find_pace(
-    cases: Mapping[tuple[str, str], Case], timed: Mapping[tuple[str, str], Timing | None], *, batch: int,
-    macs_of: Callable[[Case], float | None], nominal: bool,
-) -> Pace:  # fmt: skip
+def find_rates(
+    cases: Mapping[tuple[str, str], Workload], timed: Mapping[tuple[str, str], Timing | None], *, batch: int,
+    macs_of: Callable[[Workload], float | None], nominal: bool,
+) -> Rates:  # fmt: skip
     """Learn from the cases that were timed how long the others take.
 
     Args:
@@ -85,7 +85,7 @@ def find_pace(
     nothing = Timing(0.0, 0.0, 0.0, 0.0, 0.0)
     by_model = {cases[name].model: timing for name, timing in timed.items() if timing}
     if all(case.model in by_model for case in cases.values()) or not (by_model or nominal):
-        return Pace(by_model, None, nothing, batch, macs_of)
+        return Rates(by_model, None, nothing, batch, macs_of)
     ratios, timings = [], []
     for name, timing in timed.items():
         macs = macs_of(cases[name]) if timing else None
@@ -93,8 +93,8 @@ def find_pace(
             ratios.append(timing.step / macs / batch)
             timings.append(timing)
     if not ratios:
-        return Pace(by_model, _SECONDS_PER_MAC if nominal else None, nothing, batch, macs_of)
-    return Pace(by_model, statistics.median(ratios), mean_timing(timings), batch, macs_of)
+        return Rates(by_model, _SECONDS_PER_MAC if nominal else None, nothing, batch, macs_of)
+    return Rates(by_model, statistics.median(ratios), mean_timing(timings), batch, macs_of)
 
 
 def count_products(timings: Timings, model: Offer[ModelSpec], classes: int, digest: str, resolution: int) -> float:

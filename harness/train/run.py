@@ -26,6 +26,7 @@ from harness.train.deviations import Deviation, accounted_reads, compare_facts, 
 from harness.train.environment import frozen_numerics, kept_memory
 from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
 from harness.train.observe import Witness
+from harness.train.options import RunOptions
 from harness.train.pipeline import build_pipeline
 from harness.train.profile import OFF, Clock, Phase
 from harness.train.provenance import describe_environment
@@ -43,10 +44,13 @@ class Task:
     catalog: Catalog
     device: torch.device
     checkpoint: Path
-    over_budget: bool = False
-    save_every: float = 300.0
-    compile_mode: str | None = None
+    options: RunOptions = field(default_factory=RunOptions)
     clock: Clock = OFF
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether the model is over the budget and trained because the user asked."""
+        return self.job.model in self.options.over_budget
 
     @property
     def num_classes(self) -> int:
@@ -125,7 +129,7 @@ def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Traine
         facts = run.facts()
         environment = describe_environment(
             task.device, task.catalog, model=task.model, job=task.job, protocol=task.protocol
-        ) | {"compile": task.compile_mode}
+        ) | {"compile": task.options.compile_mode}
     odd = sorted({str(w.message).splitlines()[0] for w in caught if "deterministic" in str(w.message)})
     lr_max, exception = learning_rate_peak(task.protocol, task.model.spec)
     metrics, uncomputed = _metrics(task, logits, labels)
@@ -192,7 +196,7 @@ def make_training(task: Task, witness: Witness) -> Training:
         device=task.device,
         memory_format=task.model.spec.memory_format,
         witness=witness,
-        compile_mode=task.compile_mode,
+        compile_mode=task.options.compile_mode,
         clock=task.clock,
     )
 
@@ -245,7 +249,7 @@ class JobInProgress:
 
     def train(self, watcher: Watcher) -> None:
         """Train from the position to the end, saving on the way; ``test`` saves the end itself."""
-        self.training.fit(self.state, watcher, self._save, save_every=self.task.save_every)
+        self.training.fit(self.state, watcher, self._save, save_every=self.task.options.save_every)
 
     @property
     def mishaps(self) -> list[str]:

@@ -8,17 +8,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.api import Job, ModelSpec, RunResult
-from harness.catalog import Catalog, Offer
-from harness.data.ingest import require_prepared
+from harness.catalog import Offer
 from harness.data.store import PreparedDataset
 from harness.errors import HarnessError
-from harness.registry import Benchmark, Protocol
+from harness.registry import Protocol
 from harness.results.protocols import find_protocol
 from harness.results.store import JobFolder, RunsFolder
+from harness.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -76,30 +75,19 @@ class ImpossibleError(Exception):
 
 
 @dataclass(frozen=True)
-class Means:
-    """What verification has at hand.
+class Run:
+    """A finished run under examination. The properties raise ImpossibleError where this machine lacks something.
 
     Attributes:
-        benchmark, catalog: Where names are looked up.
-        data_root: Where prepared data sets are.
-        device: Where to compute; ``auto`` takes the run's own device if this machine has it.
-        replay: Whether to train a window again.
+        folder, result: The run's files.
+        workspace: The place of work; the run itself may lie elsewhere.
+        device_name: The device to compute on; ``auto`` takes the run's own device if this machine has it.
     """
-
-    benchmark: Benchmark
-    catalog: Catalog
-    data_root: Path
-    device: str = "auto"
-    replay: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run under examination. The properties raise ImpossibleError where this machine lacks something."""
 
     folder: JobFolder
     result: RunResult
-    means: Means
+    workspace: Workspace
+    device_name: str = "auto"
 
     @property
     def job(self) -> Job:
@@ -110,31 +98,30 @@ class Run:
     def protocol(self) -> Protocol:
         """The protocol of that name here, or the user's own that was kept beside the results."""
         with _impossible():
-            known, name = self.means.benchmark, self.job.protocol
+            known, name = self.workspace.benchmark, self.job.protocol
             above = self.folder.path.absolute().parents
             if name not in known.protocols and len(above) > 3:  # a run that was moved has nothing beside it
-                known = find_protocol(known, self.means.catalog, RunsFolder(above[3]), name)
+                known = find_protocol(known, self.workspace.catalog, RunsFolder(above[3]), name)
             return known.protocol(name)
 
     @cached_property
     def model(self) -> Offer[ModelSpec]:
         """The installed model."""
         with _impossible():
-            return self.means.catalog.model(self.job.model)
+            return self.workspace.catalog.model(self.job.model)
 
     @cached_property
     def dataset(self) -> PreparedDataset:
         """The prepared data set."""
         with _impossible():
-            offer = self.means.catalog.dataset(self.job.dataset)
-            return require_prepared(offer, self.means.data_root, self.protocol.input_size)
+            return self.workspace.prepared(self.job.dataset, self.protocol)
 
     @cached_property
     def device(self) -> torch.device:
         """Where to compute."""
         from harness.machine import resolve_device
 
-        name = self.means.device
+        name = self.device_name
         if name == "auto":
             with contextlib.suppress(HarnessError):
                 return resolve_device(str(self.result.environment.get("device", "auto")))
@@ -145,22 +132,25 @@ class Run:
     def task(self) -> Task:
         """The job with everything looked up."""
         from harness.train.environment import COMPILE_MODES
+        from harness.train.options import RunOptions
         from harness.train.run import Task
 
         with _impossible():
             for use in self.protocol.augmentations:
-                self.means.catalog.augmentation(use.name)
+                self.workspace.catalog.augmentation(use.name)
         mode = (self.result.executed or {}).get("compiled")
         return Task(
             job=self.job,
             protocol=self.protocol,
             model=self.model,
             dataset=self.dataset,
-            catalog=self.means.catalog,
+            catalog=self.workspace.catalog,
             device=self.device,
             checkpoint=self.folder.checkpoint,
-            over_budget=self.result.over_budget,
-            compile_mode=mode if mode in COMPILE_MODES else None,
+            options=RunOptions(
+                over_budget=frozenset({self.job.model} if self.result.over_budget else ()),
+                compile_mode=mode if mode in COMPILE_MODES else None,
+            ),
         )
 
     def build(self) -> Built:

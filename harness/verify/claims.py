@@ -30,7 +30,7 @@ def check_fingerprint(run: Run) -> Iterator[Check]:
 
 def check_budget(run: Run) -> Iterator[Check]:
     """The parameters are those of the model, and within the budget unless the result is marked for good."""
-    budget = run.means.benchmark.budget
+    budget = run.workspace.benchmark.budget
     limit = round(budget.parameters * (1 + budget.tolerance))
     claimed = run.result.parameters
     try:

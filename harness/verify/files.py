@@ -90,7 +90,7 @@ def check_metrics(run: Run) -> Iterator[Check]:
     yield Check("predictions", "ok", f"{logits.shape[0]:,} images, {logits.shape[1]} classes")
     for name, value in sorted(run.result.metrics.items()):
         try:
-            offer = run.means.catalog.metric(name)
+            offer = run.workspace.catalog.metric(name)
         except HarnessError as error:
             yield Check(f"metric {name}", "skipped", value, detail=str(error))
             continue

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from harness.api import Job
 from harness.errors import CannotContinueError, HarnessError, StoreError
 from harness.results.store import JobFolder, job_at
-from harness.verify.checks import Check, ImpossibleError, Means, Run
+from harness.verify.checks import Check, ImpossibleError, Run
 from harness.verify.claims import (
     check_budget,
     check_executed,
@@ -22,6 +22,7 @@ from harness.verify.claims import (
 )
 from harness.verify.files import check_history, check_job, check_metrics, check_weights
 from harness.verify.replay import check_evaluation, check_replay
+from harness.workspace.workspace import Workspace
 
 _Checks: TypeAlias = tuple[tuple[str, Callable[[Run], Iterator[Check]]], ...]
 
@@ -88,8 +89,17 @@ def find_runs(path: Path) -> tuple[tuple[str, JobFolder], ...]:
     return tuple(found)
 
 
-def verify_run(label: str, folder: JobFolder, means: Means) -> Verified:
+def verify_run(
+    label: str, folder: JobFolder, workspace: Workspace, *, device: str = "auto", replay: bool = False
+) -> Verified:
     """Check every claim of a finished run; nothing is written.
+
+    Args:
+        label: The name of the run in the answer.
+        folder: Its files.
+        workspace: The place of work.
+        device: The device to compute on; ``auto`` takes the run's own device if this machine has it.
+        replay: Whether to train a window again.
 
     A check that can't be made here, since a plugin or the data set is missing, is ``skipped`` with the reason.
     """
@@ -100,9 +110,9 @@ def verify_run(label: str, folder: JobFolder, means: Means) -> Verified:
     if result is None:
         detail = f"{folder.result} is not there."
         return Verified(label, (Check("result", "failed", detail=detail),), readable=False)
-    run = Run(folder, result, means)
+    run = Run(folder, result, workspace, device)
     checks = [_schema(folder)]
-    for name, check in _CHECKS + ((("replay", check_replay),) if means.replay else ()):
+    for name, check in _CHECKS + ((("replay", check_replay),) if replay else ()):
         checks += _guarded(name, check, run)
     return Verified(label, tuple(checks))
 

@@ -1,18 +1,18 @@
-"""Suite + runs folder -> Collected: the finished, current results that scores, tables and figures are made from."""
+"""Workspace + suite -> Collected: the finished, current results that scores, tables and figures are made from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from harness.api import Cell, MetricSpec, RunResult
-from harness.catalog import Catalog
+from harness.api import Cell, Job, MetricSpec, RunResult
 from harness.errors import CannotContinueError
-from harness.plan import Plan, Selection, build_plan
-from harness.registry import Benchmark, Protocol, Suite
+from harness.plan import Selection, build_plan
+from harness.registry import Protocol, Suite
 from harness.results.predictions import metric_value
 from harness.results.store import RunsFolder
-from harness.workspace.survey import Surveyor
+from harness.workspace.survey import survey_plan
+from harness.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -51,45 +51,31 @@ class Collected:
 
 
 def collect(
-    benchmark: Benchmark, catalog: Catalog, runs: RunsFolder, data_root: Path, *, suite: str | None,
-    metric: str | None, brief: bool = False,
-) -> Collected:  # fmt: skip
+    workspace: Workspace, *, suite: str | None = None, metric: str | None = None, brief: bool = False
+) -> Collected:
     """Read the finished results of a suite, and any metric from them.
 
     A metric that a result does not hold is computed from its stored predictions.
 
     Args:
-        benchmark, catalog: The frozen benchmark and what is installed.
-        runs: The results' folder, which need not exist.
-        data_root: Where prepared data sets are.
+        workspace: The place of work.
         suite: The suite's name; None for the registry's default.
         metric: The metric's name; None for the protocol's own.
-        brief: Whether the results may be without most of their environment and what was executed, which is quicker.
+        brief: Whether results may lack most of their environment and facts, which is quicker to read.
 
     Raises:
         WrongUseError: an unknown suite or metric.
         CannotContinueError: the predictions that a metric needs are missing or damaged.
     """
+    benchmark, catalog, runs = workspace.benchmark, workspace.catalog, workspace.runs
     chosen = benchmark.suite(suite)
     protocol = benchmark.protocol(chosen.protocol)
     offer = catalog.metric(metric or protocol.metric)
     jobs = [job for job in runs.jobs(protocol.name) if job.dataset in chosen.datasets]
     foreign = sorted({job.model for job in jobs} - set(catalog.models))
-    jobs = [job for job in jobs if job.model in catalog.models]
-    cells: tuple[Cell, ...] = ()
-    if jobs:
-        models = tuple(dict.fromkeys(job.model for job in jobs))
-        base = build_plan(benchmark, catalog, Selection(models, suite=chosen.name))
-        plan = Plan(base.suite, base.protocol, base.models, base.datasets, tuple(jobs))
-        cells = Surveyor(benchmark, catalog, runs, data_root, remember=True).survey(plan, brief=brief).cells
+    cells = _cells(workspace, chosen, [job for job in jobs if job.model in catalog.models], brief=brief)
     done = [(cell, cell.result) for cell in cells if cell.state == "done" and cell.result]
-    notes = []
     ablation = benchmark.ablations.get(protocol.name)
-    if stale := sum(cell.state == "stale" for cell in cells):
-        plural = "s are" if stale > 1 else " is"
-        notes.append(f"{stale} stale result{plural} not counted; 'harness status' shows why.")
-    if foreign:
-        notes.append(f"Results of models that are not installed are not counted: {', '.join(foreign)}.")
     return Collected(
         suite=chosen,
         protocol=protocol,
@@ -103,6 +89,21 @@ def collect(
             else metric_value(runs.of(cell.job), result, offer)
             for cell, result in done
         ),
-        notes=tuple(notes),
+        notes=tuple(_notes(cells, foreign)),
         option=f" --protocol {ablation.file}" if ablation else "",
     )
+
+
+def _cells(workspace: Workspace, suite: Suite, jobs: Sequence[Job], *, brief: bool) -> tuple[Cell, ...]:
+    if not jobs:
+        return ()
+    models = tuple(dict.fromkeys(job.model for job in jobs))
+    plan = build_plan(workspace.benchmark, workspace.catalog, Selection(models, suite=suite.name))
+    return survey_plan(workspace, replace(plan, jobs=tuple(jobs)), brief=brief).cells
+
+
+def _notes(cells: Sequence[Cell], foreign: Sequence[str]) -> Iterator[str]:
+    if stale := sum(cell.state == "stale" for cell in cells):
+        yield f"{stale} stale result{'s are' if stale > 1 else ' is'} not counted; 'harness status' shows why."
+    if foreign:
+        yield f"Results of models that are not installed are not counted: {', '.join(foreign)}."

@@ -1,29 +1,21 @@
-"""Plan + disk -> Survey: what each model is, whether it fits the budget, and how every job stands."""
+"""Workspace + plan -> Survey: which models fit the budget, and the state of every job."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from harness.api import Cell, Job
-from harness.catalog import Catalog
-from harness.data.ingest import require_prepared
-from harness.data.store import PreparedDataset
-from harness.errors import DatasetError, HarnessError, PluginError
-from harness.fingerprint import fingerprints
-from harness.models import Architectures
-from harness.plan import Plan, dataset_facts
-from harness.registry import Benchmark
+from harness.api import Cell
+from harness.errors import HarnessError, PluginError
+from harness.plan import Plan
 from harness.results.grid import read_grid
-from harness.results.store import RunsFolder
-from harness.train.schedule import learning_rate_peak
+from harness.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Survey:
-    """How a plan stands.
+    """The state of a plan.
 
     Attributes:
         cells: Every job's state, in the plan's order.
@@ -36,112 +28,66 @@ class Survey:
     broken: Mapping[str, str]
 
 
-class Surveyor:
-    """Looks at models, data sets and results; remembers within one command what it has seen."""
+def survey_plan(workspace: Workspace, plan: Plan, *, brief: bool = False) -> Survey:
+    """Look at a plan's models and results.
 
-    def __init__(
-        self, benchmark: Benchmark, catalog: Catalog, runs: RunsFolder, data_root: Path, *, remember: bool
-    ) -> None:
-        self._benchmark = benchmark
-        self._catalog = catalog
-        self._runs = runs
-        self._data_root = data_root
-        self._architectures = Architectures(remember=remember)
-        self._prepared: dict[tuple[str, int], PreparedDataset] = {}
-        self._fingerprints: dict[tuple[str, str, str], Callable[[int], str] | HarnessError] = {}
+    Args:
+        workspace: The place of work.
+        plan: The jobs.
+        brief: Whether results may lack most of their environment and facts, which is quicker to read.
 
-    def survey(self, plan: Plan, *, brief: bool = False) -> Survey:
-        """Tell how a plan stands; ``brief`` as in ``read_grid``. Raises what looking up names and sizes raises."""
-        for name in plan.datasets:
-            dataset_facts(self._benchmark, self._catalog, name)
-        class_counts = sorted(class_counts_of(plan, self._benchmark, self._catalog))
-        over: dict[str, str] = {}
-        broken: dict[str, str] = {}
-        for name in plan.models:
-            try:
-                sentence = self._budget_sentence(name, class_counts)
-            except PluginError as error:
-                broken[name] = str(error)
-            else:
-                if sentence:
-                    over[name] = sentence
-        cells = read_grid(self._runs, plan.jobs, lambda job: self.fingerprint(plan, job), brief=brief)
-        self._architectures.save()
-        return Survey(cells, over, broken)
-
-    def fingerprint(self, plan: Plan, job: Job) -> str:
-        """Return what a job's result must carry. Raises HarnessError where the model or the data set is not usable."""
-        key = plan.protocol.name, job.model, job.dataset
-        if key not in self._fingerprints:
-            try:
-                self._fingerprints[key] = self._of_seeds(plan, job)
-            except HarnessError as error:
-                self._fingerprints[key] = error
-        known = self._fingerprints[key]
-        if isinstance(known, HarnessError):
-            raise known.with_traceback(None)
-        return known(job.seed)
-
-    def _of_seeds(self, plan: Plan, job: Job) -> Callable[[int], str]:
-        model = self._catalog.model(job.model)
-        data = self.prepared(plan, job.dataset)
-        return fingerprints(
-            job.model,
-            job.dataset,
-            protocol=plan.protocol,
-            model=model,
-            architecture=self._architectures.get(model, len(data.manifest.classes)).digest,
-            lr_max=learning_rate_peak(plan.protocol, model.spec)[0],
-            data=data.manifest.fingerprint,
-        )
-
-    def prepared(self, plan: Plan, dataset: str) -> PreparedDataset:
-        """Return a data set, preparing an embedded one. Raises DatasetError where it has to be downloaded first."""
-        key = dataset, plan.protocol.input_size
-        if key not in self._prepared:
-            self._prepared[key] = self._prepare(plan, dataset)
-        return self._prepared[key]
-
-    def _prepare(self, plan: Plan, dataset: str) -> PreparedDataset:
+    Raises:
+        HarnessError: a name is unknown, or the sizes of a data set differ from the registry's.
+    """
+    for name in plan.datasets:
+        workspace.facts(name)
+    class_counts = sorted(class_counts_of(workspace, plan))
+    over: dict[str, str] = {}
+    broken: dict[str, str] = {}
+    for name in plan.models:
         try:
-            return require_prepared(self._catalog.dataset(dataset), self._data_root, plan.protocol.input_size)
-        except DatasetError as error:
-            ablation = self._benchmark.ablations.get(plan.protocol.name)
-            if ablation is None or not str(error).endswith(f"harness prepare {dataset}"):
-                raise
-            raise DatasetError(f"{error} --protocol {ablation.file}") from error
-
-    def check_data(self, plan: Plan) -> None:
-        """Raise the first reason why a data set of the plan cannot be used, with all that are missing in one go."""
-        problems = []
-        for name in plan.datasets:
-            try:
-                self.prepared(plan, name)
-            except HarnessError as error:
-                problems.append(error)
-        if len(problems) == 1:
-            raise problems[0]
-        if problems:
-            raise type(problems[0])("\n".join(str(problem) for problem in problems))
-
-    def _budget_sentence(self, name: str, class_counts: list[int]) -> str:
-        budget = self._benchmark.budget
-        model = self._catalog.model(name)
-        limit = round(budget.parameters * (1 + budget.tolerance))
-        for classes in class_counts:
-            count = self._architectures.get(model, classes).parameters
-            if count > limit:
-                return (
-                    f"{name} has {count:,} trainable parameters at {classes} classes; "
-                    f"the limit is {limit:,} ({budget.parameters:,} + {budget.tolerance:.0%})."
-                )
-        return ""
+            sentence = _budget_sentence(workspace, name, class_counts)
+        except PluginError as error:
+            broken[name] = str(error)
+        else:
+            if sentence:
+                over[name] = sentence
+    cells = read_grid(workspace.runs, plan.jobs, workspace.fingerprint, brief=brief)
+    workspace.architectures.save()
+    return Survey(cells, over, broken)
 
 
-def class_counts_of(plan: Plan, benchmark: Benchmark, catalog: Catalog) -> tuple[int, ...]:
-    """The class counts of the plan and of its whole suite, since the budget holds at every one; the plan's first."""
+def check_data(workspace: Workspace, plan: Plan) -> None:
+    """Raise the first reason why a data set of the plan cannot be used, with all that are missing in one go."""
+    problems = []
+    for name in plan.datasets:
+        try:
+            workspace.prepared(name, plan.protocol)
+        except HarnessError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise type(problems[0])("\n".join(str(problem) for problem in problems))
+
+
+def class_counts_of(workspace: Workspace, plan: Plan) -> tuple[int, ...]:
+    """Return the class counts of the plan and of its whole suite, the plan's first: the budget holds at each."""
     counts = []
     for name in (*plan.datasets, *plan.suite.datasets):
         with contextlib.suppress(HarnessError):
-            counts.append(dataset_facts(benchmark, catalog, name).classes)
+            counts.append(workspace.facts(name).classes)
     return tuple(dict.fromkeys(counts))
+
+
+def _budget_sentence(workspace: Workspace, name: str, class_counts: Iterable[int]) -> str:
+    budget = workspace.benchmark.budget
+    limit = round(budget.parameters * (1 + budget.tolerance))
+    for classes in class_counts:
+        count = workspace.architecture(name, classes).parameters
+        if count > limit:
+            return (
+                f"{name} has {count:,} trainable parameters at {classes} classes; "
+                f"the limit is {limit:,} ({budget.parameters:,} + {budget.tolerance:.0%})."
+            )
+    return ""

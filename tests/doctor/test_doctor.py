@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,24 +19,23 @@ from harness.api import ExecutorSpec
 from harness.catalog import Catalog, Offer, discover
 from harness.data.ingest import require_prepared
 from harness.doctor import hardware, software, storage
-from harness.doctor.check import Finding, Place, examine
+from harness.doctor.check import Examination, Finding, examine
 from harness.doctor.resume import differences, prove_resume
 from harness.errors import CannotContinueError
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
+from harness.workspace.workspace import Workspace
 from tests.support import TINY_REGISTRY, Command
 
 
-def place_of(benchmark: Benchmark, catalog: Catalog, tmp_path: Path, suite: str | None = None) -> Place:
+def place_of(benchmark: Benchmark, catalog: Catalog, tmp_path: Path, suite: str | None = None) -> Examination:
     chosen = benchmark.suite(suite)
-    return Place(
-        benchmark=benchmark, catalog=catalog, suite=chosen, protocol=benchmark.protocol(chosen.protocol),
-        runs=RunsFolder(tmp_path / "runs"), data_root=tmp_path / "data", device="cpu",
-    )  # fmt: skip
+    workspace = Workspace(benchmark, catalog, RunsFolder(tmp_path / "runs"), tmp_path / "data")
+    return Examination(workspace, chosen, benchmark.protocol(chosen.protocol), "cpu")
 
 
 @pytest.fixture
-def tiny_place(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Place:
+def tiny_place(tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path) -> Examination:
     return place_of(tiny_benchmark, tiny_catalog, tmp_path)
 
 
@@ -86,14 +86,14 @@ def test_problems_end_with_1_and_say_what_to_do(harness: Command, install: Calla
     assert "-> Run: harness prepare cifar10" in table.out
 
 
-def test_a_check_that_crashes_is_a_finding_and_stops_no_other(tiny_place: Place) -> None:
-    def bad(_: Place) -> list[Finding]:
+def test_a_check_that_crashes_is_a_finding_and_stops_no_other(tiny_place: Examination) -> None:
+    def bad(_: Examination) -> list[Finding]:
         raise ZeroDivisionError("a driver\nsays no")
 
-    def refused(_: Place) -> list[Finding]:
+    def refused(_: Examination) -> list[Finding]:
         raise CannotContinueError("There is no such thing.")
 
-    def good(_: Place) -> list[Finding]:
+    def good(_: Examination) -> list[Finding]:
         return [Finding("good", "ok", "well")]
 
     crashed, refusal, fine = examine(tiny_place, [("bad", bad), ("refused", refused), ("good", good)])
@@ -106,7 +106,7 @@ def test_a_check_that_crashes_is_a_finding_and_stops_no_other(tiny_place: Place)
 # ---------------------------------------------------------------------------------------------------------- software
 
 
-def test_missing_and_unfit_libraries(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_unfit_libraries(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     assert one(software.check_versions(tiny_place)).verdict == "ok"
     monkeypatch.setattr(software, "LIBRARIES", ("torch", "no-such-library"))
     finding = one(software.check_versions(tiny_place))
@@ -116,7 +116,7 @@ def test_missing_and_unfit_libraries(tiny_place: Place, monkeypatch: pytest.Monk
     assert ", expected >=99" in one(software.check_versions(tiny_place)).found
 
 
-def test_torchvision_that_does_not_fit(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_that_does_not_fit(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     assert one(software.check_torch(tiny_place)).verdict == "ok"
 
     def missing(*_: object) -> None:
@@ -129,7 +129,7 @@ def test_torchvision_that_does_not_fit(tiny_place: Place, monkeypatch: pytest.Mo
     assert "Install torch and torchvision together" in finding.advice
 
 
-def test_torchvision_built_for_another_torch(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_built_for_another_torch(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "_requirements", lambda **_: {"torch": "==1.13.0"})
     finding = one(software.check_torch(tiny_place))
     assert finding.verdict == "problem"
@@ -153,7 +153,7 @@ def test_plugin_partly_out_of_use_is_a_warning(
     assert found == {"plugins": "ok", "plugin second_starnet": "warning"}
 
 
-def test_extras_that_are_not_installed_are_skipped(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extras_that_are_not_installed_are_skipped(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "installed_version", lambda name: None if name == "altair" else "1.0")
     found = {finding.name: finding for finding in software.check_extras(tiny_place)}
     assert found["extra report"].verdict == "skipped"
@@ -162,28 +162,33 @@ def test_extras_that_are_not_installed_are_skipped(tiny_place: Place, monkeypatc
     assert "extra dev" not in found
 
 
-def with_executor(place: Place, name: str) -> Place:
-    owner = place.catalog.executors["local"].owner
+def with_(examination: Examination, **changes: Any) -> Examination:
+    """Return the examination of another workspace."""
+    return replace(examination, workspace=replace(examination.workspace, **changes))
+
+
+def with_executor(place: Examination, name: str) -> Examination:
+    owner = place.workspace.catalog.executors["local"].owner
     offer = Offer(ExecutorSpec(name=name, title=f"the {name} engine", execute=lambda *_: []), owner)
-    return replace(place, catalog=replace(place.catalog, executors={name: offer}))
+    return with_(place, catalog=replace(place.workspace.catalog, executors={name: offer}))
 
 
-def test_executor_without_its_library_is_skipped(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executor_without_its_library_is_skipped(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     finding = one(software.check_executors(with_executor(tiny_place, "slurm")))
     assert (finding.verdict, finding.found) == ("skipped", "submitit is not installed")
     assert "xscore-harness[slurm]" in finding.advice
 
 
-def test_executor_of_anybody_is_listed_and_none_is_a_problem(tiny_place: Place) -> None:
+def test_executor_of_anybody_is_listed_and_none_is_a_problem(tiny_place: Examination) -> None:
     finding = one(software.check_executors(with_executor(tiny_place, "pigeons")))
     assert finding == Finding("executor pigeons", "ok", "the pigeons engine")
-    nobody = replace(tiny_place, catalog=replace(tiny_place.catalog, executors={}))
+    nobody = with_(tiny_place, catalog=replace(tiny_place.workspace.catalog, executors={}))
     assert one(software.check_executors(nobody)).verdict == "problem"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for sinfo is a shell script")
-def test_slurm_is_asked_and_quoted(tiny_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_is_asked_and_quoted(tiny_place: Examination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     place = with_executor(tiny_place, "slurm")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
@@ -206,7 +211,7 @@ def test_slurm_is_asked_and_quoted(tiny_place: Place, tmp_path: Path, monkeypatc
 # ---------------------------------------------------------------------------------------------------------- hardware
 
 
-def test_device_that_cannot_train(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_that_cannot_train(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdicts(hardware.check_devices(tiny_place))["cpu"] == "ok"
 
     def broken(_: str) -> str:
@@ -225,7 +230,7 @@ def test_suite_for_an_accelerator_on_a_machine_without(tmp_path: Path, monkeypat
     assert verdicts(hardware.check_devices(place)) == {"cpu": "ok", "cuda": "warning"}
 
 
-def test_too_many_threads_and_busy_cores(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_threads_and_busy_cores(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "usable_cores", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     if hasattr(os, "getloadavg"):
@@ -240,7 +245,7 @@ def test_too_many_threads_and_busy_cores(tiny_place: Place, monkeypatch: pytest.
         assert verdicts(hardware.check_threads(tiny_place))["load"] == "warning"
 
 
-def test_device_whose_bits_differ(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_whose_bits_differ(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     assert one(hardware.check_determinism(tiny_place)).verdict == "ok"
     answers = iter(["a" * 64, "b" * 64])
     monkeypatch.setattr(hardware, "train_probe", lambda _: next(answers))
@@ -252,20 +257,20 @@ def test_device_whose_bits_differ(tiny_place: Place, monkeypatch: pytest.MonkeyP
 # ----------------------------------------------------------------------------------------------------------- storage
 
 
-def test_disk_without_room(tiny_place: Place) -> None:
+def test_disk_without_room(tiny_place: Examination) -> None:
     assert set(verdicts(storage.check_disk(tiny_place)).values()) == {"ok"}
-    budget = msgspec.structs.replace(tiny_place.benchmark.budget, parameters=10**15)
-    place = replace(tiny_place, benchmark=msgspec.structs.replace(tiny_place.benchmark, budget=budget))
+    budget = msgspec.structs.replace(tiny_place.workspace.benchmark.budget, parameters=10**15)
+    place = with_(tiny_place, benchmark=msgspec.structs.replace(tiny_place.workspace.benchmark, budget=budget))
     found = {finding.name: finding for finding in storage.check_disk(place)}
     assert found["disk of runs"].verdict == "problem"
     assert "--runs" in found["disk of runs"].advice
     assert found["disk of data"].verdict == "ok"
 
 
-def test_disk_that_would_be_nearly_full_is_a_warning(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_would_be_nearly_full_is_a_warning(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    needed = shutil.disk_usage(tiny_place.runs.root.parent).free * 2 // 3
+    needed = shutil.disk_usage(tiny_place.workspace.runs.root.parent).free * 2 // 3
     monkeypatch.setattr(storage, "CACHE_BYTES", needed)
     assert verdicts(storage.check_disk(tiny_place))["disk of cache"] == "warning"
 
@@ -302,10 +307,10 @@ def test_disk_without_locks_or_renames(tmp_path: Path, monkeypatch: pytest.Monke
         assert (finding.verdict, "-3600 s off" in finding.found) == ("warning", True)
 
 
-def test_damaged_and_missing_data_sets(tiny_place: Place) -> None:
+def test_damaged_and_missing_data_sets(tiny_place: Examination) -> None:
     found = {finding.name: finding for finding in storage.check_datasets(tiny_place)}
     assert found["data set dots"].found == "comes with its plugin; prepared when it is first used"
-    prepared = require_prepared(tiny_place.catalog.dataset("dots"), tiny_place.data_root, 12)
+    prepared = require_prepared(tiny_place.workspace.catalog.dataset("dots"), tiny_place.workspace.data, 12)
     pixels = prepared.folder / "train.images.npy"
     content = bytearray(pixels.read_bytes())
     content[-1] ^= 1
@@ -317,15 +322,15 @@ def test_damaged_and_missing_data_sets(tiny_place: Place) -> None:
     assert finding.advice.startswith("Run: harness prepare dots --remove")
     (prepared.folder / "manifest.json").write_text("{")
     assert next(iter(storage.check_datasets(tiny_place))).verdict == "problem"
-    nobody = replace(tiny_place, catalog=replace(tiny_place.catalog, datasets={}))
+    nobody = with_(tiny_place, catalog=replace(tiny_place.workspace.catalog, datasets={}))
     assert set(verdicts(storage.check_datasets(nobody)).values()) == {"problem"}
 
 
-def test_large_data_set_is_compared_by_size(tiny_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_data_set_is_compared_by_size(tiny_place: Examination, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
     monkeypatch.setattr(storage, "_VERIFY_BYTES", 0)
-    prepared = require_prepared(tiny_place.catalog.dataset("dots"), tiny_place.data_root, 12)
+    prepared = require_prepared(tiny_place.workspace.catalog.dataset("dots"), tiny_place.workspace.data, 12)
     assert next(iter(storage.check_datasets(tiny_place))).found.endswith("harness prepare dots --verify")
     for kind in ("images", "labels"):
         path = prepared.folder / f"test.{kind}.npy"
@@ -334,10 +339,10 @@ def test_large_data_set_is_compared_by_size(tiny_place: Place, monkeypatch: pyte
     assert finding.found == "damaged: 39 test images, the manifest says 40"
 
 
-def test_data_set_of_another_size_than_the_benchmark_expects(tiny_place: Place) -> None:
-    expected = msgspec.structs.replace(tiny_place.benchmark.datasets["dots"], train=65)
-    benchmark = msgspec.structs.replace(tiny_place.benchmark, datasets={"dots": expected})
-    finding = next(iter(storage.check_datasets(replace(tiny_place, benchmark=benchmark))))
+def test_data_set_of_another_size_than_the_benchmark_expects(tiny_place: Examination) -> None:
+    expected = msgspec.structs.replace(tiny_place.workspace.benchmark.datasets["dots"], train=65)
+    benchmark = msgspec.structs.replace(tiny_place.workspace.benchmark, datasets={"dots": expected})
+    finding = next(iter(storage.check_datasets(with_(tiny_place, benchmark=benchmark))))
     assert finding.verdict == "problem"
     assert "the benchmark expects 4, 65 and 40" in finding.found
 
@@ -345,11 +350,11 @@ def test_data_set_of_another_size_than_the_benchmark_expects(tiny_place: Place) 
 # ------------------------------------------------------------------------------------------------------------ resume
 
 
-def test_killed_run_ends_in_the_same_bits(tiny_place: Place) -> None:
+def test_killed_run_ends_in_the_same_bits(tiny_place: Examination) -> None:
     said: list[str] = []
     # Only the tiny model, so that the choice of the quickest does not build the eleven others.
-    catalog = replace(tiny_place.catalog, models={"tiny": tiny_place.catalog.model("tiny")})
-    proof = prove_resume(replace(tiny_place, catalog=catalog), TINY_REGISTRY, kills=1, seed=5, say=said.append)
+    catalog = replace(tiny_place.workspace.catalog, models={"tiny": tiny_place.workspace.catalog.model("tiny")})
+    proof = prove_resume(with_(tiny_place, catalog=catalog), TINY_REGISTRY, kills=1, seed=5, say=said.append)
     assert proof.kills == 1, said
     assert proof.differences == ()
     finding = proof.as_finding(5)
@@ -357,7 +362,7 @@ def test_killed_run_ends_in_the_same_bits(tiny_place: Place) -> None:
     assert "tiny on dots, seed 0 was killed 1 time at random instants (seed 5)" in finding.found
     assert replace(proof, kills=0).as_finding(5).verdict == "warning"
     assert replace(proof, differences=("A loss differs.",)).as_finding(5).verdict == "problem"
-    assert list(tiny_place.runs.root.parent.glob(".harness-doctor-*")) == []
+    assert list(tiny_place.workspace.runs.root.parent.glob(".harness-doctor-*")) == []
 
 
 def test_runs_that_differ_are_told_apart(tiny_harness: Command) -> None:
@@ -373,14 +378,16 @@ def test_runs_that_differ_are_told_apart(tiny_harness: Command) -> None:
     assert differences(first, second) == ["One of the two has no result."]
 
 
-def test_job_that_fails_undisturbed_is_a_sentence(tiny_place: Place) -> None:
-    catalog = replace(tiny_place.catalog, models={"diverging": tiny_place.catalog.model("diverging")})
+def test_job_that_fails_undisturbed_is_a_sentence(tiny_place: Examination) -> None:
+    catalog = replace(
+        tiny_place.workspace.catalog, models={"diverging": tiny_place.workspace.catalog.model("diverging")}
+    )
     with pytest.raises(CannotContinueError, match=r"diverging on dots, seed 0 ended with 1: The loss became nan"):
-        prove_resume(replace(tiny_place, catalog=catalog), TINY_REGISTRY, kills=1, seed=0, say=lambda _: None)
+        prove_resume(with_(tiny_place, catalog=catalog), TINY_REGISTRY, kills=1, seed=0, say=lambda _: None)
 
 
-def test_nothing_small_to_train_is_a_sentence(tiny_place: Place) -> None:
-    nothing = replace(tiny_place, catalog=replace(tiny_place.catalog, datasets={}))
+def test_nothing_small_to_train_is_a_sentence(tiny_place: Examination) -> None:
+    nothing = with_(tiny_place, catalog=replace(tiny_place.workspace.catalog, datasets={}))
     with pytest.raises(CannotContinueError, match="nothing small to train"):
         prove_resume(nothing, None, kills=1, seed=0, say=lambda _: None)
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from harness.api import ExecutorSpec
 from harness.errors import CannotContinueError, WrongUseError
 from harness.execute.forkserver import process_context
-from harness.execute.resources import Asked, resolve_resources
+from harness.execute.resources import ResourceRequest, resolve_resources
 from harness.execute.worker import Surroundings, set_up_process
 from harness.machine import THREAD_VARIABLES, thread_variables
 from tests.support import TINY_REGISTRY, Command, Shell, long_registry, wait_until
@@ -211,12 +211,12 @@ def test_process_that_workers_are_forked_from_lets_go_of_stdout() -> None:
 @pytest.mark.parametrize(
     ("asked", "devices", "threads"),
     [
-        (Asked(device="cpu"), ("cpu",), None),
-        (Asked(device="cpu", jobs="3", threads=2), ("cpu",) * 3, 2),
-        (Asked(device="cpu", jobs="64"), ("cpu",) * 64, 1),
+        (ResourceRequest(device="cpu"), ("cpu",), None),
+        (ResourceRequest(device="cpu", jobs="3", threads=2), ("cpu",) * 3, 2),
+        (ResourceRequest(device="cpu", jobs="64"), ("cpu",) * 64, 1),
     ],
 )
-def test_devices_of_the_jobs(asked: Asked, devices: tuple[str, ...], threads: int | None) -> None:
+def test_devices_of_the_jobs(asked: ResourceRequest, devices: tuple[str, ...], threads: int | None) -> None:
     resources = resolve_resources(asked, LOCAL, accelerator=False)
     assert (resources.devices, resources.threads) == (devices, threads)
     assert resources.timeout == 3600
@@ -225,15 +225,17 @@ def test_devices_of_the_jobs(asked: Asked, devices: tuple[str, ...], threads: in
 @pytest.mark.parametrize(
     ("asked", "devices"),
     [
-        (Asked(), ("cuda:0",)),
-        (Asked(jobs="auto"), ("cuda:0", "cuda:1", "cuda:2")),
-        (Asked(jobs="2"), ("cuda:0", "cuda:1")),
-        (Asked(jobs_per_gpu=2), ("cuda:0", "cuda:1", "cuda:2") * 2),
-        (Asked(jobs="4", jobs_per_gpu=2), ("cuda:0", "cuda:1", "cuda:2", "cuda:0")),
-        (Asked(device="cuda:1", jobs_per_gpu=2), ("cuda:1", "cuda:1")),
+        (ResourceRequest(), ("cuda:0",)),
+        (ResourceRequest(jobs="auto"), ("cuda:0", "cuda:1", "cuda:2")),
+        (ResourceRequest(jobs="2"), ("cuda:0", "cuda:1")),
+        (ResourceRequest(jobs_per_gpu=2), ("cuda:0", "cuda:1", "cuda:2") * 2),
+        (ResourceRequest(jobs="4", jobs_per_gpu=2), ("cuda:0", "cuda:1", "cuda:2", "cuda:0")),
+        (ResourceRequest(device="cuda:1", jobs_per_gpu=2), ("cuda:1", "cuda:1")),
     ],
 )
-def test_gpus_are_shared_out_evenly(asked: Asked, devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_shared_out_evenly(
+    asked: ResourceRequest, devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The arithmetic alone; no GPU is touched."""
     monkeypatch.setattr("harness.machine._has_no_driver", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -246,7 +248,7 @@ def test_more_jobs_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(WrongUseError, match=r"--jobs is 5, but there is room for 2.*--jobs-per-gpu 3"):
-        resolve_resources(Asked(jobs="5"), LOCAL, accelerator=True)
+        resolve_resources(ResourceRequest(jobs="5"), LOCAL, accelerator=True)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_more_jobs_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     [("auto", True, True), ("auto", False, False), ("cpu", True, False), ("cuda", False, True)],
 )
 def test_remote_executor_is_told_what_the_node_must_have(device: str, accelerator: bool, needs_gpu: bool) -> None:
-    asked = Asked(device=device, options=("partition=gpu",))
+    asked = ResourceRequest(device=device, executor_options=("partition=gpu",))
     resources = resolve_resources(asked, REMOTE, accelerator=accelerator)
     assert resources.devices == (device,)
     assert resources.needs_gpu is needs_gpu

@@ -16,7 +16,7 @@ import pytest
 
 from harness.api import TrackerSpec
 from harness.cli import run_command
-from harness.execute.tracking import Tracking
+from harness.train.options import RunOptions
 from tests.support import TINY_PLUGIN, Command, cell_folder, lines_of, long_registry, read_result, wait_until
 
 CELL = cell_folder()
@@ -268,7 +268,7 @@ def test_trackers_follow_runs_in_worker_processes(diary: Command) -> None:
 
 
 def test_the_choice_of_trackers_travels_to_other_processes() -> None:
-    choice = Tracking(("diary",), Path("my runs"))
+    choice = RunOptions(trackers=("diary",))
     assert pickle.loads(pickle.dumps(choice)) == choice
 
 

@@ -17,7 +17,7 @@ from harness.catalog import Catalog, discover
 from harness.data.ingest import require_prepared
 from harness.machine import Device, cpu_name, device_without_torch, find_device, usable_cores
 from harness.plan import Plan, Selection, build_plan
-from harness.price.estimate import Appraiser, Setting
+from harness.price.estimate import Estimator, Setting
 from harness.price.price import JobPrice, Price, longest_first, makespan
 from harness.price.timings import Timing, Timings, epoch_ends_saved, threads_per_job, timing_key
 from harness.price.trial import THOROUGH, Effort, Trial, invented_dataset, time_trial, time_trials
@@ -25,7 +25,8 @@ from harness.registry import Benchmark
 from harness.results.store import RunsFolder
 from harness.train.provenance import device_name
 from harness.train.schedule import CHECKPOINT_PAUSE
-from harness.workspace.survey import Surveyor
+from harness.workspace.survey import survey_plan
+from harness.workspace.workspace import Workspace
 from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, cell_folder, read_result
 
 HERE = Setting(Device("cpu", "cpu", "a chip"), 1, 1)
@@ -259,15 +260,15 @@ def tiny_plan(benchmark: Benchmark, catalog: Catalog, *models: str, seeds: int =
     return build_plan(benchmark, catalog, Selection(models, suite="tiny", seeds=seeds))
 
 
-def appraise(
+def estimate(
     benchmark: Benchmark, catalog: Catalog, plan: Plan, where: Setting, *, said: list[str] | None = None
 ) -> Price:
-    runs, data = RunsFolder(Path("runs")), Path("data")
-    cells = Surveyor(benchmark, catalog, runs, data, remember=True).survey(plan).cells
-    appraiser = Appraiser(benchmark, catalog, runs, data, where)
+    workspace = Workspace(benchmark, catalog, RunsFolder(Path("runs")), Path("data"))
+    cells = survey_plan(workspace, plan).cells
+    estimator = Estimator(workspace, where)
     if said is not None:
-        appraiser.time_missing(plan, cells, said.append)
-    return appraiser.price(plan, cells)
+        estimator.time_missing(plan, cells, said.append)
+    return estimator.price(plan, cells)
 
 
 @pytest.fixture
@@ -283,16 +284,16 @@ def test_what_was_timed_once_is_remembered(
 ) -> None:
     plan = tiny_plan(tiny_benchmark, tiny_catalog, "tiny", "unbuildable")
     first: list[str] = []
-    price = appraise(tiny_benchmark, tiny_catalog, plan, setting(), said=first)
+    price = estimate(tiny_benchmark, tiny_catalog, plan, setting(), said=first)
     assert [line for line in first if line.startswith("Timed tiny on")]
     assert {one.job.model: one.basis for one in price.jobs} == {"tiny": "timed", "unbuildable": None}
     assert any("unbuildable" in note for note in price.notes)
     again: list[str] = []
-    assert appraise(tiny_benchmark, tiny_catalog, plan, setting(), said=again).seconds == price.seconds
+    assert estimate(tiny_benchmark, tiny_catalog, plan, setting(), said=again).seconds == price.seconds
     assert again == []
     # Another number of threads is another machine.
     other = replace(setting(), threads=setting().threads + 1)
-    assert {one.basis for one in appraise(tiny_benchmark, tiny_catalog, plan, other).jobs} == {None}
+    assert {one.basis for one in estimate(tiny_benchmark, tiny_catalog, plan, other).jobs} == {None}
 
 
 def test_a_single_job_shares_the_device_with_nobody_whatever_jobs_says(
@@ -300,11 +301,11 @@ def test_a_single_job_shares_the_device_with_nobody_whatever_jobs_says(
 ) -> None:
     selection = Selection(("tiny",), suite="tiny", datasets=("dots",))
     plan = build_plan(tiny_benchmark, tiny_catalog, selection)
-    appraise(tiny_benchmark, tiny_catalog, plan, setting(), said=[])
+    estimate(tiny_benchmark, tiny_catalog, plan, setting(), said=[])
     two = replace(setting(), jobs=2)
-    assert [one.basis for one in appraise(tiny_benchmark, tiny_catalog, plan, two).jobs] == ["timed"]
+    assert [one.basis for one in estimate(tiny_benchmark, tiny_catalog, plan, two).jobs] == ["timed"]
     seeds = build_plan(tiny_benchmark, tiny_catalog, replace(selection, seeds=2))
-    assert [one.basis for one in appraise(tiny_benchmark, tiny_catalog, seeds, two).jobs] == [None, None]
+    assert [one.basis for one in estimate(tiny_benchmark, tiny_catalog, seeds, two).jobs] == [None, None]
 
 
 def test_finished_runs_on_the_same_device_are_the_better_source(
@@ -312,21 +313,21 @@ def test_finished_runs_on_the_same_device_are_the_better_source(
 ) -> None:
     tiny_harness("run", "tiny", "--data", "data")
     plan = tiny_plan(tiny_benchmark, tiny_catalog, "tiny", seeds=3)
-    price = appraise(tiny_benchmark, tiny_catalog, plan, setting())
+    price = estimate(tiny_benchmark, tiny_catalog, plan, setting())
     assert len(price.jobs) == 4
     recorded = read_result(cell_folder())["seconds"]
     assert {one.seconds for one in price.jobs if one.job.dataset == "dots"} == {recorded}
     assert {one.basis for one in price.jobs} == {"runs"}
     elsewhere = replace(setting(), device=Device("cpu", "cpu", "another chip"))
-    assert {one.basis for one in appraise(tiny_benchmark, tiny_catalog, plan, elsewhere).jobs} == {None}
+    assert {one.basis for one in estimate(tiny_benchmark, tiny_catalog, plan, elsewhere).jobs} == {None}
 
 
 def test_models_that_were_not_timed_are_scaled_and_that_is_said(
     tiny_benchmark: Benchmark, tiny_catalog: Catalog, tiny_harness: Command, quick_start: None
 ) -> None:
-    appraise(tiny_benchmark, tiny_catalog, tiny_plan(tiny_benchmark, tiny_catalog, "tiny"), setting(), said=[])
+    estimate(tiny_benchmark, tiny_catalog, tiny_plan(tiny_benchmark, tiny_catalog, "tiny"), setting(), said=[])
     plan = tiny_plan(tiny_benchmark, tiny_catalog, "tiny", "big")
-    price = appraise(tiny_benchmark, tiny_catalog, plan, setting())
+    price = estimate(tiny_benchmark, tiny_catalog, plan, setting())
     bases = {one.job.model: one.basis for one in price.jobs}
     assert bases == {"tiny": "timed", "big": "scaled"}
     assert "Scaled from other models by multiply-adds, which is rough: big." in price.notes
@@ -340,36 +341,35 @@ def test_a_model_timed_at_one_class_count_is_timed_for_all(
     tiny_benchmark: Benchmark, tiny_catalog: Catalog, tiny_harness: Command
 ) -> None:
     from harness.models import Architecture
-    from harness.price.scaling import Case, find_pace
+    from harness.price.scaling import Workload, find_rates
 
-    def case(model: str, classes: int) -> Case:
-        return Case(model, f"of-{classes}", Architecture(f"{model}{classes}", 1), classes, 10, 64, 40, "")
+    def case(model: str, classes: int) -> Workload:
+        return Workload(model, f"of-{classes}", Architecture(f"{model}{classes}", 1), classes, 10, 64, 40, "")
 
-    def macs_of(case: Case) -> float:
+    def macs_of(case: Workload) -> float:
         return {"a": 100.0, "b": 300.0}[case.model]
 
     cases = {("a", "x"): case("a", 4), ("a", "y"): case("a", 9), ("b", "x"): case("b", 4)}
     timed = {("a", "x"): TIMING, ("a", "y"): None, ("b", "x"): None}
-    pace = find_pace(cases, timed, batch=8, macs_of=macs_of, nominal=False)
-    assert pace.timing(cases["a", "y"]) == (TIMING, "timed")
-    found = pace.timing(cases["b", "x"])
+    rates = find_rates(cases, timed, batch=8, macs_of=macs_of, nominal=False)
+    assert rates.timing(cases["a", "y"]) == (TIMING, "timed")
+    found = rates.timing(cases["b", "x"])
     assert found is not None
     assert found[1] == "scaled"
     assert found[0].step == pytest.approx(3 * TIMING.step)
     assert found[0].image == pytest.approx(TIMING.step / 8)  # three times the work, of which a forward pass is a third
     assert found[0].checkpoint == TIMING.checkpoint
     nothing = dict.fromkeys(timed)
-    assert find_pace(cases, nothing, batch=8, macs_of=macs_of, nominal=False).timing(cases["b", "x"]) is None
-    assert find_pace(cases, nothing, batch=8, macs_of=macs_of, nominal=True).timing(cases["b", "x"]) is not None
+    assert find_rates(cases, nothing, batch=8, macs_of=macs_of, nominal=False).timing(cases["b", "x"]) is None
+    assert find_rates(cases, nothing, batch=8, macs_of=macs_of, nominal=True).timing(cases["b", "x"]) is not None
 
 
 def test_jobs_are_ordered_without_any_timing(
     tiny_benchmark: Benchmark, tiny_catalog: Catalog, tiny_harness: Command
 ) -> None:
     plan = tiny_plan(tiny_benchmark, tiny_catalog, "tiny", "big")
-    runs, data = RunsFolder(Path("runs")), Path("data")
-    cells = Surveyor(tiny_benchmark, tiny_catalog, runs, data, remember=True).survey(plan).cells
-    expected = Appraiser(tiny_benchmark, tiny_catalog, runs, data, HERE).expected_seconds(plan, cells)
+    workspace = Workspace(tiny_benchmark, tiny_catalog, RunsFolder(Path("runs")), Path("data"))
+    expected = Estimator(workspace, HERE).expected_seconds(plan, survey_plan(workspace, plan).cells)
     assert set(expected) == set(plan.jobs)
     assert [job.model for job in longest_first(plan.jobs, expected)] == ["big", "big", "tiny", "tiny"]
 
@@ -383,7 +383,7 @@ def test_half_way_jobs_cost_what_is_left(
     lines = (cell / "history.jsonl").read_text().splitlines(keepends=True)
     (cell / "history.jsonl").write_text(lines[0])
     plan = build_plan(tiny_benchmark, tiny_catalog, Selection(("tiny",), suite="tiny", datasets=("dots",), seeds=2))
-    (price,) = appraise(tiny_benchmark, tiny_catalog, plan, setting()).jobs
+    (price,) = estimate(tiny_benchmark, tiny_catalog, plan, setting()).jobs
     assert price.seconds is not None
     assert price.left == pytest.approx(2 / 3)
     assert price.remaining == pytest.approx(price.seconds * 2 / 3)
@@ -394,7 +394,7 @@ def test_unprepared_data_sets_are_priced_by_what_they_declare(harness: Command) 
 
     benchmark, catalog = load_benchmark(), discover()
     plan = build_plan(benchmark, catalog, Selection(("starnet",), suite="xscore4"))
-    price = appraise(benchmark, catalog, plan, HERE)
+    price = estimate(benchmark, catalog, plan, HERE)
     assert price.unprepared == ("cifar10", "ham10000", "stanford_dogs", "indoor67")
     # 60,000 images of 32 x 32 and three sets at 224 x 224, at least, and what is downloaded for them.
     assert price.data_bytes > 3 * (60_000 * 32**2 + (8_512 + 20_580 + 6_700) * 224**2)
@@ -407,16 +407,16 @@ def test_unprepared_data_sets_are_priced_by_what_they_declare(harness: Command) 
 def test_settings_of_several_jobs(tiny_catalog: Catalog) -> None:
     from harness.cli.plan import setting_of
     from harness.errors import WrongUseError
-    from harness.execute.resources import Asked
+    from harness.execute.resources import ResourceRequest
 
-    assert setting_of(Asked(device="cpu", jobs="3", threads=2), tiny_catalog).jobs == 3
-    one = setting_of(Asked(device="cpu"), tiny_catalog, watts=5.0)
+    assert setting_of(ResourceRequest(device="cpu", jobs="3", threads=2), tiny_catalog).jobs == 3
+    one = setting_of(ResourceRequest(device="cpu"), tiny_catalog, watts=5.0)
     assert (one.jobs, one.threads, one.sharing, one.used_devices, one.watts) == (1, torch.get_num_threads(), 1, 1, 5.0)
-    assert setting_of(Asked(device="cpu", jobs="auto"), tiny_catalog).jobs >= 1
+    assert setting_of(ResourceRequest(device="cpu", jobs="auto"), tiny_catalog).jobs >= 1
     with pytest.raises(WrongUseError, match="--jobs is '0', expected a number from 1 on"):
-        setting_of(Asked(device="cpu", jobs="0"), tiny_catalog)
+        setting_of(ResourceRequest(device="cpu", jobs="0"), tiny_catalog)
     with pytest.raises(WrongUseError, match="--jobs-per-gpu does not apply"):
-        setting_of(Asked(device="cpu", jobs_per_gpu=2), tiny_catalog)
+        setting_of(ResourceRequest(device="cpu", jobs_per_gpu=2), tiny_catalog)
     # Four jobs on two devices: two on each slow each other down, and both draw power.
     spread = Setting(Device("cuda:0", "cuda", "a GPU"), 4, 1, devices=2)
     assert (spread.sharing, spread.used_devices) == (2, 2)
@@ -425,17 +425,14 @@ def test_settings_of_several_jobs(tiny_catalog: Catalog) -> None:
 def test_run_starts_the_longest_jobs_first(
     tiny_benchmark: Benchmark, tiny_catalog: Catalog, tiny_harness: Command, tmp_path: Path
 ) -> None:
-    from harness.cli.options import Request
     from harness.cli.plan import in_order
-    from harness.execute.resources import Asked
+    from harness.execute.resources import ResourceRequest
 
     plan = tiny_plan(tiny_benchmark, tiny_catalog, "tiny", "big")
-    request = Request(Selection(("tiny", "big")), RunsFolder(tmp_path / "runs"), tmp_path / "data", TINY_REGISTRY)
-    survey = Surveyor(tiny_benchmark, tiny_catalog, request.runs, request.data_root, remember=True).survey(plan)
-    for remote in (False, True):
-        order = in_order(
-            tiny_benchmark, tiny_catalog, plan, survey, plan.jobs, request, Asked(device="cpu", jobs="2"), remote=remote
-        )
+    workspace = Workspace(tiny_benchmark, tiny_catalog, RunsFolder(tmp_path / "runs"), tmp_path / "data")
+    survey = survey_plan(workspace, plan)
+    for asked in (ResourceRequest(device="cpu", jobs="2"), ResourceRequest(device="cpu")):
+        order = in_order(workspace, plan, survey, plan.jobs, asked)
         assert [job.model for job in order] == ["big", "big", "tiny", "tiny"]
 
 

@@ -19,8 +19,10 @@ from harness.results.profile import Profile, read_profile, run_clock, write_prof
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.checkpoint import Found
 from harness.train.loop import Training
+from harness.train.options import RunOptions
 from harness.train.profile import OFF, TRAINING, Clock, HostWatch, Phase, Piece, RunClock
 from harness.train.run import Task, build_model, run_task
+from harness.workspace.workspace import Workspace
 from tests.support import Command, Shell, cell_folder, read_result
 from tests.training import FakeTime, Watch
 
@@ -228,10 +230,8 @@ class Stopping(LogReporter):
 
 
 def carry_out(benchmark: Benchmark, catalog: Catalog, place: Path, reporter: LogReporter, *, profile: bool) -> None:
-    runner = JobRunner(
-        benchmark, catalog, RunsFolder(place / "runs"), place / "data", torch.device("cpu"), frozenset(), reporter,
-        save_every=1e9, profile=profile,
-    )  # fmt: skip
+    workspace = Workspace(benchmark, catalog, RunsFolder(place / "runs"), place / "data")
+    runner = JobRunner(workspace, torch.device("cpu"), reporter, RunOptions(save_every=1e9, profile=profile))
     assert runner(JOB).state == "done"
 
 

@@ -12,13 +12,16 @@ import torch
 from torch import nn
 
 from harness.api import StoppedError
-from harness.cli.run import COMPILE_MODES as OFFERED_MODES
+from harness.cli.run_options import COMPILE_MODES as OFFERED_MODES
 from harness.errors import TrainingError
 from harness.train.environment import COMPILE_MODES, compiled
+from harness.train.options import RunOptions
 from harness.train.run import Task, deviations_of
 from tests.training import Watch, train
 
 Patch = pytest.MonkeyPatch
+
+COMPILED = RunOptions(compile_mode="default")
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_a_compiled_run_is_recorded_and_agrees_with_the_plain_one(
     task_of: Callable[..., Task], quick_compiler: list[str]
 ) -> None:
     plain = train(task_of(name="plain"))
-    task = replace(task_of(name="compiled"), compile_mode="default")
+    task = replace(task_of(name="compiled"), options=COMPILED)
     trained = train(task)
     assert quick_compiler == ["default"]
     assert trained.result.executed is not None
@@ -56,12 +59,12 @@ def test_a_run_that_is_compiled_half_way_says_so(task_of: Callable[..., Task], q
     task = task_of()
     with pytest.raises(StoppedError):
         train(task, Watch(stop_after=3))
-    trained = train(replace(task, compile_mode="default"))
+    trained = train(replace(task, options=COMPILED))
     assert trained.result.executed is not None
     assert trained.result.executed["compiled"] == {"varied": ["no", "default"]}
     other = task_of(name="other")
     with pytest.raises(StoppedError):
-        train(replace(other, compile_mode="default"), Watch(stop_after=3))
+        train(replace(other, options=COMPILED), Watch(stop_after=3))
     back = train(other)
     assert back.result.executed is not None
     assert back.result.executed["compiled"] == {"varied": ["default", "no"]}
@@ -89,7 +92,7 @@ def test_a_model_that_cannot_be_compiled_is_told_in_a_sentence(
     monkeypatch.setattr(torch, "compile", lambda function, mode: compile_(function, backend=refuse))
     torch._dynamo.reset()
     with pytest.raises(TrainingError, match=r"torch\.compile can't compile this model here: .* Leave --compile out"):
-        train(replace(task_of(), compile_mode="default"))
+        train(replace(task_of(), options=COMPILED))
 
 
 @pytest.mark.slow
@@ -97,7 +100,7 @@ def test_a_model_that_cannot_be_compiled_is_told_in_a_sentence(
 def test_really_compiled_steps_agree_with_plain_ones(task_of: Callable[..., Task]) -> None:
     torch._dynamo.reset()
     plain = train(task_of(name="plain"))
-    trained = train(replace(task_of(name="compiled"), compile_mode="default"))
+    trained = train(replace(task_of(name="compiled"), options=COMPILED))
     # Fused kernels round otherwise and draw other numbers for dropout, and Adam amplifies both; a wrong one would not
     # come near these losses.
     assert [e.loss for e in trained.history] == pytest.approx([e.loss for e in plain.history], rel=0.02)
@@ -108,7 +111,7 @@ def test_really_compiled_steps_agree_with_plain_ones(task_of: Callable[..., Task
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("mode", COMPILE_MODES)
 def test_every_mode_trains_on_cuda(task_of: Callable[..., Task], mode: str) -> None:
-    task = replace(task_of(), device=torch.device("cuda:0"), compile_mode=mode)
+    task = replace(task_of(), device=torch.device("cuda:0"), options=RunOptions(compile_mode=mode))
     assert train(task).result.environment["compile"] == mode
 
 

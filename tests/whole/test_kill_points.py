@@ -19,6 +19,8 @@ from harness.data.ingest import require_prepared
 from harness.execute.runner import JobRunner
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
+from harness.train.options import RunOptions
+from harness.workspace.workspace import Workspace
 from tests.support import cell_folder, read_result
 
 pytestmark = [
@@ -52,9 +54,9 @@ def run(benchmark: Benchmark, catalog: Catalog, folder: Path) -> None:
     """Carry out the job, with a checkpoint at every epoch's end alone: few operations, all of which can be tried."""
     import torch
 
-    runs, data, cpu = RunsFolder(folder / "runs"), folder.parent / "data", torch.device("cpu")
+    workspace = Workspace(benchmark, catalog, RunsFolder(folder / "runs"), folder.parent / "data")
     reporter = LogReporter(StopSignal())
-    cell = JobRunner(benchmark, catalog, runs, data, cpu, frozenset(), reporter, save_every=1e9)(JOB)
+    cell = JobRunner(workspace, torch.device("cpu"), reporter, RunOptions(save_every=1e9))(JOB)
     assert cell.state == "done", cell.detail
 
 

@@ -23,7 +23,8 @@ from harness.plan import Plan, Selection, build_plan
 from harness.registry import Benchmark
 from harness.results.grid import read_cell, read_grid
 from harness.results.store import RunsFolder
-from harness.workspace.survey import Surveyor
+from harness.workspace.survey import survey_plan
+from harness.workspace.workspace import Workspace
 from tests.support import Command
 
 SEEDS = 500
@@ -36,8 +37,8 @@ def plan(finished_runs: Path, tiny_benchmark: Benchmark, tiny_catalog: Catalog) 
 
 
 @pytest.fixture
-def surveyor(many: RunsFolder, finished_runs: Path, tiny_benchmark: Benchmark, tiny_catalog: Catalog) -> Surveyor:
-    return Surveyor(tiny_benchmark, tiny_catalog, many, finished_runs.parent / "data", remember=False)
+def workspace(many: RunsFolder, finished_runs: Path, tiny_benchmark: Benchmark, tiny_catalog: Catalog) -> Workspace:
+    return Workspace(tiny_benchmark, tiny_catalog, many, finished_runs.parent / "data").with_fresh_models()
 
 
 @pytest.fixture
@@ -48,10 +49,10 @@ def many(
     template = finished_runs / PROTOCOL / "tiny" / "dots" / "seed-0"
     content = json.loads((template / "result.json").read_text(encoding="utf-8"))
     runs = RunsFolder(tmp_path / "many runs")
-    surveyor = Surveyor(tiny_benchmark, tiny_catalog, runs, finished_runs.parent / "data", remember=False)
+    workspace = Workspace(tiny_benchmark, tiny_catalog, runs, finished_runs.parent / "data").with_fresh_models()
     for job in plan.jobs:
         content["job"] = {"protocol": PROTOCOL, "model": job.model, "dataset": job.dataset, "seed": job.seed}
-        content["fingerprint"] = surveyor.fingerprint(plan, job)
+        content["fingerprint"] = workspace.fingerprint(job)
         content["metrics"]["top1"] = 20.0 + job.seed % 50 + (30.0 if job.model == "tiny" else 0.0)
         folder = runs.of(job).path
         folder.mkdir(parents=True)
@@ -103,10 +104,10 @@ def plain(cell: Cell) -> Cell:
 
 
 @pytest.mark.parametrize("brief", [True, False])
-def test_many_are_read_as_each_alone(many: RunsFolder, plan: Plan, surveyor: Surveyor, brief: bool) -> None:
+def test_many_are_read_as_each_alone(many: RunsFolder, plan: Plan, workspace: Workspace, brief: bool) -> None:
     expected = spoil(many)
-    cells = read_grid(many, plan.jobs, lambda job: surveyor.fingerprint(plan, job), brief=brief)
-    alone = [read_cell(many.of(job), surveyor.fingerprint(plan, job)) for job in plan.jobs]
+    cells = read_grid(many, plan.jobs, workspace.fingerprint, brief=brief)
+    alone = [read_cell(many.of(job), workspace.fingerprint(job)) for job in plan.jobs]
     assert [cell.job for cell in cells] == list(plan.jobs)
     told = {cell.job: cell for cell in cells}
     assert {job: told[job].state for job in expected} == expected
@@ -118,10 +119,10 @@ def test_many_are_read_as_each_alone(many: RunsFolder, plan: Plan, surveyor: Sur
             assert brief or found.result == careful.result
 
 
-def test_brief_results_say_whether_they_are_comparable(many: RunsFolder, plan: Plan, surveyor: Surveyor) -> None:
+def test_brief_results_say_whether_they_are_comparable(many: RunsFolder, plan: Plan, workspace: Workspace) -> None:
     job = plan.jobs[0]
     change(many, job, lambda c: c["environment"].update(comparable=False))
-    cell, other = read_grid(many, plan.jobs[:2], lambda job: surveyor.fingerprint(plan, job), brief=True)
+    cell, other = read_grid(many, plan.jobs[:2], workspace.fingerprint, brief=True)
     assert cell.detail == "not comparable"
     assert other.detail == ""
     assert cell.result is not None
@@ -158,7 +159,7 @@ def test_status_counts_what_is_too_much_to_list(tiny_harness: Command, many: Run
 
 
 def test_each_result_is_opened_once_and_nothing_else_of_its_folder(
-    many: RunsFolder, plan: Plan, surveyor: Surveyor, monkeypatch: pytest.MonkeyPatch
+    many: RunsFolder, plan: Plan, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: Counter[str] = Counter()
     really = os.open
@@ -167,9 +168,9 @@ def test_each_result_is_opened_once_and_nothing_else_of_its_folder(
         opened[os.fspath(path)] += 1
         return really(path, *arguments, **named)
 
-    surveyor.survey(replace(plan, jobs=plan.jobs[:1]))  # prepares the data sets and builds the models
+    survey_plan(workspace, replace(plan, jobs=plan.jobs[:1]))  # prepares the data sets and builds the models
     monkeypatch.setattr(os, "open", count)
-    cells = surveyor.survey(plan, brief=True).cells
+    cells = survey_plan(workspace, plan, brief=True).cells
     assert {cell.state for cell in cells} == {"done"}
     mine = {path: number for path, number in opened.items() if path.startswith(str(many.root))}
     assert mine == {str(many.of(job).result): 1 for job in plan.jobs}
@@ -203,7 +204,7 @@ def test_leaderboard_over_many_seeds(tiny_harness: Command, many: RunsFolder, pl
 
 
 def test_fingerprint_of_a_seed_is_that_of_the_whole(
-    plan: Plan, surveyor: Surveyor, tiny_catalog: Catalog, finished_runs: Path
+    plan: Plan, workspace: Workspace, tiny_catalog: Catalog, finished_runs: Path
 ) -> None:
     model = tiny_catalog.model("tiny")
     for seed in (0, 7, 12345):
@@ -218,7 +219,7 @@ def test_fingerprint_of_a_seed_is_that_of_the_whole(
         assert job_fingerprint(job, protocol=plan.protocol, model=model, **asked) == hash_of(whole)
     result = RunsFolder(finished_runs).of(Job(PROTOCOL, "tiny", "dots", 0)).read_result()
     assert result is not None
-    assert surveyor.fingerprint(plan, result.job) == result.fingerprint
+    assert workspace.fingerprint(result.job) == result.fingerprint
 
 
 def test_jobs_on_disk_are_told_in_order(many: RunsFolder) -> None:
