@@ -146,7 +146,7 @@ def _health(counts: Counter[str], plugins: Sequence[Plugin]) -> str:
 @contextlib.contextmanager
 def _source(what: str | None) -> Iterator[str | None]:
     """Turn what the user named into a name that is discovered: a folder is put in front of what is installed."""
-    from harness.testing.project import importable, read_project
+    from harness.testing.find import importable, read_project
 
     path = Path(what) if what else None
     if path is None or what is None:

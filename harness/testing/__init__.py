@@ -5,8 +5,8 @@ A test file of three lines runs every rule as a test of its own, by the pytest p
     def test_conformance(harness_rule):
         harness_rule()
 
-The fixture finds the distribution whose ``pyproject.toml`` stands above the test; the marker
+The fixture takes the distribution with the nearest ``pyproject.toml`` above the test; the marker
 ``@pytest.mark.harness_plugin("name")`` names another. ``harness plugin check`` runs the same rules on the command line.
 
-This module is imported by every start of pytest where the harness is installed, so it imports nothing of its own.
+Every start of pytest imports this package where the harness is installed, so this file imports nothing.
 """

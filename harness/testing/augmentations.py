@@ -1,4 +1,4 @@
-"""What an augmentation plugin has to keep: a pure function of a batch and a generator, on whatever device."""
+"""Rules for augmentations: an augmentation is a pure function of a batch and a generator, on every device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.api import AugmentationSpec, BatchTransform
 from harness.errors import one_line
 from harness.testing.rules import (
     RAISED,
-    Broken,
-    Doubtful,
+    Failed,
     Rule,
-    Untold,
+    Skipped,
+    Warned,
     description_rule,
     pickling_rule,
     rule,
@@ -35,31 +35,31 @@ _UNKNOWN = "a_strength_that_nobody_knows"
 
 @dataclass(frozen=True)
 class AugmentationCase:
-    """An augmentation and the strengths that protocols use it with; its defaults where none does."""
+    """An augmentation and its strengths in the protocols that name it; its defaults if none does."""
 
     spec: AugmentationSpec
     strengths: tuple[dict[str, float], ...] = field(default=({},))
 
     def transform(self, strengths: dict[str, float] | None = None) -> BatchTransform:
-        """Build it. Raises Untold if it does not: ``augmentation-builds`` says why."""
+        """Build it. Raises Skipped if that fails, which ``augmentation-builds`` reports."""
         try:
             return self.spec.build(**(self.strengths[0] if strengths is None else strengths))
         except RAISED as error:
-            raise Untold(f"it does not build: {one_line(error)}.") from error
+            raise Skipped(f"it does not build: {one_line(error)}.") from error
 
     def apply(
         self, transform: BatchTransform, images: torch.Tensor, targets: torch.Tensor, seed: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Apply it. Raises Untold if it does not work: ``augmentation-shapes`` says why."""
+        """Apply it. Raises Skipped if that fails, which ``augmentation-shapes`` reports."""
         import torch
 
         try:
             found = transform(images, targets, torch.Generator().manual_seed(seed))
             good = found[0].shape == images.shape and found[1].shape == targets.shape
         except RAISED as error:
-            raise Untold(f"it does not work: {one_line(error)}.") from error
+            raise Skipped(f"it does not work: {one_line(error)}.") from error
         if not good or not bool(torch.isfinite(found[0]).all()):
-            raise Untold("it does not return usable images.")
+            raise Skipped("it does not return usable images.")
         return found
 
 
@@ -82,23 +82,21 @@ def _batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 @rule("augmentation-builds")
 def builds(case: AugmentationCase) -> str:
-    """The protocol gives the strengths; defaults are what anybody tries first."""
+    """The protocol gives the strengths; people try the defaults first."""
     for strengths in ({}, *case.strengths):
         try:
             transform = case.spec.build(**strengths)
         except RAISED as error:
             shown = ", ".join(f"{name}={value}" for name, value in strengths.items())
-            raise Broken(
-                f"build({shown}) raised {one_line(error)}. Expected every strength to have a default."
-            ) from error
+            raise Failed(f"build({shown}) raised {one_line(error)}. Expected a default for every strength.") from error
         if not callable(transform):
-            raise Broken(f"build returned a {type(transform).__name__}, expected a function of a batch.")
+            raise Failed(f"build returned a {type(transform).__name__}, expected a function of a batch.")
     return ""
 
 
 @rule("augmentation-shapes")
 def keeps_shapes(case: AugmentationCase) -> None:
-    """Batches go on to the network: any number of images, of any size."""
+    """The network gets the batches: any number of images, of any size."""
     import torch
 
     transform = case.transform()
@@ -108,18 +106,18 @@ def keeps_shapes(case: AugmentationCase) -> None:
             found = transform(images.clone(), targets.clone(), torch.Generator().manual_seed(0))
             pairs = list(zip(("images", "targets"), found, (images, targets), strict=True))
         except RAISED as error:
-            raise Broken(f"{what} raised {one_line(error)}.") from error
+            raise Failed(f"{what} raised {one_line(error)}.") from error
         for name, value, given in pairs:
             if not isinstance(value, torch.Tensor) or (value.shape, value.dtype) != (given.shape, given.dtype):
                 shown = (
                     f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
                 )
-                raise Broken(f"{what} gives {name} {shown}, expected {given.dtype} {tuple(given.shape)}.")
+                raise Failed(f"{what} gives {name} {shown}, expected {given.dtype} {tuple(given.shape)}.")
 
 
 @rule("augmentation-range")
 def keeps_range(case: AugmentationCase) -> None:
-    """Images are in 0..1; what leaves that range meets statistics that do not belong to it."""
+    """Images are in 0..1, and the statistics that normalise them hold for that range alone."""
     import torch
 
     transform = case.transform()
@@ -130,9 +128,9 @@ def keeps_range(case: AugmentationCase) -> None:
                 low, high = float(found.min()), float(found.max())
                 finite = bool(torch.isfinite(found).all())
             except RAISED as error:
-                raise Untold(f"it does not work: {one_line(error)}.") from error
+                raise Skipped(f"it does not work: {one_line(error)}.") from error
             if not finite or low < 0 or high > 1:
-                raise Broken(f"images in 0..1 become {low:.4g}..{high:.4g}; clamp them.")
+                raise Failed(f"images in 0..1 become {low:.4g}..{high:.4g}; clamp them.")
 
 
 @rule("augmentation-targets")
@@ -144,7 +142,7 @@ def keeps_distributions(case: AugmentationCase) -> None:
             found = case.apply(transform, images.clone(), targets.clone(), seed)[1]
             sums = found.sum(dim=1)
             if float(found.min()) < -1e-6 or float((sums - 1).abs().max()) > 1e-4:
-                raise Broken(
+                raise Failed(
                     f"rows of targets sum to {float(sums.min()):.4g}..{float(sums.max()):.4g} with a smallest value "
                     f"of {float(found.min()):.4g}, expected non-negative rows with sum 1."
                 )
@@ -152,7 +150,7 @@ def keeps_distributions(case: AugmentationCase) -> None:
 
 @rule("augmentation-inputs")
 def leaves_inputs(case: AugmentationCase) -> None:
-    """The batch that is passed in may be used again, so it must stay as it is."""
+    """The harness may use its batch again, so the batch must stay as it is."""
     import torch
 
     transform = case.transform()
@@ -161,12 +159,12 @@ def leaves_inputs(case: AugmentationCase) -> None:
         given = images.clone(), targets.clone()
         case.apply(transform, *given, seed)
         if not torch.equal(given[0], images) or not torch.equal(given[1], targets):
-            raise Broken("it changes the tensors that it is given; clone them first.")
+            raise Failed("it changes its arguments; clone them first.")
 
 
 @rule("augmentation-repeats")
 def repeats(case: AugmentationCase) -> None:
-    """A run that goes on after a stop has to draw what it would have drawn."""
+    """A resumed run has to draw the same numbers as a run without a stop."""
     import torch
 
     transform = case.transform()
@@ -174,15 +172,15 @@ def repeats(case: AugmentationCase) -> None:
     for seed in _SEEDS:
         found = []
         for _ in range(2):
-            _seed_everything(0)  # whether these matter is another rule's concern
+            _seed_everything(0)  # another rule examines the global seeds
             found.append(case.apply(transform, images.clone(), targets.clone(), seed))
         if not all(torch.equal(a, b) for a, b in zip(*found, strict=True)):
-            raise Broken("the same generator state gives another result the second time: it keeps state of its own.")
+            raise Failed("the same generator state gives a different result the second time: it has hidden state.")
 
 
 @rule("augmentation-generator")
 def uses_the_generator(case: AugmentationCase) -> None:
-    """The generator that is passed in is the only source of chance that a resumed run can put back."""
+    """A resumed run can restore no source of randomness but the generator that is passed in."""
     import torch
 
     transform = case.transform()
@@ -194,43 +192,43 @@ def uses_the_generator(case: AugmentationCase) -> None:
         before = random_states()
         found.append(case.apply(transform, images.clone(), targets.clone(), 0))
         if moved := changed(before, random_states()):
-            raise Broken(f"it draws from {shorten(moved)}; pass generator=generator instead.")
+            raise Failed(f"it draws from {shorten(moved)}; pass generator=generator instead.")
     if not all(torch.equal(a, b) for a, b in zip(*found, strict=True)):
-        raise Broken("its result depends on the global seeds; pass generator=generator instead.")
+        raise Failed("its result depends on the global seeds; pass generator=generator instead.")
 
 
 @rule("augmentation-strengths")
 def refuses_unknown_strengths(case: AugmentationCase) -> None:
-    """A typing slip in a protocol must not be ignored."""
+    """A misspelt strength in a protocol must not be ignored."""
     case.transform()
     try:
         case.spec.build(**case.strengths[0], **{_UNKNOWN: 1.0})
     except (TypeError, ValueError):
         return
     except RAISED as error:
-        raise Broken(f"an unknown strength raised {one_line(error)}, expected TypeError or ValueError.") from error
-    raise Broken("an unknown strength is accepted, expected TypeError or ValueError.")
+        raise Failed(f"an unknown strength raised {one_line(error)}, expected TypeError or ValueError.") from error
+    raise Failed("an unknown strength is accepted, expected TypeError or ValueError.")
 
 
 @rule("augmentation-device")
 def stays_on_the_device(case: AugmentationCase) -> None:
-    """Batches are augmented on the training device, and nothing may force them off it."""
+    """Batches are augmented on the training device, and copies to and from it cost time."""
     import torch
 
     transform = case.transform()
     images, targets = batch(5, 17, 23)
     case.apply(transform, images.clone(), targets.clone(), 0)
     try:
-        # torch's device without memory: every operation that mixes devices or fetches a value fails on it.
+        # torch's device without memory: an operation that mixes devices or fetches a value fails on it.
         found = transform(images.to("meta"), targets.to("meta"), torch.Generator().manual_seed(0))
     except RAISED as error:
         text = one_line(error)
         if "device" in text and "expected" in text:
-            raise Broken(f"it mixes devices: {text[:160]} Create tensors with device=images.device.") from error
-        raise Doubtful(f"it fetches values from the device, which stalls a GPU: {text[:120]}") from error
+            raise Failed(f"it mixes devices: {text[:160]} Create tensors with device=images.device.") from error
+        raise Warned(f"it fetches values from the device, which stalls a GPU: {text[:120]}") from error
     away = [name for name, value in zip(("images", "targets"), found, strict=True) if value.device.type != "meta"]
     if away:
-        raise Broken(f"{shorten(away)} come back on another device.")
+        raise Failed(f"{shorten(away)} come back on another device.")
 
 
 @rule("augmentation-layout")
@@ -246,11 +244,9 @@ def any_layout(case: AugmentationCase) -> None:
     try:
         found = transform(turned, targets.clone(), torch.Generator().manual_seed(3))
     except RAISED as error:
-        raise Broken(
-            f"images in channels_last layout raised {one_line(error)}. Use reshape in place of view."
-        ) from error
+        raise Failed(f"images in channels_last layout raised {one_line(error)}. Use reshape, not view.") from error
     if not torch.allclose(found[0], expected[0], atol=1e-5):
-        raise Broken("images in channels_last layout give another result.")
+        raise Failed("images in channels_last layout give another result.")
 
 
 @rule("augmentation-acts")
@@ -265,13 +261,13 @@ def acts(case: AugmentationCase) -> None:
             found = case.apply(transform, images.clone(), targets.clone(), seed)
             if not torch.equal(found[0], images):
                 return
-    raise Broken("40 batches come back as they were.")
+    raise Failed("40 batches are returned unchanged.")
 
 
 def _require_repeats(
     case: AugmentationCase, transform: BatchTransform, images: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the result of one generator state. Raises Untold if it is not the same twice."""
+    """Return the result of one generator state. Raises Skipped if a second call gives a different one."""
     import torch
 
     found = []
@@ -279,7 +275,7 @@ def _require_repeats(
         _seed_everything(0)
         found.append(case.apply(transform, images.clone(), targets.clone(), 3))
     if not all(torch.equal(a, b) for a, b in zip(*found, strict=True)):
-        raise Untold("the same generator state gives another result the second time.")
+        raise Skipped("the same generator state gives a different result the second time.")
     return found[0]
 
 
@@ -313,5 +309,5 @@ RULES: tuple[Rule, ...] = (
     acts,
     *side_effect_rules("augmentation", "augmenting a batch", _use),
     pickling_rule("augmentation"),
-    description_rule("augmentation", "Readers of a protocol look up what it does.", (), ("paper",)),
+    description_rule("augmentation", "Readers of a protocol look its augmentations up.", (), ("paper",)),
 )

@@ -1,4 +1,4 @@
-"""What a data set plugin has to keep. A set with downloads is examined as it is prepared; others are read."""
+"""Rules for data sets. A set with downloads is examined in its prepared form, an embedded set by its reader."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from harness.catalog import Offer
 from harness.errors import HarnessError, one_line
 from harness.testing.rules import (
     RAISED,
-    Broken,
-    Doubtful,
+    Failed,
     Rule,
-    Untold,
+    Skipped,
+    Warned,
     description_rule,
     pickling_rule,
     rule,
@@ -33,14 +33,14 @@ _MODES = ("RGB", "L")
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """What one sample is.
+    """One sample.
 
     Attributes:
-        label: As it was given.
+        label: The label, as the reader gave it.
         group: Its group, or None.
         digest: Hash of its pixels.
-        problem: Why it is not usable; empty if it is.
-        path: The image file, where the reader gave one.
+        problem: The reason why it is not usable; empty if it is usable.
+        path: The image file, if the reader gave one.
     """
 
     label: object
@@ -52,7 +52,7 @@ class SampleFacts:
 
 @dataclass(frozen=True)
 class DatasetCase:
-    """A data set, its owner, and where prepared data are.
+    """A data set under examination.
 
     Attributes:
         offer: The data set and its owner.
@@ -66,32 +66,32 @@ class DatasetCase:
 
     @property
     def spec(self) -> DatasetSpec:
-        """The data set."""
+        """Return the data set."""
         return self.offer.spec
 
     @cached_property
     def samples(self) -> dict[Split, list[SampleFacts]]:
-        """Both splits. Raises Untold where they can't be read: ``dataset-reads`` says why."""
+        """Return both splits. Raises Skipped if they can't be read, which ``dataset-reads`` reports."""
         if self.spec.sources:
             return self._prepared()
         try:
             return {split: list(self.read(split)) for split in SPLITS}
         except RAISED as error:
-            raise Untold(f"its reader fails: {one_line(error)}.") from error
+            raise Skipped(f"its reader fails: {one_line(error)}.") from error
 
     def read(self, split: Split) -> Iterator[SampleFacts]:
-        """Run the reader of an embedded set and look at all that it yields, though not without end."""
+        """Run the reader of an embedded set, but not without end: a little over twice the declared samples."""
         if self.spec.sources:
-            raise Untold("it has downloads, and its prepared form is examined in place of its reader.")
+            raise Skipped("it has downloads, so its prepared form is examined and not its reader.")
         for item in islice(self.spec.read(Path(), split), 2 * self.spec.splits[split] + 10):
             yield _facts(item)
 
     def require_sound(self) -> None:
-        """Raise Untold unless the samples are what the spec declares, which other rules look at."""
+        """Raise Skipped unless the samples are as the spec declares, which other rules examine."""
         for split, found in self.samples.items():
             wrong = [one for one in found if one.problem or not _is_label(one.label, self.spec)]
             if wrong or len(found) != self.spec.splits[split]:
-                raise Untold(f"the {split} split is not what it declares.")
+                raise Skipped(f"the {split} split is not as it declares.")
 
     def _prepared(self) -> dict[Split, list[SampleFacts]]:
         from harness.data.ingest import definition
@@ -102,7 +102,7 @@ class DatasetCase:
             if prepared is not None:
                 break
         else:
-            raise Untold(f"it is not prepared in {self.data_root}; run: harness prepare {self.spec.name}")
+            raise Skipped(f"it is not prepared in {self.data_root}; run: harness prepare {self.spec.name}")
         found: dict[Split, list[SampleFacts]] = {}
         for split in SPLITS:
             arrays, groups = open_split(prepared.folder, split), read_groups(prepared.folder, split)
@@ -138,7 +138,7 @@ def _facts(item: object) -> SampleFacts:
 
 
 def _digest(image: object) -> str:
-    """Hash of an image's size and RGB pixels."""
+    """Return a hash of an image's size and RGB pixels."""
     from PIL.Image import Image
 
     assert isinstance(image, Image)
@@ -152,27 +152,27 @@ def _is_label(label: object, spec: DatasetSpec) -> bool:
 
 @rule("dataset-reads")
 def reads(case: DatasetCase) -> None:
-    """Every sample is an image that decodes by the harness's rules, with its label."""
+    """Training needs an image and a label per sample, and the harness decodes all images alike."""
     if case.spec.sources:
-        raise Untold("preparing it reads every image.")
+        raise Skipped("preparing it reads every image.")
     for split in SPLITS:
         try:
             for index, one in enumerate(case.read(split)):
                 if one.problem:
-                    raise Broken(f"{split} sample {index} is {one.problem}.")
-        except Broken:
+                    raise Failed(f"{split} sample {index} is {one.problem}.")
+        except Failed:
             raise
         except RAISED as error:
-            raise Broken(f"reading the {split} split raised {one_line(error)}.") from error
+            raise Failed(f"reading the {split} split raised {one_line(error)}.") from error
 
 
 @rule("dataset-sizes")
 def has_sizes(case: DatasetCase) -> str:
-    """Accuracies are comparable on the same images alone, and their number is the first sign of others."""
+    """Accuracies are comparable only on the same images, so their number is the first thing to compare."""
     for split, found in case.samples.items():
         if len(found) != case.spec.splits[split]:
             more = "or more " if len(found) > 2 * case.spec.splits[split] else ""
-            raise Broken(f"the {split} split has {len(found)} {more}samples, it declares {case.spec.splits[split]}.")
+            raise Failed(f"the {split} split has {len(found)} {more}samples, it declares {case.spec.splits[split]}.")
     return ", ".join(f"{len(found):,} {split}" for split, found in case.samples.items())
 
 
@@ -182,7 +182,7 @@ def has_labels(case: DatasetCase) -> None:
     for split, found in case.samples.items():
         for index, one in enumerate(found):
             if not one.problem and not _is_label(one.label, case.spec):
-                raise Broken(
+                raise Failed(
                     f"{split} sample {index} has the label {one.label!r}, expected an int from 0 to "
                     f"{len(case.spec.classes) - 1}."
                 )
@@ -190,39 +190,39 @@ def has_labels(case: DatasetCase) -> None:
 
 @rule("dataset-classes")
 def has_every_class(case: DatasetCase) -> None:
-    """A class that is never trained or never tested makes an accuracy that means something else."""
+    """A class that is never trained or never tested changes the meaning of an accuracy."""
     for split, found in case.samples.items():
         if not all(_is_label(one.label, case.spec) for one in found):
-            raise Untold(f"the {split} split has labels that are none.")
+            raise Skipped(f"the {split} split has invalid labels.")
         there = {one.label for one in found}
         missing = [name for label, name in enumerate(case.spec.classes) if label not in there]
         if missing:
-            raise Broken(f"the {split} split has no image of {shorten(missing)}.")
+            raise Failed(f"the {split} split has no image of {shorten(missing)}.")
 
 
 @rule("dataset-rereads")
 def rereads(case: DatasetCase) -> None:
-    """Preparation goes on after a stop, which takes the same samples in the same order each time."""
+    """Preparation resumes after a stop, which requires the same samples in the same order."""
     first = case.samples
     for split in reversed(SPLITS):
         try:
             again = list(case.read(split))
-        except Untold:
+        except Skipped:
             raise
         except RAISED as error:
-            raise Broken(f"reading the {split} split a second time raised {one_line(error)}.") from error
+            raise Failed(f"reading the {split} split a second time raised {one_line(error)}.") from error
         if again != first[split]:
             where = next((i for i, (a, b) in enumerate(zip(again, first[split], strict=False)) if a != b), len(again))
-            raise Broken(f"the second reading of the {split} split differs from sample {where} on.")
+            raise Failed(f"the second reading of the {split} split differs from sample {where} onwards.")
 
 
 @rule("dataset-leakage")
 def has_no_twins(case: DatasetCase) -> None:
-    """An image that is in both splits is remembered, not recognised."""
+    """A model may remember an image that is in both splits instead of recognising it."""
     train = {one.digest for one in case.samples["train"] if one.digest}
     twins = sum(one.digest in train for one in case.samples["test"])
     if twins:
-        _tell_leak(case.spec, f"{twins} of {len(case.samples['test'])} test images are also in train")
+        _report_leak(case.spec, f"{twins} of {len(case.samples['test'])} test images are also in train")
 
 
 @rule("dataset-groups")
@@ -230,52 +230,52 @@ def shares_no_group(case: DatasetCase) -> None:
     """Images of one patient or one photograph in both splits leak from train into test."""
     groups = {one.group for one in case.samples["train"] if one.group is not None}
     if not groups:
-        raise Untold("its reader names no groups.")
+        raise Skipped("its reader names no groups.")
     shared = sum(one.group in groups for one in case.samples["test"])
     if shared:
-        _tell_leak(case.spec, f"{shared} of {len(case.samples['test'])} test images belong to a group in train")
+        _report_leak(case.spec, f"{shared} of {len(case.samples['test'])} test images belong to a group in train")
 
 
-def _tell_leak(spec: DatasetSpec, found: str) -> None:
+def _report_leak(spec: DatasetSpec, found: str) -> None:
     if spec.leakage:
-        raise Doubtful(f"{found}; declared: {spec.leakage}.")
-    raise Broken(f"{found}. Mend the split, or declare it as leakage, so that rankings say so.")
+        raise Warned(f"{found}; declared: {spec.leakage}.")
+    raise Failed(f"{found}. Correct the split, or declare the leakage, so that rankings show it.")
 
 
 @rule("dataset-train-blind")
 def train_is_blind(case: DatasetCase) -> str:
-    """Reading train must leave the test images alone, so that training can be blind to them."""
+    """Training must not see the test images, so reading train must leave them closed."""
     test = {one.path for one in case.samples["test"]} - {""}
     with watching() as seen:
         try:
             train = {one.path for one in case.read("train")}
-        except Untold:
+        except Skipped:
             raise
         except RAISED as error:
-            raise Untold(f"its reader fails: {one_line(error)}.") from error
+            raise Skipped(f"its reader fails: {one_line(error)}.") from error
     touched = sorted((seen.opened | train) & test)
     if touched:
-        raise Broken(f"reading train opens {shorten([Path(path).name for path in touched])}, which are of test.")
-    return "" if test else "as far as can be told: its reader gives no paths"
+        raise Failed(f"reading train opens {shorten([Path(path).name for path in touched])}, which belong to test.")
+    return "" if test else "its reader gives no paths, so its images can't be followed"
 
 
 @rule("dataset-sources")
 def has_sources(case: DatasetCase) -> str:
-    """Without checksum and size nobody can tell whether a download is the published file."""
+    """A checksum and a size show whether a download is the published file."""
     for source in case.spec.sources:
         if not source.checksums and not source.members:
-            raise Broken(f"the source {source.filename} has no checksum.")
+            raise Failed(f"the source {source.filename} has no checksum.")
         if not source.urls:
-            raise Broken(f"the source {source.filename} has no address.")
+            raise Failed(f"the source {source.filename} has no address.")
     unsized = [source.filename for source in case.spec.sources if source.bytes is None]
     if unsized:
-        raise Doubtful(f"the size of {shorten(unsized)} is not stated, so no download can say how long it takes.")
+        raise Warned(f"the size of {shorten(unsized)} is not stated, so a download can't estimate its time.")
     return f"{len(case.spec.sources)} files" if case.spec.sources else "it is embedded"
 
 
 @rule("dataset-prepares")
 def prepares(case: DatasetCase) -> str:
-    """Training reads the prepared form, which preparation makes after checks of its own."""
+    """Training reads the prepared form, and preparation makes checks of its own."""
     from harness.data.ingest import Ingestion, ingest
 
     if case.spec.sources:
@@ -285,7 +285,7 @@ def prepares(case: DatasetCase) -> str:
         try:
             done = ingest(Ingestion(case.offer, Path(folder), case.input_sizes[0]))
         except HarnessError as error:
-            raise Broken(str(error)) from error
+            raise Failed(str(error)) from error
         return f"fingerprint {done.manifest.fingerprint}"
 
 
@@ -310,7 +310,7 @@ RULES: tuple[Rule, ...] = (
     pickling_rule("dataset"),
     description_rule(
         "dataset",
-        "Images have terms and authors, and users answer for both.",
+        "Images have terms and authors, which users have to respect.",
         ("title", "licence", "citation"),
         ("domain",),
     ),

@@ -1,11 +1,12 @@
-"""Small stand-ins for plugin authors: a network, a data set, a finished run, and a real training of two epochs."""
+"""Small stand-ins for plugin authors: a network, a data set, a played run, a real run, and work for an executor."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from harness.api import (
     DatasetSpec,
@@ -23,6 +24,11 @@ from harness.api import (
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from harness.catalog import Catalog, Plugin
+
+Notify: TypeAlias = Callable[..., object]
+"""Called as ``notify(hook, **arguments)`` where the harness calls the three hooks of observers."""
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 JOB = Job("pocket-1.0", "fake_net", "fake_set", 0)
@@ -71,7 +77,7 @@ SET = DatasetSpec(
 
 
 def epoch_records() -> list[EpochRecord]:
-    """Return what an observer sees of a run of three epochs."""
+    """Return the records of a run of three epochs."""
     return [
         EpochRecord(epoch=epoch, lr=1e-3 / (epoch + 1), loss=2.0 / (epoch + 1), images_per_second=900.0, seconds=0.5)
         for epoch in range(EPOCHS)
@@ -79,7 +85,7 @@ def epoch_records() -> list[EpochRecord]:
 
 
 def run_result(job: Job = JOB) -> RunResult:
-    """Return a result as an observer sees it, with everything that may be in one."""
+    """Return a result with all its fields filled in."""
     return RunResult(
         job=job,
         fingerprint="0123456789abcdef",
@@ -101,7 +107,7 @@ def run_result(job: Job = JOB) -> RunResult:
 
 
 def tracked_run(folder: Path, number: int = 0, *, resumed: bool = False, job: Job = JOB) -> TrackedRun:
-    """Return a run as a tracker is opened for it; the same number means the same id."""
+    """Return a run for a tracker to open; the same number gives the same id."""
     result = run_result(job)
     return TrackedRun(
         id=f"{result.fingerprint}-{number:08x}",
@@ -123,6 +129,31 @@ def tracked_run(folder: Path, number: int = 0, *, resumed: bool = False, job: Jo
     )
 
 
+def play(notify: Notify, job: Job = JOB, result: RunResult | None = None) -> None:
+    """Call the hooks as a run of three epochs does, without training."""
+    notify("harness_run_started", job=job)
+    for record in epoch_records():
+        notify("harness_epoch_finished", job=job, record=record)
+    notify("harness_run_finished", job=job, result=result or run_result(job))
+
+
+@contextlib.contextmanager
+def opened(spec: TrackerSpec, run: TrackedRun) -> Iterator[Tracker]:
+    """Open a tracker for a run, and close it at the end.
+
+    Raises:
+        TypeError: a method is missing.
+    """
+    tracker = spec.open(run)
+    missing = [name for name in TRACKER_METHODS if not callable(getattr(tracker, name, None))]
+    if missing:
+        raise TypeError(f"open returned a {type(tracker).__name__} without {', '.join(missing)}")
+    try:
+        yield tracker
+    finally:
+        tracker.close()
+
+
 def follow(
     spec: TrackerSpec,
     run: TrackedRun,
@@ -131,35 +162,29 @@ def follow(
     result: RunResult | None = None,
     failure: str = "",
 ) -> None:
-    """Have a tracker follow a run without training, and close it whatever it raises.
+    """Let a tracker follow a run without training.
 
     Args:
         spec: The tracker.
-        run: What it is opened for.
-        records: The epochs that it is told of; those of ``epoch_records`` for None.
-        result: What the run comes to; without it and without a failure the run was stopped.
-        failure: Why the run failed.
+        run: The run that it is opened for.
+        records: The epochs that it gets; None for those of ``epoch_records``.
+        result: The result of the run. Without it and without a failure the run was stopped.
+        failure: The reason why the run failed.
     """
-    tracker: Tracker = spec.open(run)
-    missing = [name for name in TRACKER_METHODS if not callable(getattr(tracker, name, None))]
-    if missing:
-        raise TypeError(f"open returned a {type(tracker).__name__} without {', '.join(missing)}")
-    try:
+    with opened(spec, run) as tracker:
         for record in epoch_records() if records is None else records:
             tracker.epoch_finished(record)
         if result is not None:
             tracker.run_finished(result)
         if failure:
             tracker.run_failed(failure)
-    finally:
-        tracker.close()
 
 
-def train(notify: Callable[..., object], folder: Path) -> RunResult:
+def train(notify: Notify, folder: Path) -> RunResult:
     """Train the small network on the small set for two epochs, by the real loop, and return the result.
 
     Args:
-        notify: Called as ``notify(hook, **arguments)`` wherever the harness calls observers.
+        notify: Called at the start, after each epoch and at the end.
         folder: An existing folder for the prepared set and the checkpoint.
     """
     import msgspec
@@ -230,37 +255,37 @@ class Observers:
     functions: Mapping[str, tuple[Callable[..., object], tuple[str, ...]]] = field(default_factory=dict)
 
     def notify(self, hook: str, **arguments: object) -> None:
-        """Call a hook, where the plugin has it, with the arguments that it takes. What it raises is passed on."""
+        """Call a hook with the arguments that it takes, if the plugin has it. Raises what the hook raises."""
         if hook in self.functions:
             function, names = self.functions[hook]
             function(*(arguments[name] for name in names))
 
-    def play(self, job: Job = JOB, result: RunResult | None = None) -> None:
-        """Go through a run of three epochs without training."""
-        self.notify("harness_run_started", job=job)
-        for record in epoch_records():
-            self.notify("harness_epoch_finished", job=job, record=record)
-        self.notify("harness_run_finished", job=job, result=result or run_result(job))
+
+def observers_in(catalog: Catalog, plugin: Plugin) -> Observers:
+    """Return the observer hooks of a plugin, which may be none."""
+    return Observers(
+        {
+            hook: (implementation.function, tuple(implementation.argnames))
+            for hook, implementations in catalog.observers.items()
+            for owner, implementation in implementations
+            if owner == plugin
+        }
+    )
 
 
 def observers_of(plugin: str) -> Observers:
-    """Return the observer hooks of an installed plugin, by the name of its entry point. Raises LookupError for none."""
+    """Return the observer hooks of a plugin by the name of its entry point. Raises LookupError if there are none."""
     from harness.catalog import discover
 
-    found = discover().observers
-    functions = {
-        hook: (implementation.function, tuple(implementation.argnames))
-        for hook, implementations in found.items()
-        for owner, implementation in implementations
-        if owner.name == plugin
-    }
-    if not functions:
-        raise LookupError(f"no plugin named {plugin!r} with observer hooks was discovered")
-    return Observers(functions)
+    catalog = discover()
+    for found in (observers_in(catalog, one) for one in catalog.plugins if one.name == plugin):
+        if found.functions:
+            return found
+    raise LookupError(f"no plugin named {plugin!r} with observer hooks was discovered")
 
 
 def tracker_of(name: str) -> TrackerSpec:
-    """Return an installed tracker. Raises LookupError for none."""
+    """Return a tracker that is installed. Raises LookupError if there is none of that name."""
     from harness.catalog import discover
 
     offer = discover().trackers.get(name)

@@ -1,4 +1,4 @@
-"""What a metric plugin has to keep: a finite number of logits and labels that says what it declares."""
+"""Rules for metrics: a metric is a finite number, in its declared unit and direction."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from harness.api import MetricSpec
 from harness.errors import one_line
 from harness.testing.rules import (
     RAISED,
-    Broken,
-    Doubtful,
+    Failed,
     Rule,
-    Untold,
+    Skipped,
+    Warned,
     description_rule,
     pickling_rule,
     rule,
@@ -35,13 +35,13 @@ class MetricCase:
     spec: MetricSpec
 
     def value(self, logits: torch.Tensor, labels: torch.Tensor) -> float:
-        """Compute it. Raises Untold if there is no number: ``metric-number`` says why."""
+        """Compute it. Raises Skipped if there is no number, which ``metric-number`` reports."""
         try:
             found = float(self.spec.compute(logits.clone(), labels.clone()))
         except RAISED as error:
-            raise Untold(f"it does not compute: {one_line(error)}.") from error
+            raise Skipped(f"it does not compute: {one_line(error)}.") from error
         if not math.isfinite(found):
-            raise Untold(f"it computes {found}.")
+            raise Skipped(f"it computes {found}.")
         return found
 
 
@@ -57,7 +57,7 @@ def ordinary(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def graded(share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits that are sure of the label for a share of the images, and sure that it is not the label for the others."""
+    """Return logits that are certain: right for a share of the images, and wrong for the others."""
     import torch
 
     draw = torch.Generator().manual_seed(1)
@@ -77,9 +77,9 @@ def is_a_number(case: MetricCase) -> None:
         try:
             found = case.spec.compute(logits, labels)
         except RAISED as error:
-            raise Broken(f"200 images of 10 classes raised {one_line(error)}.") from error
+            raise Failed(f"200 images of 10 classes raised {one_line(error)}.") from error
         if not isinstance(found, float) or not math.isfinite(found):
-            raise Broken(f"it returns {type(found).__name__} {found!r}, expected a finite float.")
+            raise Failed(f"it returns {type(found).__name__} {found!r}, expected a finite float.")
 
 
 @rule("metric-direction")
@@ -90,27 +90,27 @@ def has_direction(case: MetricCase) -> str:
     shown = ", ".join(f"{value:.4g}" for value in values)
     if not signed[0] <= signed[1] <= signed[2] or signed[0] == signed[2]:
         direction = "higher" if case.spec.higher_is_better else "lower"
-        raise Broken(f"none, half and all answers right give {shown}, but it declares that {direction} is better.")
+        raise Failed(f"none, half and all answers right give {shown}, but it declares that {direction} is better.")
     return f"none, half and all right: {shown}"
 
 
 @rule("metric-range")
 def in_range(case: MetricCase) -> None:
-    """A percentage outside of 0..100 is a mistake in the formula or in the unit."""
+    """A percentage outside of 0..100 shows a mistake in the formula or in the unit."""
     if case.spec.unit != "%":
-        raise Untold("its unit is not '%'.")
+        raise Skipped("its unit is not '%'.")
     for logits, labels in (ordinary(), *(graded(share) for share in _SHARES)):
         value = case.value(logits, labels)
         if not -1e-9 <= value <= 100 + 1e-9:
-            raise Broken(f"it computes {value:.6g} %, expected 0 to 100.")
+            raise Failed(f"it computes {value:.6g} %, expected 0 to 100.")
     values = [case.value(*graded(share)) for share in _SHARES]
     if max(values) <= 1 < max(abs(value) for value in values) * 100 and case.spec.higher_is_better:
-        raise Broken(f"everything right gives {max(values):.4g} %: a share is not a percentage.")
+        raise Failed(f"everything right gives {max(values):.4g} %: a share is not a percentage.")
 
 
 @rule("metric-order")
 def ignores_order(case: MetricCase) -> None:
-    """The order of the images means nothing."""
+    """The order of the images has no meaning."""
     import torch
 
     logits, labels = ordinary()
@@ -119,12 +119,12 @@ def ignores_order(case: MetricCase) -> None:
         order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(seed))
         found = case.value(logits[order], labels[order])
         if not math.isclose(found, value, rel_tol=1e-5, abs_tol=1e-6):
-            raise Broken(f"the same images in another order give {found!r} instead of {value!r}.")
+            raise Failed(f"the same images in another order give {found!r} instead of {value!r}.")
 
 
 @rule("metric-ties")
 def breaks_ties_low(case: MetricCase) -> None:
-    """Between equal logits the class with the lowest index is the answer, everywhere in the harness."""
+    """Between equal logits the harness predicts the class with the lowest index everywhere."""
     import torch
 
     draw = torch.Generator().manual_seed(2)
@@ -133,7 +133,7 @@ def breaks_ties_low(case: MetricCase) -> None:
     low_first = tied - 1e-4 * torch.arange(CLASSES, dtype=torch.float32)
     found, expected = case.value(tied, labels), case.value(low_first, labels)
     if not math.isclose(found, expected, rel_tol=5e-3, abs_tol=1e-3):
-        raise Broken(f"tied logits give {found:.6g}; with the lowest index preferred they would give {expected:.6g}.")
+        raise Failed(f"tied logits give {found:.6g}; with the lowest index preferred they would give {expected:.6g}.")
 
 
 @rule("metric-small")
@@ -148,14 +148,14 @@ def works_when_small(case: MetricCase) -> None:
         try:
             value = float(case.spec.compute(logits, labels))
         except RAISED as error:
-            raise Broken(f"{what} raised {one_line(error)}.") from error
+            raise Failed(f"{what} raised {one_line(error)}.") from error
         if not math.isfinite(value):
-            raise Broken(f"{what} gives {value}, expected a finite number.")
+            raise Failed(f"{what} gives {value}, expected a finite number.")
 
 
 @rule("metric-inputs")
 def leaves_inputs(case: MetricCase) -> None:
-    """All metrics are given the same tensors, one after the other."""
+    """All metrics get the same tensors, one after the other."""
     import torch
 
     logits, labels = ordinary()
@@ -163,12 +163,12 @@ def leaves_inputs(case: MetricCase) -> None:
     given = logits.clone(), labels.clone()
     case.spec.compute(*given)
     if not torch.equal(given[0], logits) or not torch.equal(given[1], labels):
-        raise Broken("it changes the tensors that it is given; clone them first.")
+        raise Failed("it changes its arguments; clone them first.")
 
 
 @rule("metric-repeats")
 def repeats(case: MetricCase) -> None:
-    """A number that depends on chance can't be verified."""
+    """A random number can't be verified."""
     import torch
 
     values = []
@@ -177,14 +177,14 @@ def repeats(case: MetricCase) -> None:
         before = random_states()
         values.append(case.value(*ordinary()))
         if found := changed(before, random_states()):
-            raise Broken(f"it draws from {found[0]}, expected no chance at all.")
+            raise Failed(f"it draws from {found[0]}, expected no randomness.")
     if values[0] != values[1]:
-        raise Broken(f"the same predictions give {values[0]!r} and then {values[1]!r}.")
+        raise Failed(f"the same predictions give {values[0]!r} and then {values[1]!r}.")
 
 
 @rule("metric-undefined")
 def refuses_undefined(case: MetricCase) -> None:
-    """A number for predictions that are not numbers hides that a model has diverged."""
+    """A finite number for logits that are not finite hides that a model has diverged."""
     logits, labels = ordinary()
     case.value(logits, labels)
     logits[3] = math.nan
@@ -193,7 +193,7 @@ def refuses_undefined(case: MetricCase) -> None:
     except RAISED:
         return
     if math.isfinite(value):
-        raise Doubtful(f"logits that are not finite give {value:.6g}, expected ValueError.")
+        raise Warned(f"logits that are not finite give {value:.6g}, expected ValueError.")
 
 
 def _use(case: object) -> object:
@@ -213,5 +213,5 @@ RULES: tuple[Rule, ...] = (
     refuses_undefined,
     *side_effect_rules("metric", "computing the metric", _use),
     pickling_rule("metric"),
-    description_rule("metric", "A number without a name for people says nothing in a table.", (), ("title",)),
+    description_rule("metric", "A number without a readable name means nothing in a table.", (), ("title",)),
 )

@@ -1,4 +1,4 @@
-"""Rules about what a model is: its state, its seed, its size, and what becomes of it elsewhere."""
+"""Rules about a model's state, seed and size, and about its copies: pickled, deployed or exported."""
 
 from __future__ import annotations
 
@@ -6,28 +6,43 @@ import copy
 import io
 import pickle
 import warnings
+from typing import TYPE_CHECKING
 
 from harness.errors import BudgetError, one_line
-from harness.testing.model_case import TOLERANCE, ModelCase, moved, same, steady
-from harness.testing.rules import RAISED, Broken, Doubtful, Untold, rule, shorten
+from harness.testing.models import CLASSES, TOLERANCE, ModelCase, same, steady
+from harness.testing.rules import (
+    RAISED,
+    Failed,
+    Rule,
+    Skipped,
+    Warned,
+    description_rule,
+    pickling_rule,
+    rule,
+    shorten,
+    side_effect_rules,
+)
 from harness.testing.sandbox import run_python
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @rule("model-eval-keeps-state")
 def eval_keeps_state(case: ModelCase) -> None:
-    """Looking at the test split must leave the weights and statistics as training left them."""
+    """Evaluation must leave the weights and statistics as training left them."""
     module = case.build().eval()
     if found := moved(case, module):
-        raise Broken(f"evaluation changes {shorten(found)}, expected the state dict to stay as it was.")
+        raise Failed(f"evaluation changes {shorten(found)}, expected the state dict to stay as it was.")
 
 
 @rule("model-train-keeps-weights")
 def train_keeps_weights(case: ModelCase) -> None:
-    """Weights are the optimiser's to change; a forward pass may move statistics alone."""
+    """Only the optimiser changes weights; a forward pass may update statistics alone."""
     module = case.build().train()
     weights = {name for name, _ in module.named_parameters()}
     if found := [name for name in moved(case, module) if name in weights]:
-        raise Broken(f"a forward pass in training mode changes {shorten(found)}.")
+        raise Failed(f"a forward pass in training mode changes {shorten(found)}.")
 
 
 @rule("model-seeded")
@@ -38,18 +53,18 @@ def is_seeded(case: ModelCase) -> None:
     first, again, other = (case.build(seed).state_dict() for seed in (1, 1, 2))
     differing = [name for name, value in first.items() if not torch.equal(value, again[name])]
     if differing:
-        raise Broken(f"two builds from one seed differ in {shorten(differing)}.")
+        raise Failed(f"two builds from one seed differ in {shorten(differing)}.")
     if all(torch.equal(value, other[name]) for name, value in first.items()):
-        raise Broken("two builds from different seeds are equal: build must not set a seed of its own.")
+        raise Failed("two builds from different seeds are equal: build must not set a seed of its own.")
 
 
 @rule("model-state-dict")
 def state_dict_is_all(case: ModelCase) -> None:
-    """A stopped run goes on from a state dict, and results are verified from one."""
+    """A stopped run resumes from a state dict, and results are verified from one."""
     import torch
 
     module = steady(case)
-    case.logits(module.train(), case.images(4))  # moves the statistics away from their trivial start
+    case.logits(module.train(), case.images(4))  # so that the statistics are not the trivial initial ones
     expected = case.logits(module.eval(), case.images(4))
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
@@ -58,14 +73,14 @@ def state_dict_is_all(case: ModelCase) -> None:
         other = case.build(seed=1)
         other.load_state_dict(torch.load(file, weights_only=True))
     except RAISED as error:
-        raise Broken(f"its state dict can't be saved and loaded: {one_line(error)}.") from error
+        raise Failed(f"its state dict can't be saved and loaded: {one_line(error)}.") from error
     if not torch.equal(case.logits(other.eval(), case.images(4)), expected):
-        raise Broken("with the same state dict another build computes something else: some state is outside of it.")
+        raise Failed("another build with the same state dict computes different logits: some state is outside of it.")
 
 
 @rule("model-pickles")
 def pickles(case: ModelCase) -> None:
-    """Worker processes are spawned, and what they are given is pickled."""
+    """Worker processes may be spawned, and a spawned process gets its data pickled."""
     import torch
 
     module = steady(case)
@@ -73,7 +88,7 @@ def pickles(case: ModelCase) -> None:
     try:
         content = pickle.dumps((module, case.images(2), expected))
     except RAISED as error:
-        raise Broken(f"a built module can't be pickled: {one_line(error)}.") from error
+        raise Failed(f"a built module can't be pickled: {one_line(error)}.") from error
     code = (
         "import pickle, sys, torch\n"
         "module, images, expected = pickle.load(sys.stdin.buffer)\n"
@@ -83,9 +98,9 @@ def pickles(case: ModelCase) -> None:
     )
     done = run_python(code, stdin=content, threads=torch.get_num_threads())
     if done.code:
-        raise Broken(f"a fresh process can't use a pickled module: {done.last_error}")
+        raise Failed(f"a fresh process can't use a pickled module: {done.last_error}")
     if float(done.out.split()[-1]) > TOLERANCE:
-        raise Broken("a pickled module computes something else in a fresh process.")
+        raise Failed("a pickled module computes different logits in a fresh process.")
 
 
 @rule("model-budget")
@@ -100,18 +115,18 @@ def in_budget(case: ModelCase) -> str:
     try:
         report = check_budget(case.spec, budget, budget.classes, macs=False)
     except BudgetError as error:
-        raise Untold(str(error)) from error
+        raise Skipped(str(error)) from error
     counts = ", ".join(f"{count:,} at {classes}" for classes, count in report.parameters.items())
     if report.verdict == "over":
-        raise Broken(f"{counts} classes, expected at most {report.limit:,} at each.")
+        raise Failed(f"{counts} classes, expected at most {report.limit:,} at each.")
     if report.verdict == "under":
-        raise Doubtful(f"{counts} classes, expected about {budget.parameters:,}: it is compared with larger networks.")
+        raise Warned(f"{counts} classes, expected about {budget.parameters:,}: it competes with larger networks.")
     return f"{counts} classes"
 
 
 @rule("model-float32")
 def is_float32(case: ModelCase) -> None:
-    """The protocol trains in float32, and the harness moves a network to its device itself."""
+    """The protocol trains in float32, and the harness itself moves a network to its device."""
     import torch
 
     module = case.build()
@@ -119,12 +134,12 @@ def is_float32(case: ModelCase) -> None:
     odd = [f"{n} ({v.dtype})" for n, v in values.items() if v.is_floating_point() and v.dtype != torch.float32]
     odd += [f"{name} (on {value.device})" for name, value in values.items() if value.device.type != "cpu"]
     if odd:
-        raise Broken(f"{shorten(odd)}: expected float32 on the CPU.")
+        raise Failed(f"{shorten(odd)}: expected float32 on the CPU.")
 
 
 @rule("model-memory-format")
 def any_layout(case: ModelCase) -> None:
-    """Training uses the layout that the spec names, which must not change the mathematics."""
+    """Training uses the layout that the spec names, which must not change the logits."""
     import torch
 
     module = steady(case)
@@ -135,38 +150,38 @@ def any_layout(case: ModelCase) -> None:
             torch.manual_seed(0)
             found = module.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
     except RAISED as error:
-        raise Broken(
+        raise Failed(
             f"images in channels_last layout raised {one_line(error)}. Use reshape or flatten in place of view."
         ) from error
     if not same(found, expected):
-        raise Broken("images in channels_last layout give other logits.")
+        raise Failed("images in channels_last layout give different logits.")
 
 
 @rule("model-deploys")
 def deploys(case: ModelCase) -> None:
-    """A merged network stands for the trained one, so it has to compute the same."""
+    """A merged network replaces the trained one, so it has to compute the same logits."""
     from torch import nn
 
     if case.spec.deploy is None:
-        raise Untold("it has no deploy.")
+        raise Skipped("it has no deploy.")
     module = steady(case)
     case.logits(module.train(), case.images(4))
     before = copy.deepcopy(module.eval().state_dict())
     expected = case.logits(module, case.images(4))
     merged = case.spec.deploy(module)
     if not isinstance(merged, nn.Module):
-        raise Broken(f"deploy returned a {type(merged).__name__}, expected a torch.nn.Module.")
+        raise Failed(f"deploy returned a {type(merged).__name__}, expected a torch.nn.Module.")
     if list(before) != list(module.state_dict()) or merged is module:
-        raise Broken("deploy changes the module that it is given, expected a copy.")
+        raise Failed("deploy changes its argument, expected a copy.")
     found = case.logits(merged.eval(), case.images(4))
     scale = float(expected.abs().max())
     if found.shape != expected.shape or float((found - expected).abs().max()) > 1e-3 * scale:
-        raise Broken("the merged network computes something else than the trained one.")
+        raise Failed("the merged network computes different logits than the trained one.")
 
 
 @rule("model-exports")
 def exports(case: ModelCase) -> None:
-    """Mobile networks are deployed through torch.export; the benchmark itself does without."""
+    """Mobile networks are deployed through torch.export; the benchmark itself does not need it."""
     import torch
 
     module = steady(case)
@@ -176,4 +191,35 @@ def exports(case: ModelCase) -> None:
             warnings.simplefilter("ignore")
             torch.export.export(module, (case.images(2),))
     except RAISED as error:
-        raise Doubtful(f"torch.export fails: {one_line(error)[:160]}") from error
+        raise Warned(f"torch.export fails: {one_line(error)[:160]}") from error
+
+
+def moved(case: ModelCase, module: nn.Module) -> list[str]:
+    """Return the names in the state dict that a forward pass changes."""
+    import torch
+
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    case.logits(module, case.images(4))
+    return [name for name, value in module.state_dict().items() if not torch.equal(value, before[name])]
+
+
+def _build(case: object) -> object:
+    assert isinstance(case, ModelCase)
+    return case.spec.build(CLASSES)
+
+
+RULES: tuple[Rule, ...] = (
+    eval_keeps_state,
+    train_keeps_weights,
+    is_seeded,
+    state_dict_is_all,
+    pickles,
+    pickling_rule("model"),
+    in_budget,
+    is_float32,
+    any_layout,
+    deploys,
+    exports,
+    *side_effect_rules("model", "building the model", _build),
+    description_rule("model", "A result without its source can't be cited or checked.", ("paper",)),
+)

@@ -1,4 +1,4 @@
-"""What observers have to keep, the three hooks that are always on: they look on, quickly and quietly."""
+"""Rules for observers, the three hooks that every run calls, and the rules that observers share with trackers."""
 
 from __future__ import annotations
 
@@ -6,33 +6,188 @@ import contextlib
 import copy
 import tempfile
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
-from harness.api import Job
 from harness.errors import one_line
 from harness.testing import fakes
-from harness.testing.rules import RAISED, Broken, Doubtful, Rule, Untold, rule, shorten
-from harness.testing.sandbox import Done, changed, run_python, scratch, settings, watching
+from harness.testing.rules import RAISED, Failed, Kind, Rule, Skipped, Warned, rule, shorten
+from harness.testing.sandbox import Done, changed, random_states, run_python, scratch, settings, watching
 
-_SLOW, _TOO_SLOW = 0.1, 1.0  # seconds for one epoch's hook
-_REPEATS = 3
+_SLOW, _TOO_SLOW = 0.1, 1.0  # seconds per epoch
+_SLOW_OPENING = 5.0  # seconds
+
+
+class FollowerCase(ABC):
+    """A plugin that follows runs: a tracker, or the observers of a plugin."""
+
+    in_process: ClassVar[str]
+    """A program that follows a run in a fresh interpreter. Its arguments are a name, a seed and a folder."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Return the name by which ``in_process`` finds the plugin."""
+
+    @property
+    @abstractmethod
+    def longest_opening(self) -> float | None:
+        """Return the seconds that the plugin may take before the first epoch; None if it has nothing to open."""
+
+    @abstractmethod
+    def require(self) -> None:
+        """Raise Skipped if the plugin can't be examined here."""
+
+    @abstractmethod
+    def attached(self, folder: Path) -> AbstractContextManager[fakes.Notify]:
+        """Attach the plugin to a run in a folder. The value is called as the harness calls the three hooks."""
+
+    def follow(self, folder: Path) -> None:
+        """Follow a run without training. Raises Skipped if the plugin raises, which another rule reports."""
+        self.require()
+        try:
+            with self.attached(folder) as notify:
+                fakes.play(notify)
+        except RAISED as error:
+            raise Skipped(f"it raised {one_line(error)}.") from error
+
+
+def following_rules(kind: Kind) -> tuple[Rule, ...]:
+    """Make the rules about a FollowerCase: it stays silent, changes nothing and is quick."""
+
+    @rule(f"{kind}-silent")
+    def prints_nothing(case: FollowerCase) -> None:
+        """Stdout belongs to the data, and other output would land in the middle of it."""
+        case.require()
+        with scratch() as folder, watching() as seen, contextlib.suppress(Skipped):
+            case.follow(folder)
+        if found := seen.out.strip():
+            raise Failed(f"it prints {found[:120]!r} to stdout, expected nothing; use the logging module.")
+
+    @rule(f"{kind}-settings")
+    def leaves_settings(case: FollowerCase) -> None:
+        """A global setting or torch's generator, changed while a run is followed, changes the run's numbers."""
+        import torch  # noqa: F401 - settings() reports torch's settings once it is imported
+
+        generator = "torch's global generator"
+        _follow_once(case)  # a first use may change settings, which is not held against the plugin
+        with scratch() as folder:
+            before, state = settings(), random_states()[generator]
+            case.follow(folder)
+            found = changed(before, settings())
+            if random_states()[generator] != state:
+                found.append(f"the state of {generator}")
+        if found:
+            raise Failed(f"it changes {shorten(found)}.")
+
+    @rule(f"{kind}-leaves-weights")
+    def leaves_the_weights(case: FollowerCase) -> None:
+        """A run that is followed has to end in the same bits as one that is not."""
+        _follow_once(case)
+        with tempfile.TemporaryDirectory() as place:
+            alone = fakes.train(lambda *_, **__: None, Path(place)).weights_sha256
+        with scratch() as folder, tempfile.TemporaryDirectory() as place:
+            try:
+                with case.attached(folder) as notify:
+                    followed = fakes.train(notify, Path(place)).weights_sha256
+            except RAISED as error:
+                raise Failed(f"with it, a real run raised {one_line(error)}.") from error
+        if followed != alone:
+            raise Failed("with it, the same job ends in different weights.")
+
+    @rule(f"{kind}-quick")
+    def is_quick(case: FollowerCase) -> str:
+        """Training waits for it after every epoch."""
+        _follow_once(case)
+        opening, epoch = _times(case)
+        text, limit = f"{1000 * epoch:.3g} ms per epoch", f"{_TOO_SLOW:g} s per epoch"
+        advised, slow, too_slow = f"{_SLOW:g} s per epoch", epoch > _SLOW, epoch > _TOO_SLOW
+        if case.longest_opening is not None:
+            text = f"{1000 * opening:.3g} ms to open and {text}"
+            limit = f"{case.longest_opening:g} s (TrackerSpec.patience) to open and {limit}"
+            advised = f"{_SLOW_OPENING:g} s to open and {advised}"
+            slow, too_slow = slow or opening > _SLOW_OPENING, too_slow or opening > case.longest_opening
+        if too_slow:
+            raise Failed(f"it takes {text}, expected less than {limit}.")
+        if slow:
+            raise Warned(f"it takes {text}, expected less than {advised}.")
+        return text
+
+    @rule(f"{kind}-spawns")
+    def works_in_processes(case: FollowerCase) -> None:
+        """Several jobs may run at once, in worker processes that import the plugin anew and share its folder."""
+        _follow_once(case)
+
+        def follow(seed: int, folder: Path) -> Done:
+            return run_python(case.in_process, case.name, str(seed), str(folder), folder=folder)
+
+        with scratch() as folder, ThreadPoolExecutor() as pool:
+            done = list(pool.map(partial(follow, folder=folder), (0, 1)))
+        for one in done:
+            if one.code:
+                raise Failed(f"in a worker process, with another beside it, it raised {one.last_error}")
+
+    return prints_nothing, leaves_settings, leaves_the_weights, is_quick, works_in_processes
+
+
+def _follow_once(case: FollowerCase) -> None:
+    with scratch() as folder:
+        case.follow(folder)
+
+
+def _times(case: FollowerCase) -> tuple[float, float]:
+    """Return the seconds that opening took, and those of the quickest epoch."""
+    with scratch() as folder:
+        began = time.perf_counter()
+        with case.attached(folder) as notify:
+            notify("harness_run_started", job=fakes.JOB)
+            opening, epochs = time.perf_counter() - began, []
+            for record in fakes.epoch_records():
+                began = time.perf_counter()
+                notify("harness_epoch_finished", job=fakes.JOB, record=record)
+                epochs.append(time.perf_counter() - began)
+            notify("harness_run_finished", job=fakes.JOB, result=fakes.run_result())
+    return opening, min(epochs)
 
 
 @dataclass(frozen=True)
-class ObserverCase:
-    """The observer hooks of a plugin, and the name by which a worker process finds them again."""
+class ObserverCase(FollowerCase):
+    """The observers of a plugin.
+
+    Attributes:
+        plugin: The name of the plugin's entry point.
+        observers: Its hooks.
+    """
 
     plugin: str
     observers: fakes.Observers
+    in_process: ClassVar[str] = (
+        "import sys; from dataclasses import replace; from harness.testing import fakes; "
+        "job = replace(fakes.JOB, seed=int(sys.argv[2])); fakes.play(fakes.observers_of(sys.argv[1]).notify, job)"
+    )
 
-    def play(self) -> None:
-        """Go through a run. Raises Untold if a hook raises: ``observer-runs`` says why."""
-        try:
-            self.observers.play()
-        except RAISED as error:
-            raise Untold(f"it raised {one_line(error)}.") from error
+    @property
+    def name(self) -> str:
+        """Return the name of the plugin's entry point."""
+        return self.plugin
+
+    @property
+    def longest_opening(self) -> None:
+        """Return None."""
+
+    def require(self) -> None:
+        """Do nothing: hooks that were discovered can be examined."""
+
+    @contextlib.contextmanager
+    def attached(self, folder: Path) -> Iterator[fakes.Notify]:
+        """Give the hooks themselves."""
+        yield self.observers.notify
 
 
 @rule("observer-runs")
@@ -40,125 +195,34 @@ def runs(case: ObserverCase) -> str:
     """Hooks are called with a job, the record of each epoch and the result."""
     with scratch():
         try:
-            case.observers.play()
+            fakes.play(case.observers.notify)
         except RAISED as error:
-            raise Broken(f"a run of three epochs raised {one_line(error)}.") from error
+            raise Failed(f"a run of three epochs raised {one_line(error)}.") from error
     return ", ".join(sorted(case.observers.functions))
 
 
 @rule("observer-goes-on")
-def goes_on(case: ObserverCase) -> None:
-    """A run that goes on after a stop is announced a second time."""
-    with scratch():
-        case.play()
+def resumes(case: ObserverCase) -> None:
+    """A run that resumes after a stop is announced a second time."""
+    with scratch() as folder:
+        case.follow(folder)
         try:
-            case.observers.play()
+            fakes.play(case.observers.notify)
         except RAISED as error:
-            raise Broken(f"the same job, announced again, raised {one_line(error)}.") from error
-
-
-@rule("observer-silent")
-def prints_nothing(case: ObserverCase) -> None:
-    """Data goes to stdout, and an observer's words would end up in the middle of it."""
-    with scratch(), watching() as seen, contextlib.suppress(Untold):
-        case.play()
-    if found := seen.out.strip():
-        raise Broken(f"it prints {found[:120]!r} to stdout, expected nothing; use the logging module.")
-
-
-@rule("observer-settings")
-def leaves_settings(case: ObserverCase) -> None:
-    """A global setting changed by an observer changes the numbers that it looks at."""
-    with scratch():
-        case.play()  # so that what a first use sets up is not blamed on it
-    with scratch():
-        before = settings()
-        case.play()
-        found = changed(before, settings())
-    if found:
-        raise Broken(f"it changes {shorten(found)}.")
+            raise Failed(f"the same job, announced again, raised {one_line(error)}.") from error
 
 
 @rule("observer-reads-only")
 def leaves_the_result(case: ObserverCase) -> None:
-    """Every observer is given the same result, one after the other."""
-    with scratch():
-        case.play()
+    """All observers get the same result, one after the other."""
+    _follow_once(case)
     with scratch():
         result = fakes.run_result()
         before = copy.deepcopy(asdict(result))
         with contextlib.suppress(Exception):
-            case.observers.play(result=result)
+            fakes.play(case.observers.notify, fakes.JOB, result)
     if asdict(result) != before:
-        raise Broken("it changes the result that it is given.")
+        raise Failed("it changes the result.")
 
 
-@rule("observer-leaves-weights")
-def leaves_the_weights(case: ObserverCase) -> None:
-    """A run that is looked at has to end in the same bits as one that is not."""
-    with scratch():
-        case.play()
-    hashes = []
-    for notify in (lambda *_, **__: None, case.observers.notify):
-        with scratch(), tempfile.TemporaryDirectory() as other:
-            try:
-                hashes.append(fakes.train(notify, Path(other)).weights_sha256)
-            except RAISED as error:
-                raise Broken(f"with it, a real run raised {one_line(error)}.") from error
-    if hashes[0] != hashes[1]:
-        raise Broken("with it, the same job ends in other weights.")
-
-
-@rule("observer-quick")
-def is_quick(case: ObserverCase) -> str:
-    """Training waits for it after every epoch."""
-    with scratch():
-        case.play()
-    with scratch():
-        case.observers.notify("harness_run_started", job=fakes.JOB)
-        times = []
-        for record in fakes.epoch_records()[:_REPEATS]:
-            began = time.perf_counter()
-            case.observers.notify("harness_epoch_finished", job=fakes.JOB, record=record)
-            times.append(time.perf_counter() - began)
-        case.observers.notify("harness_run_finished", job=fakes.JOB, result=fakes.run_result())
-    text = f"{1000 * min(times):.3g} ms an epoch"
-    if min(times) > _TOO_SLOW:
-        raise Broken(f"it takes {text}, expected less than {_TOO_SLOW:g} s.")
-    if min(times) > _SLOW:
-        raise Doubtful(f"it takes {text}, expected less than {_SLOW:g} s.")
-    return text
-
-
-@rule("observer-spawns")
-def works_in_processes(case: ObserverCase) -> None:
-    """Jobs may run in several processes at once, each of which finds the plugin anew."""
-    code = (
-        "import sys; from harness.api import Job; from harness.testing import fakes; "
-        "fakes.observers_of(sys.argv[1]).play(Job('pocket-1.0', 'fake_net', 'fake_set', int(sys.argv[2])))"
-    )
-
-    def play(job: Job, folder: Path) -> Done:
-        return run_python(code, case.plugin, str(job.seed), folder=folder)
-
-    with scratch():
-        case.play()
-    with scratch() as folder:
-        jobs = [Job(fakes.JOB.protocol, fakes.JOB.model, fakes.JOB.dataset, seed) for seed in (0, 1)]
-        with ThreadPoolExecutor() as pool:
-            done = list(pool.map(play, jobs, [folder, folder]))
-    for one in done:
-        if one.code:
-            raise Broken(f"in a worker process, with another beside it, it raised {one.last_error}")
-
-
-RULES: tuple[Rule, ...] = (
-    runs,
-    goes_on,
-    prints_nothing,
-    leaves_settings,
-    leaves_the_result,
-    leaves_the_weights,
-    is_quick,
-    works_in_processes,
-)
+RULES: tuple[Rule, ...] = (runs, resumes, leaves_the_result, *following_rules("observer"))

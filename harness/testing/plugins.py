@@ -1,4 +1,4 @@
-"""What every plugin has to keep, whatever it offers: its distribution, its import and its hooks."""
+"""Rules for every plugin: its distribution, its import and its hooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.metadata import Distribution
 from typing import Any
 
 from harness.catalog import Plugin
-from harness.testing.rules import Broken, Doubtful, Rule, Untold, is_vague, rule, shorten
+from harness.testing.rules import Failed, Rule, Skipped, Warned, is_vague, rule, shorten
 from harness.testing.sandbox import run_python
 
 IMPORT_SECONDS = 1.0
@@ -24,11 +24,11 @@ _HARNESS = "xscore-harness"
 
 @dataclass(frozen=True)
 class PluginCase:
-    """An entry point and what became of it.
+    """A plugin and its distribution.
 
     Attributes:
-        plugin: As discovery left it.
-        distribution: Who installed it; None where that is unknown, or was examined with another plugin of it.
+        plugin: The plugin, as it was discovered.
+        distribution: The distribution that installed it; None if that is unknown, or examined with another plugin.
     """
 
     plugin: Plugin
@@ -36,8 +36,8 @@ class PluginCase:
 
     @cached_property
     def imported(self) -> dict[str, Any]:
-        """What was seen when a fresh interpreter imported the module; see ``harness.testing.probe``."""
-        code = "import sys; from harness.testing.probe import main; main(sys.argv[1:])"
+        """Import the module in a fresh interpreter and return the side effects; see ``sandbox.probe``."""
+        code = "import sys; from harness.testing.sandbox import probe; probe(sys.argv[1:])"
         done = run_python(code, self.plugin.module, *HEAVY, *_LESS_HEAVY)
         try:
             found = json.loads(done.out.strip().splitlines()[-1])
@@ -46,9 +46,9 @@ class PluginCase:
         return dict(found)
 
     def require_import(self) -> dict[str, Any]:
-        """Return what was seen. Raises Untold if the import failed: ``plugin-imports`` says why."""
+        """Return the side effects. Raises Skipped if the import failed, which ``plugin-imports`` reports."""
         if self.imported["error"]:
-            raise Untold("it can't be imported.")
+            raise Skipped("it can't be imported.")
         return self.imported
 
 
@@ -56,101 +56,101 @@ class PluginCase:
 def imports(case: PluginCase) -> None:
     """A plugin that can't be imported gives nothing."""
     if error := case.imported["error"]:
-        raise Broken(f"{case.plugin.module}: {error}")
+        raise Failed(f"{case.plugin.module}: {error}")
 
 
 @rule("plugin-api")
 def has_version(case: PluginCase) -> str:
-    """Hooks and specs may change with a new version of the hook API, and a plugin says which it means."""
+    """Hooks and specs may change with a new version of the hook API, and a plugin states its version."""
     from harness.api import HOOK_API_VERSION
 
     stated = case.require_import()["api"]
     if stated is None:
         return f"none is stated, which means 1; this harness has {HOOK_API_VERSION}"
     if stated != HOOK_API_VERSION:
-        raise Broken(f"HARNESS_API is {stated}, this harness has version {HOOK_API_VERSION}.")
+        raise Failed(f"HARNESS_API is {stated}, this harness has version {HOOK_API_VERSION}.")
     return f"version {stated}"
 
 
 @rule("plugin-hooks")
 def has_hooks(case: PluginCase) -> str:
-    """A misspelt hook is never called, and a hook that returns something else takes its plugin out."""
+    """A misspelt hook is never called, and a hook that returns something else disables its plugin."""
     from harness.api import HOOK_API_VERSION
 
     found = case.require_import()
     if found["api"] not in (None, HOOK_API_VERSION):
-        raise Untold("it was written for another version of the hooks.")
+        raise Skipped("it was written for another version of the hooks.")
     if case.plugin.trace:
-        raise Broken(f"{case.plugin.reason}.")
+        raise Failed(f"{case.plugin.reason}.")
     return ", ".join(case.plugin.offers)
 
 
 @rule("plugin-names")
 def has_names(case: PluginCase) -> None:
-    """A name that two plugins claim belongs to neither, and the reference plugins' stay theirs."""
+    """A name that two plugins claim belongs to neither, and the reference plugins keep theirs."""
     case.require_import()
     if case.plugin.trace:
-        raise Untold("it offers nothing.")
+        raise Skipped("it offers nothing.")
     if case.plugin.reason:
-        raise Broken(f"{case.plugin.reason}.")
+        raise Failed(f"{case.plugin.reason}.")
 
 
 @rule("plugin-light")
 def imports_nothing_heavy(case: PluginCase) -> None:
-    """Every command imports every plugin, also those that only print a table."""
+    """Every command imports every plugin, even a command that only prints a table."""
     found = case.require_import()
     heavy = [name for name in found["modules"] if name in HEAVY]
     if heavy:
         cuda = " and initialises CUDA" if found["cuda"] else ""
-        raise Broken(f"importing it imports {shorten(heavy)}{cuda}; import them inside build, read or compute.")
+        raise Failed(f"importing it imports {shorten(heavy)}{cuda}; import them inside build, read or compute.")
     if found["modules"]:
-        raise Doubtful(f"importing it imports {shorten(found['modules'])}; import them inside build, read or compute.")
+        raise Warned(f"importing it imports {shorten(found['modules'])}; import them inside build, read or compute.")
 
 
 @rule("plugin-quick")
 def imports_quickly(case: PluginCase) -> str:
-    """A second at import is a second for every command."""
+    """A second at import delays every command by a second."""
     found = case.require_import()
     if any(name in HEAVY for name in found["modules"]):
-        raise Untold("the time is that of the libraries that it imports.")
+        raise Skipped("the time is that of the libraries that it imports.")
     if found["seconds"] > IMPORT_SECONDS:
-        raise Broken(f"importing it takes {found['seconds']:.1f} s, expected less than {IMPORT_SECONDS:g} s.")
+        raise Failed(f"importing it takes {found['seconds']:.1f} s, expected less than {IMPORT_SECONDS:g} s.")
     return f"{1000 * found['seconds']:.0f} ms"
 
 
 @rule("plugin-silent")
 def imports_silently(case: PluginCase) -> None:
-    """Output at import ends up in the data of every command."""
+    """Output at import lands in the data of every command."""
     if found := case.require_import()["printed"]:
-        raise Broken(f"importing it prints {found[:120]!r}, expected nothing.")
+        raise Failed(f"importing it prints {found[:120]!r}, expected nothing.")
 
 
 @rule("plugin-offline")
 def imports_offline(case: PluginCase) -> None:
-    """No command may wait for somebody's server."""
+    """No command may wait for a server."""
     if found := case.imported.get("connections"):
-        raise Broken(f"importing it wants to connect to {shorten(found)}, expected no network.")
+        raise Failed(f"importing it wants to connect to {shorten(found)}, expected no network.")
 
 
 @rule("plugin-writes-nothing")
 def imports_without_files(case: PluginCase) -> None:
     """Listing what is installed must not leave files."""
     if found := case.require_import()["written"]:
-        raise Broken(f"importing it changes {shorten(found)}, expected no file to be written.")
+        raise Failed(f"importing it changes {shorten(found)}, expected no file to be written.")
 
 
 @rule("plugin-settings")
 def imports_without_settings(case: PluginCase) -> None:
     """A global setting changed at import changes every other plugin's numbers."""
     if found := case.require_import()["settings"]:
-        raise Broken(f"importing it changes {shorten(found)}, expected global settings to be left alone.")
+        raise Failed(f"importing it changes {shorten(found)}, expected global settings to be left alone.")
 
 
 @rule("plugin-metadata")
 def has_metadata(case: PluginCase) -> str:
-    """Users see who made a plugin and under which terms; pip needs to know what it depends on."""
+    """Users see a plugin's author and terms; pip needs its dependencies."""
     if case.distribution is None:
-        raise Untold("it was examined with another plugin of the same distribution.")
+        raise Skipped("its distribution is examined with another plugin.")
     needs = [text.lower().replace("_", "-") for text in case.distribution.requires or ()]
     lacks = []
     if is_vague(_field(case.distribution, "Version")):
@@ -163,7 +163,7 @@ def has_metadata(case: PluginCase) -> str:
     if all(is_vague(text) for text in terms) and "License ::" not in _field(case.distribution, "Classifier"):
         lacks.append("a licence")
     if lacks:
-        raise Broken(f"{case.plugin.distribution} lacks {shorten(lacks, 4)} in its metadata (pyproject.toml).")
+        raise Failed(f"{case.plugin.distribution} lacks {shorten(lacks, 4)} in its metadata (pyproject.toml).")
     return f"{case.plugin.distribution} {case.plugin.version}"
 
 

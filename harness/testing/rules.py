@@ -1,4 +1,4 @@
-"""What a conformance rule is, and what comes of examining a plugin by it."""
+"""Conformance rules: a rule examines a case, which is a plugin of its kind, and comes to a verdict."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Any, Literal, TypeAlias
 from harness.errors import one_line
 from harness.testing.sandbox import Seen, changed, quiet, restored, settings, watching
 
-Kind: TypeAlias = Literal["plugin", "model", "dataset", "augmentation", "metric", "tracker", "observer"]
+Kind: TypeAlias = Literal["plugin", "model", "dataset", "augmentation", "metric", "tracker", "observer", "executor"]
 Verdict: TypeAlias = Literal["ok", "failed", "warning", "skipped"]
 
-
 RAISED = (Exception, SystemExit)
-"""What a plugin's code may raise and be blamed for; Ctrl-C is the user's."""
+"""Exceptions that count against a plugin. KeyboardInterrupt is the user's."""
+_VAGUE = {"", "-", "?", "n/a", "na", "none", "nobody", "tbd", "todo", "unknown"}
 
 
-class Broken(Exception):
-    """The rule is broken; the message says what was found and what was expected."""
+class Failed(Exception):
+    """The plugin breaks the rule. The message names what was found and what was expected."""
 
 
-class Doubtful(Exception):
-    """The rule is not met, but the benchmark can live with that; the message says why it matters."""
+class Warned(Exception):
+    """The plugin does not keep the rule, but the benchmark works all the same. The message gives the consequence."""
 
 
-class Untold(Exception):
-    """The rule can't be examined here; the message says why."""
+class Skipped(Exception):
+    """The rule can't be examined here. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that a plugin of a kind has to keep.
+    """One requirement on a plugin of a kind.
 
     Attributes:
-        id: Its name, beginning with the kind.
-        kind: What it is about.
-        why: One sentence: the reason for it.
-        examine: Called with a case of the kind. Returns a remark or None if all is well; otherwise raises ``Broken``,
-            ``Doubtful`` or ``Untold``.
+        id: Its name, which begins with the kind.
+        kind: The kind of plugin.
+        why: The reason for it, in one sentence.
+        examine: Called with a case of the kind. Returns a remark or None if the rule is kept; otherwise raises
+            ``Failed``, ``Warned`` or ``Skipped``.
     """
 
     id: str
@@ -50,13 +50,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one rule.
+    """The verdict of one rule on one case.
 
     Attributes:
-        subject: What was examined, such as ``"model mynet"``.
+        subject: The plugin, such as ``"model mynet"``.
         rule: The rule.
         verdict: ``"ok"``, ``"failed"``, ``"warning"`` or ``"skipped"``.
-        detail: What was found and expected; empty where there is nothing to say.
+        detail: What was found and expected; empty if there is nothing to add.
     """
 
     subject: str
@@ -67,16 +67,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Check:
-    """One rule to be examined on one case; call it for the outcome."""
+    """One rule and one case; call it for the outcome."""
 
     subject: str
     rule: Rule
     case: Any = field(repr=False)
 
     def __call__(self) -> Outcome:
-        """Examine the rule. Whatever the plugin raises, SystemExit included, is an outcome, and so is what it prints.
+        """Examine the rule. All that the plugin raises becomes an outcome, SystemExit included.
 
-        torch's settings and the random states are put back, so that one rule's offender cannot spoil the next rule.
+        Global settings and random states are restored, so that a plugin that breaks one rule can't spoil the next.
         """
         verdict, detail = _examine(self.rule, self.case)
         return Outcome(self.subject, self.rule, verdict, detail)
@@ -97,94 +97,91 @@ def _examine(one: Rule, case: object) -> tuple[Verdict, str]:
     try:
         with restored(), quiet():
             return "ok", one.examine(case) or ""
-    except Broken as error:
+    except Failed as error:
         return "failed", str(error)
-    except Doubtful as error:
+    except Warned as error:
         return "warning", str(error)
-    except Untold as error:
+    except Skipped as error:
         return "skipped", str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a plugin may do anything, and that is what it is examined for
+    except BaseException as error:  # a plugin may raise anything, and one plugin must not end the examination
         return "failed", f"it raised {one_line(error)}."
 
 
-_VAGUE = {"", "-", "?", "n/a", "na", "none", "nobody", "tbd", "todo", "unknown"}
-
-
 def shorten(texts: Sequence[str], most: int = 3) -> str:
-    """Name the first few."""
+    """List the first few texts and count the others."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
 
 
 def is_vague(text: str) -> bool:
-    """Whether a field that people rely on says nothing."""
+    """Return whether a field that people rely on is empty or a placeholder."""
     return text.strip().rstrip(".").lower() in _VAGUE
 
 
 def side_effect_rules(kind: str, doing: str, act: Callable[[object], object]) -> tuple[Rule, ...]:
-    """Rules about what happens while a plugin does its work.
+    """Make the rules about side effects of a plugin's work.
 
     Args:
         kind: The kind of plugin.
-        doing: What the work is called in messages, such as ``"building the model"``.
-        act: Does the work, for a case; whatever it raises is another rule's concern.
+        doing: The name of the work in messages, such as ``"building the model"``.
+        act: Does the work for a case. If it raises, these rules are skipped, for another rule reports that.
     """
 
     def watched(case: object) -> Seen:
         with watching() as seen:
             try:
                 act(case)
-            except (KeyboardInterrupt, Untold):
+            except (KeyboardInterrupt, Skipped):
                 raise
             except BaseException as error:
                 if not seen.connections:
-                    raise Untold(f"{doing} raised {one_line(error)}.") from error
+                    raise Skipped(f"{doing} raised {one_line(error)}.") from error
         return seen
 
     @rule(f"{kind}-silent")
     def silent(case: object) -> None:
-        """Output of a plugin ends up in the middle of a table, a progress bar or a JSON document."""
+        """Output of a plugin lands in the middle of a table, a progress bar or a JSON document."""
         if printed := watched(case).printed.strip():
-            raise Broken(f"{doing} prints {printed[:120]!r}, expected nothing; use the logging module.")
+            raise Failed(f"{doing} prints {printed[:120]!r}, expected nothing; use the logging module.")
 
     @rule(f"{kind}-offline")
     def offline(case: object) -> None:
         """A download makes results depend on somebody's server, and compute nodes have no network."""
         if found := watched(case).connections:
-            raise Broken(f"{doing} wants to connect to {shorten(found)}, expected no network.")
+            raise Failed(f"{doing} wants to connect to {shorten(found)}, expected no network.")
 
     @rule(f"{kind}-writes-nothing")
     def writes_nothing(case: object) -> None:
-        """Files that nobody asked for fill disks and collide between parallel jobs."""
+        """Unexpected files fill disks and collide between parallel jobs."""
         if found := sorted(set(watched(case).written)):
-            raise Broken(f"{doing} changes {shorten(found)}, expected no file to be written.")
+            raise Failed(f"{doing} changes {shorten(found)}, expected no file to be written.")
 
     @rule(f"{kind}-settings")
     def leaves_settings(case: object) -> None:
         """A global setting changed by one plugin changes every other plugin's numbers."""
         with restored():
-            watched(case)  # so that what a first import sets up is not blamed on it
+            watched(case)  # a first import may change settings, which is not this plugin's doing
         before = settings()
         watched(case)
         if found := changed(before, settings()):
-            raise Broken(f"{doing} changes {shorten(found)}, expected global settings to be left alone.")
+            raise Failed(f"{doing} changes {shorten(found)}, expected global settings to be left alone.")
 
     return silent, offline, writes_nothing, leaves_settings
 
 
 def pickling_rule(kind: str) -> Rule:
-    """The rule that the case's ``spec`` reaches a worker process."""
+    """Make the rule that the case's ``spec`` can be sent to a worker process."""
 
     @rule(f"{kind}-spec-pickles")
     def pickles(case: object) -> None:
-        """Executors may hand a spec to worker processes that are spawned."""
+        """Executors may send a spec to worker processes that are spawned."""
         spec = case.spec  # type: ignore[attr-defined]
         try:
             pickle.loads(pickle.dumps(spec))
         except Exception as error:
-            raise Broken(
+            raise Failed(
                 f"the spec can't be pickled: {one_line(error)}. Expected functions at the top of a module, "
                 "not lambdas or functions within functions."
             ) from error
@@ -193,7 +190,7 @@ def pickling_rule(kind: str) -> Rule:
 
 
 def description_rule(kind: str, why: str, needed: Sequence[str], wanted: Sequence[str] = ()) -> Rule:
-    """The rule that fields of the case's ``spec`` say something: ``needed`` ones must, ``wanted`` ones should."""
+    """Make the rule that texts of the case's ``spec`` are filled in: the ``needed`` must be, the ``wanted`` should."""
 
     @rule(f"{kind}-described", why)
     def described(case: object) -> None:
@@ -201,8 +198,8 @@ def description_rule(kind: str, why: str, needed: Sequence[str], wanted: Sequenc
         vague = [name for name in needed if is_vague(str(getattr(spec, name)))]
         if vague:
             found = shorten([f"{name} = {getattr(spec, name)!r}" for name in vague])
-            raise Broken(f"{found}: expected words that people can use.")
+            raise Failed(f"{found}: expected words that people can use.")
         if missing := [name for name in wanted if is_vague(str(getattr(spec, name)))]:
-            raise Doubtful(f"{shorten(missing)} is not filled in.")
+            raise Warned(f"{shorten(missing)} is not filled in.")
 
     return described

@@ -1,26 +1,32 @@
-"""Looking at code while it runs: what it prints, opens, writes and connects to, and which settings it changes."""
+"""A sandbox for plugins: it records output, files, connections and changed settings, and starts fresh interpreters."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
+
+from harness.errors import one_line
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree")
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+_SECONDS = 300  # that a fresh interpreter may take
 
 
 class NetworkRefused(PermissionError):
@@ -29,14 +35,14 @@ class NetworkRefused(PermissionError):
 
 @dataclass
 class Seen:
-    """What was seen.
+    """The side effects of a block of code.
 
     Attributes:
-        out, err: Text on stdout and on stderr, by Python or below it.
-        connections: Where it wanted to connect to.
-        written: Files and folders that it made, changed or removed.
+        out, err: Text on stdout and on stderr, from Python or from compiled code.
+        connections: Addresses that it wanted to connect to.
+        written: Files and folders that it created, changed or removed.
         opened: Files that it opened for reading.
-        environment: Environment variables that it set or removed, to the value that they had already, too.
+        environment: Environment variables that it set or removed, even if their value stayed the same.
     """
 
     out: str = ""
@@ -48,11 +54,11 @@ class Seen:
 
     @property
     def printed(self) -> str:
-        """All text."""
+        """Return all text."""
         return self.out + self.err
 
     def notice(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Take note of an audit event; a connection is refused."""
+        """Record an audit event. Raises NetworkRefused at a connection."""
         if event == "open":
             self._opened(*arguments[:3])
         elif event in _CHANGES:
@@ -61,7 +67,7 @@ class Seen:
             self.environment.add(os.fsdecode(arguments[0]))
         elif event in _NETWORK:
             where = arguments[1] if event in ("socket.connect", "socket.sendto") else arguments[:2]
-            if isinstance(where, tuple | list):  # a name on this machine's own file system is no network
+            if isinstance(where, tuple | list):  # a socket on this machine's file system has a plain name
                 self.connections.append(":".join(str(part) for part in where[:2]))
                 raise NetworkRefused(f"the conformance check keeps plugins from the network ({where[0]})")
 
@@ -86,7 +92,7 @@ _CURRENT: ContextVar[Seen | None] = ContextVar("seen", default=None)
 
 @cache
 def _listen() -> None:
-    """Install the audit hook. Python offers no way to remove one, so it does nothing while nobody watches."""
+    """Install the audit hook. Python can't remove one, so outside of ``watching`` the hook does nothing."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         seen = _CURRENT.get()
@@ -98,7 +104,7 @@ def _listen() -> None:
 
 @contextlib.contextmanager
 def watching() -> Iterator[Seen]:
-    """Look at what the block does. The network is refused to it; what it prints is held back."""
+    """Record the side effects of the block. Its connections are refused, and its output is held back."""
     _listen()
     seen = Seen()
     with _captured(1) as out, _captured(2) as err:
@@ -112,7 +118,7 @@ def watching() -> Iterator[Seen]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back whatever the block prints through Python, and let no warning become an error."""
+    """Hold back the block's output by Python, and let no warning become an error."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -124,13 +130,13 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _captured(number: int) -> Iterator[Callable[[], str]]:
-    """Hold back stdout (1) or stderr (2), also below Python; the value gives the text while the block is open."""
+    """Hold back stdout (1) or stderr (2), of compiled code too. The value returns the text, within the block."""
     above, redirect = io.StringIO(), contextlib.redirect_stdout if number == 1 else contextlib.redirect_stderr
     with contextlib.suppress(ValueError, OSError, AttributeError):
         (sys.stdout if number == 1 else sys.stderr).flush()
     try:
         kept = os.dup(number)
-    except OSError:  # closed, as in a service: then nothing below Python can print
+    except OSError:  # closed, as in a service: then compiled code can't print
         kept = -1
     with tempfile.TemporaryFile() as below:
 
@@ -150,7 +156,7 @@ def _captured(number: int) -> Iterator[Callable[[], str]]:
 
 
 def settings() -> dict[str, object]:
-    """Global settings that no plugin has a reason to change, by what people call them."""
+    """Return global settings that no plugin has a reason to change, by readable names."""
     found: dict[str, object] = {
         "the working folder": os.getcwd(),  # noqa: PTH109
         "the environment variables": dict(os.environ),
@@ -174,7 +180,7 @@ def settings() -> dict[str, object]:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Work in an empty folder for a while, where what is examined may leave files."""
+    """Change into an empty folder, which is removed at the end with all that the block leaves there."""
     before = os.getcwd()  # noqa: PTH109
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.chdir(folder)
@@ -185,7 +191,7 @@ def scratch() -> Iterator[Path]:
 
 
 def random_states() -> dict[str, object]:
-    """States of the global random generators, by name, in a form that can be compared."""
+    """Return the states of the global random generators by name, in a form that can be compared."""
     found: dict[str, object] = {"Python's random": random.getstate()}
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
@@ -198,13 +204,13 @@ def random_states() -> dict[str, object]:
 
 
 def changed(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Names of what differs."""
+    """Return the names of the values that differ."""
     return [name for name, value in before.items() if after.get(name, value) != value]
 
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Put global settings and random states back as they were."""
+    """Restore global settings and random states after the block."""
     folder, environment, path = os.getcwd(), dict(os.environ), list(sys.path)  # noqa: PTH109
     level, handlers, state = logging.root.level, list(logging.root.handlers), random.getstate()
     numpy: Any = sys.modules.get("numpy")
@@ -252,12 +258,9 @@ def _torch_settings() -> Callable[[], None]:
     return put_back
 
 
-_SECONDS = 300
-
-
 @dataclass(frozen=True)
 class Done:
-    """What a process did: its exit code and all that it printed."""
+    """A finished process: its exit code and its output."""
 
     code: int
     out: str
@@ -265,8 +268,8 @@ class Done:
 
     @property
     def last_error(self) -> str:
-        """The last line on stderr, which names the exception."""
-        return (self.err.strip().splitlines() or ["it ended without a word"])[-1]
+        """Return the last line on stderr, which names the exception."""
+        return (self.err.strip().splitlines() or [f"it ended with exit code {self.code} and no message"])[-1]
 
 
 def run_python(
@@ -277,12 +280,12 @@ def run_python(
     Args:
         code: The program.
         arguments: ``sys.argv[1:]``.
-        stdin: What it reads.
-        threads: ``OMP_NUM_THREADS``; as it is for 0.
-        folder: Its working folder.
+        stdin: Its input.
+        threads: Its ``OMP_NUM_THREADS``; 0 leaves the variable as it is.
+        folder: Its working folder; None for the current one.
     """
     environment = os.environ | {
-        # Folders that were put on sys.path for this check reach the child by the environment.
+        # A folder that was put on sys.path for this check reaches the child by the environment alone.
         "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -293,3 +296,40 @@ def run_python(
         input=stdin, capture_output=True, env=environment, timeout=_SECONDS, check=False, cwd=folder,
     )  # fmt: skip
     return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def probe(arguments: Sequence[str]) -> None:
+    """Import a plugin's module in this interpreter, a fresh one, and print the side effects as one line of JSON.
+
+    Args:
+        arguments: The value of the plugin's entry point, then names of modules: those that it imports are reported.
+    """
+    import harness.api  # noqa: F401 - its cost does not count against the plugin
+
+    value, *watched = arguments
+    before, modules, error, module = settings(), set(sys.modules), "", None
+    with watching() as seen:
+        began = time.perf_counter()
+        try:
+            module = EntryPoint("probed", value, "harness").load()
+        except BaseException as raised:
+            error = one_line(raised)
+        seconds = time.perf_counter() - began
+    torch = sys.modules.get("torch")
+    heavy = [name for name in watched if name in sys.modules and name not in modules]
+    found_settings = changed(before, settings())
+    if seen.environment and not heavy:
+        # This process may have inherited the variables from a parent that imported the plugin, so that none changes.
+        found_settings = [f"the environment variables {', '.join(sorted(seen.environment))}", *found_settings[1:]]
+    found = {
+        "error": error,
+        "api": getattr(module, "HARNESS_API", None),
+        "seconds": seconds,
+        "modules": heavy,
+        "printed": seen.printed.strip(),
+        "connections": seen.connections,
+        "written": sorted(set(seen.written)),
+        "settings": found_settings,
+        "cuda": torch is not None and bool(torch.cuda.is_initialized()),
+    }
+    print(json.dumps(found, default=str))

@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from harness.api import ModelSpec
 from harness.registry import Benchmark
-from harness.testing import fakes
-from harness.testing.models import RULES, ModelCase
+from harness.testing import fakes, model_state, models
+from harness.testing.models import ModelCase
 from tests.testing.offending import SIDE_EFFECTS, Offender, assert_exactly, complaints
+
+RULES = (*models.RULES, *model_state.RULES)
 
 
 class Net(nn.Module):
@@ -227,7 +229,7 @@ OFFENDERS = (
     Offender("model-budget", model(Small), "warning", says="16 at 4 classes"),
     Offender("model-float32", model(HoldsDouble), says="scale (torch.float64)"),
     Offender("model-memory-format", model(Views), says="reshape"),
-    Offender("model-deploys", model(deploy=deploys_another), says="something else"),
+    Offender("model-deploys", model(deploy=deploys_another), says="different logits"),
     Offender("model-deploys", model(deploy=deploys_itself), says="expected a copy"),
     Offender("model-exports", model(Branches), "warning", says="torch.export fails"),
     Offender("model-described", model(paper="TODO"), says="paper = 'TODO'"),

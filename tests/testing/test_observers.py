@@ -49,8 +49,8 @@ OFFENDERS = (
     Offender("observer-silent", {"epoch": "print(record.loss)"}, says="2.0"),
     Offender("observer-settings", {"started": "import os; os.environ['SEEN'] = os.environ.get('SEEN', '') + '.'"}),
     Offender("observer-reads-only", {"finished": "result.metrics['top1'] = 100.0"}, says="changes the result"),
-    Offender("observer-leaves-weights", {"epoch": HALVE_THE_NETWORK}, says="other weights"),
-    Offender("observer-quick", {"epoch": "import time; time.sleep(0.11)"}, "warning", says="ms an epoch"),
+    Offender("observer-leaves-weights", {"epoch": HALVE_THE_NETWORK}, says="different weights"),
+    Offender("observer-quick", {"epoch": "import time; time.sleep(0.11)"}, "warning", says="ms per epoch"),
     Offender(
         "observer-spawns",
         {"epoch": "import sys\n        if 'pytest' not in sys.modules: raise RuntimeError('this is no main process')"},
