@@ -8,8 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import machine
+from harness.machine import Device, cpu_name, device_without_torch, find_device, usable_cores
+from harness.train.provenance import device_name
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for nvidia-smi")
@@ -63,3 +66,30 @@ def test_free_disk_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> 
 )
 def test_sizes_are_written_in_megabytes_and_gigabytes(size: int, text: str) -> None:
     assert machine.gigabytes(size) == text
+
+
+def test_device_and_processor_are_those_that_results_record() -> None:
+    recorded = device_name(torch.device("cpu"))
+    assert cpu_name() == recorded
+    assert device_without_torch("cpu") == Device("cpu", "cpu", recorded)
+    assert find_device("auto").kind == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_auto_asks_torch_only_where_there_is_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidiactl"
+    monkeypatch.setattr(machine, "_DRIVER_FILES", (str(driver),))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert device_without_torch("auto") == Device("cpu", "cpu", cpu_name())
+    driver.touch()
+    assert device_without_torch("auto") is None
+    assert device_without_torch("cuda:0") is None
+
+
+@pytest.mark.parametrize(("content", "limit"), [("150000 100000\n", 1.5), ("max 100000\n", None), ("nonsense", None)])
+def test_container_limit(content: str, limit: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu.max").write_text(content)
+    monkeypatch.setattr(machine, "_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "_CPU_QUOTA", tmp_path / "none")
+    assert machine.core_limit() == limit
+    if limit:
+        assert usable_cores() == 1

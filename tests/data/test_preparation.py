@@ -1,4 +1,4 @@
-"""The store: interrupted and gone on with, locked, verified, removed; flat memory; never half-way visible."""
+"""Preparation of a data set: interrupted and resumed, locked, checked, in flat memory, and never visible half-way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,46 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.api import DatasetSpec, Split
+from harness.api import Split
 from harness.catalog import Offer, Plugin
 from harness.data import arrays, decode, ingest
 from harness.data.fetch import FetchPolicy
 from harness.data.ingest import definition, locked
-from harness.data.prepare import PrepareRequest, disk_use, estimate, prepare_dataset, remove, verify_prepared
-from harness.data.store import PreparedDataset, find_prepared, open_split, read_manifest
+from harness.data.prepare import PrepareRequest, estimate, prepare_dataset
+from harness.data.store import find_prepared, open_split
 from harness.errors import DatasetError, StoreError
+from tests.data.folder import SIZE, files, make, offer
 from tests.published_layouts import build, picture
 from tests.support import ROOT
-
-SIZE = 32
-Read = Callable[[Path, Split], Iterator[Any]]
-
-
-def offer(read: Read, train: int = 40, test: int = 10, **changes: Any) -> Offer[DatasetSpec]:
-    spec = DatasetSpec(
-        name="folder", title="Folder", classes=("a", "b"), splits={"train": train, "test": test}, read=read,
-        licence="CC0", citation="nobody", **changes,
-    )  # fmt: skip
-    return Offer(spec, Plugin("folder", "tests", "tests", "1"))
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for index in range(50):
-        (folder / f"{index:02}.png").write_bytes(picture(index, (40 + index % 3, 33), "PNG"))
-    return folder
-
-
-def files(folder: Path, split: Split) -> Iterator[tuple[Path, int, str]]:
-    paths = sorted(folder.iterdir())
-    for index, path in enumerate(paths[:40] if split == "train" else paths[40:]):
-        yield path, index % 2, f"g{index // 2}"
-
-
-def make(images: Path, root: Path, read: Read = files, **options: Any) -> PreparedDataset:
-    return ingest.ingest(ingest.Ingestion(offer(read), root, SIZE, images, **options))
 
 
 def test_paths_bytes_and_images_give_the_same(images: Path, tmp_path: Path) -> None:
@@ -261,11 +232,6 @@ def test_two_processes_do_not_prepare_the_same_set(images: Path, tmp_path: Path)
         prepare_dataset(request, say=lambda _: None)
 
 
-def broken(folder: Path, split: Split) -> Iterator[Any]:
-    yield from files(folder, split)
-    yield folder / "missing.png", 0, "g"
-
-
 @pytest.mark.parametrize(
     ("sample", "reason"),
     [
@@ -310,85 +276,6 @@ def test_documented_unreadable_files_are_left_out_and_others_are_not(images: Pat
     (images / "06.png").write_bytes(b"damaged by accident")
     with pytest.raises(DatasetError, match=r"train image 5 \(06.png\) is no image"):
         ingest.ingest(ingest.Ingestion(known, tmp_path / "other", SIZE, images))
-
-
-# ------------------------------------------------------------------------------------------------- verify, remove
-
-
-def test_an_intact_store_verifies(images: Path, tmp_path: Path) -> None:
-    assert verify_prepared(make(images, tmp_path / "data")) == []
-
-
-def flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
-
-
-def edit_manifest(folder: Path, **changes: Any) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda f: flip(f / "train.images.npy", -1), "fingerprint"),
-        (lambda f: flip(f / "test.images.npy", 500), "fingerprint"),
-        (lambda f: flip(f / "test.labels.npy", 128), "numbers of images by class"),
-        (lambda f: (f / "train.groups.txt").write_text("x\n"), "groups"),
-        (lambda f: edit_manifest(f, mean=[0.5, 0.5, 0.5]), "mean and standard deviation"),
-        (lambda f: edit_manifest(f, counts={"train": 41, "test": 10}), "40 images, the manifest says 41"),
-        (lambda f: (f / "test.images.npy").unlink(), "is damaged"),
-        (lambda f: (f / "train.images.npy").write_bytes(b"x" * 999), "is damaged"),
-        (lambda f: np.save(f / "train.images.npy", np.zeros((40, 9, 9, 3), dtype=np.float32)), "expected uint8"),
-        (lambda f: np.save(f / "test.labels.npy", np.zeros(3, dtype=np.int64)), "3 labels"),
-    ],
-)
-def test_a_damaged_store_is_detected(
-    images: Path, tmp_path: Path, damage: Callable[[Path], object], reason: str
-) -> None:
-    prepared = make(images, tmp_path / "data")
-    damage(prepared.folder)
-    problems = verify_prepared(PreparedDataset(prepared.folder, read_manifest(prepared.folder)))
-    assert any(reason in problem for problem in problems), problems
-
-
-def test_pickles_are_not_read(images: Path, tmp_path: Path) -> None:
-    prepared = make(images, tmp_path / "data")
-    np.save(prepared.folder / "train.images.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DatasetError, match="damaged"):
-        prepared.open_train()
-
-
-def test_removing_frees_what_no_other_set_uses(tmp_path: Path) -> None:
-    one, other = build("ham10000"), build("ham10000_lesion")
-    packed = one.pack()
-    from tests.loopback import serving
-
-    with serving(packed) as server:
-        offers = [mini.offer(server.base, packed) for mini in (one, other)]
-        for each in offers:
-            prepare_dataset(PrepareRequest(each, tmp_path, (224,), accept_licence=True), say=lambda _: None)
-    downloads = disk_use(tmp_path / "downloads")
-    assert remove(offers[0], tmp_path, offers) > 0
-    assert disk_use(tmp_path / "downloads") == downloads
-    assert not (tmp_path / "ham10000").exists()
-    assert remove(offers[1], tmp_path, offers) >= downloads
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "licences.json"]
-    assert remove(offers[1], tmp_path, offers) == 0
-
-
-def test_removing_leaves_the_users_own_files(tmp_path: Path) -> None:
-    miniature = build("cifar10")
-    given = tmp_path / "given"
-    for name, content in miniature.sources["cifar-10-binary.tar.gz"].items():
-        (given / name).parent.mkdir(parents=True, exist_ok=True)
-        (given / name).write_bytes(content)
-    before = sorted(given.rglob("*"))
-    prepare_dataset(PrepareRequest(miniature.offer(), tmp_path / "data", (224,), given), say=lambda _: None)
-    remove(miniature.offer(), tmp_path / "data", [])
-    assert sorted(given.rglob("*")) == before
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:

@@ -1,27 +1,19 @@
-"""What was executed is seen on the objects that did the work: each knob is turned in the code and must be named."""
+"""What a run computed is read off the objects that did the work; each setting that the code changes must be named."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from harness.api import StoppedError
-from harness.catalog import Catalog
-from harness.data.store import PreparedDataset, SealedTest, SplitArrays
-from harness.train import loop, pipeline, run
 from harness.train.checkpoint import find_checkpoint
 from harness.train.deviations import (
     COVERAGE,
@@ -31,15 +23,13 @@ from harness.train.deviations import (
     expected_order,
     facts_digest,
 )
-from harness.train.loop import Training
-from harness.train.observe import Witness, applied_moments, applied_smoothing, read_strengths
-from harness.train.pipeline import InputPipeline
+from harness.train.observe import Witness
 from harness.train.run import Task, Trained, build_model, deviations_of, run_task
 from tests.support import FILES, Command, cell_folder
+from tests.train.sabotage import SABOTAGE, batch_size_in_one_step, smoothing_forgotten
 from tests.training import Watch, train
 
 Patch = pytest.MonkeyPatch
-CPU = torch.device("cpu")
 
 
 def knobs(task: Task, trained: Trained) -> dict[str, Any]:
@@ -104,317 +94,6 @@ def test_hooks_are_gone_after_a_run(task: Task) -> None:
 # -------------------------------------------------------------------------------------- each knob, turned in the code
 
 
-def other_protocol(patch: Patch, **changes: Any) -> None:
-    """The training gets another protocol than the job; the configuration still says the right one."""
-
-    def training(**arguments: Any) -> Training:
-        protocol = msgspec.structs.replace(arguments["protocol"], **changes)
-        return Training(**(arguments | {"protocol": protocol}))
-
-    patch.setattr(run, "Training", training)
-
-
-def other_optimizer(patch: Patch, kind: type[torch.optim.Optimizer] = torch.optim.Adam, **settings: Any) -> None:
-    def build(module: nn.Module, protocol: Any) -> torch.optim.Optimizer:
-        return kind(module.parameters(), **({"lr": 1e-2} | settings))  # type: ignore[call-arg]
-
-    patch.setattr(run, "build_optimizer", build)
-
-
-def other_pipeline(patch: Patch, **change: Callable[[InputPipeline], Any]) -> None:
-    def build(*arguments: Any, **named: Any) -> InputPipeline:
-        built = pipeline.build_pipeline(*arguments, **named)
-        return replace(built, **{name: new(built) for name, new in change.items()})
-
-    patch.setattr(run, "build_pipeline", build)
-
-
-def in_every_step(patch: Patch, around: Callable[[Any], contextlib.AbstractContextManager[Any]]) -> None:
-    step = Training._step
-
-    def wrapped(self: Training, state: Any, order: Any) -> None:
-        with around(state):
-            step(self, state, order)
-
-    patch.setattr(Training, "_step", wrapped)
-
-
-def batch_size(patch: Patch) -> None:
-    other_protocol(patch, batch_size=4)
-
-
-def batch_size_in_one_step(patch: Patch) -> None:
-    train_batch = InputPipeline.train_batch
-
-    def smaller(self: InputPipeline, *batch: torch.Tensor, **where: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, targets = train_batch(self, *batch, **where)
-        count = 6 if (where["epoch"], where["step"]) == (1, 3) else 8
-        return inputs[:count], targets[:count]
-
-    patch.setattr(InputPipeline, "train_batch", smaller)
-
-
-def smoothing_of_another_value(patch: Patch) -> None:
-    other_protocol(patch, label_smoothing=0.1)
-
-
-def smoothing_forgotten(patch: Patch) -> None:
-    patch.setattr(loop, "F", SimpleNamespace(cross_entropy=lambda a, b, label_smoothing: F.cross_entropy(a, b)))
-
-
-def loss_summed(patch: Patch) -> None:
-    summed = SimpleNamespace(cross_entropy=lambda a, b, **k: F.cross_entropy(a, b, reduction="sum", **k))
-    patch.setattr(loop, "F", summed)
-
-
-def schedule_constant(patch: Patch) -> None:
-    patch.setattr(loop, "learning_rate", lambda epoch, protocol, peak: peak)
-
-
-def schedule_without_warm_up(patch: Patch) -> None:
-    other_protocol(patch, warmup_epochs=0)
-
-
-def rate_changed_within_an_epoch(patch: Patch) -> None:
-    @contextlib.contextmanager
-    def around(state: Any) -> Iterator[None]:
-        before = state.optimizer.param_groups[0]["lr"]
-        state.optimizer.param_groups[0]["lr"] = 5e-3 if (state.epoch, state.step) == (1, 4) else before
-        yield
-        state.optimizer.param_groups[0]["lr"] = before
-
-    in_every_step(patch, around)
-
-
-def epochs(patch: Patch) -> None:
-    other_protocol(patch, epochs=4)
-
-
-def steps_left_out(patch: Patch) -> None:
-    patch.setattr(Training, "steps", property(lambda self: 7))
-
-
-def strength(patch: Patch) -> None:
-    build = pipeline._build
-    patch.setattr(
-        pipeline, "_build", lambda spec, use: build(spec, msgspec.structs.replace(use, strengths=weaker(use.strengths)))
-    )
-
-
-def weaker(strengths: dict[str, float]) -> dict[str, float]:
-    return {name: 0.1 if name == "hue" else value for name, value in strengths.items()}
-
-
-def augmentations_in_another_order(patch: Patch) -> None:
-    other_pipeline(patch, at_stored=lambda built: dict(reversed(built.at_stored.items())))
-
-
-def augmentation_dropped(patch: Patch) -> None:
-    other_pipeline(patch, at_input=lambda built: {})
-
-
-def augmentation_moved(patch: Patch) -> None:
-    other_pipeline(patch, at_input=lambda built: {}, at_stored=lambda built: {**built.at_stored, **built.at_input})
-
-
-def input_size(patch: Patch) -> None:
-    other_pipeline(patch, input_size=lambda built: 16)
-
-
-def resizing_by_settings(patch: Patch) -> None:
-    patch.setattr(pipeline, "RESIZING", {"mode": "bicubic", "align_corners": False})
-
-
-def resizing_behind_its_settings(patch: Patch) -> None:
-    patch.setattr(InputPipeline, "_upsample", lambda self, images: F.interpolate(images, (12, 12), mode="nearest"))
-
-
-def normalisation_of_imagenet(patch: Patch) -> None:
-    moments = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    other_pipeline(
-        patch, **{name: lambda built, v=values: torch.tensor(v).view(1, 3, 1, 1) for name, values in moments.items()}
-    )
-
-
-def normalisation_forgotten(patch: Patch) -> None:
-    patch.setattr(InputPipeline, "_normalise", lambda self, images: images)
-
-
-def evaluation_not_normalised(patch: Patch) -> None:
-    patch.setattr(
-        InputPipeline, "test_batch", lambda self, images: self._upsample(images.permute(0, 3, 1, 2).float() / 255)
-    )
-
-
-def evaluation_in_train_mode(patch: Patch) -> None:
-    predict = Training.predict
-
-    def stubborn(self: Training, module: nn.Module, *rest: Any) -> torch.Tensor:
-        module.eval = lambda: module  # type: ignore[method-assign]
-        return predict(self, module, *rest)
-
-    patch.setattr(Training, "predict", stubborn)
-
-
-def training_in_eval_mode(patch: Patch) -> None:
-    @contextlib.contextmanager
-    def around(state: Any) -> Iterator[None]:
-        state.module.eval()
-        yield
-
-    in_every_step(patch, around)
-
-
-def adamw(patch: Patch) -> None:
-    other_optimizer(patch, torch.optim.AdamW, weight_decay=0.0)
-
-
-def sgd(patch: Patch) -> None:
-    other_optimizer(patch, torch.optim.SGD)
-
-
-def betas(patch: Patch) -> None:
-    other_optimizer(patch, betas=(0.9, 0.99))
-
-
-def epsilon(patch: Patch) -> None:
-    other_optimizer(patch, eps=1e-6)
-
-
-def weight_decay(patch: Patch) -> None:
-    other_optimizer(patch, weight_decay=1e-4)
-
-
-def head_alone(patch: Patch) -> None:
-    patch.setattr(run, "build_optimizer", lambda module, protocol: torch.optim.Adam(list(module.parameters())[-2:]))
-
-
-def gradients_added_up(patch: Patch) -> None:
-    patch.setattr(torch.optim.Adam, "zero_grad", lambda self, set_to_none=True: None)
-
-
-def tf32(patch: Patch) -> None:
-    @contextlib.contextmanager
-    def around(state: Any) -> Iterator[None]:
-        torch.set_float32_matmul_precision("high")
-        yield
-        torch.set_float32_matmul_precision("highest")
-
-    in_every_step(patch, around)
-
-
-def not_deterministic(patch: Patch) -> None:
-    @contextlib.contextmanager
-    def around(state: Any) -> Iterator[None]:
-        torch.use_deterministic_algorithms(False)
-        yield
-
-    in_every_step(patch, around)
-
-
-def autocast(patch: Patch) -> None:
-    in_every_step(patch, lambda state: torch.autocast("cpu", dtype=torch.bfloat16))
-
-
-def half_of_the_training_images(patch: Patch) -> None:
-    open_train = PreparedDataset.open_train
-
-    def half(self: PreparedDataset) -> SplitArrays:
-        whole = open_train(self)
-        return SplitArrays(whole.images[:32], whole.labels[:32])
-
-    patch.setattr(PreparedDataset, "open_train", half)
-
-
-def trained_on_test_images(patch: Patch) -> None:
-    patch.setattr(PreparedDataset, "open_train", lambda self: SealedTest(self.folder).open(epochs_done=1, epochs=1))
-
-
-def labels_changed(patch: Patch) -> None:
-    open_train = PreparedDataset.open_train
-
-    def changed(self: PreparedDataset) -> SplitArrays:
-        whole = open_train(self)
-        return SplitArrays(whole.images, (whole.labels + 1) % 4)
-
-    patch.setattr(PreparedDataset, "open_train", changed)
-
-
-def part_of_the_test_images(patch: Patch) -> None:
-    opened = SealedTest.open
-
-    def part(self: SealedTest, **arguments: int) -> SplitArrays:
-        whole = opened(self, **arguments)
-        return SplitArrays(whole.images[:30], whole.labels[:30])
-
-    patch.setattr(SealedTest, "open", part)
-
-
-def read_twice(patch: Patch) -> None:
-    opened = SealedTest.open
-
-    def twice(self: SealedTest, **arguments: int) -> SplitArrays:
-        opened(self, **arguments)
-        self.reads = 0
-        whole = opened(self, **arguments)
-        self.reads = 2
-        return whole
-
-    patch.setattr(SealedTest, "open", twice)
-
-
-def not_shuffled(patch: Patch) -> None:
-    patch.setattr(loop, "torch", SimpleNamespace(**{**vars(torch), "randperm": lambda n, generator: torch.arange(n)}))
-
-
-def same_order_every_epoch(patch: Patch) -> None:
-    patch.setattr(loop, "generator", lambda seed, purpose, epoch: torch.Generator().manual_seed(seed))
-
-
-SABOTAGE = [
-    (batch_size, "batch_size"),
-    (batch_size, "steps_per_epoch"),
-    (batch_size_in_one_step, "batch_size"),
-    (smoothing_of_another_value, "label_smoothing"),
-    (smoothing_forgotten, "label_smoothing"),
-    (loss_summed, "loss"),
-    (schedule_constant, "learning_rates"),
-    (schedule_without_warm_up, "learning_rates"),
-    (rate_changed_within_an_epoch, "learning_rates"),
-    (epochs, "epochs"),
-    (steps_left_out, "steps_per_epoch"),
-    (strength, "augmentations"),
-    (augmentations_in_another_order, "augmentations"),
-    (augmentation_dropped, "augmentations"),
-    (augmentation_moved, "augmentations"),
-    (input_size, "input_size"),
-    (resizing_by_settings, "resizing"),
-    (resizing_behind_its_settings, "resizing"),
-    (normalisation_of_imagenet, "normalisation"),
-    (normalisation_forgotten, "normalisation"),
-    (evaluation_not_normalised, "evaluation"),
-    (evaluation_in_train_mode, "evaluation"),
-    (training_in_eval_mode, "mode"),
-    (adamw, "optimizer"),
-    (sgd, "optimizer"),
-    (betas, "optimizer"),
-    (epsilon, "optimizer"),
-    (weight_decay, "optimizer"),
-    (head_alone, "trained_parameters"),
-    (gradients_added_up, "gradients"),
-    (tf32, "numerics"),
-    (not_deterministic, "numerics"),
-    (autocast, "precision"),
-    (half_of_the_training_images, "train_images"),
-    (trained_on_test_images, "data"),
-    (labels_changed, "data"),
-    (part_of_the_test_images, "test_images"),
-    (read_twice, "test_reads"),
-    (not_shuffled, "order"),
-    (same_order_every_epoch, "order"),
-]
-
-
 @pytest.mark.parametrize(("sabotage", "knob"), SABOTAGE, ids=[f"{s.__name__}-{k}" for s, k in SABOTAGE])
 def test_turned_knob_is_named(sabotage: Callable[[Patch], None], knob: str, task: Task, monkeypatch: Patch) -> None:
     sabotage(monkeypatch)
@@ -457,42 +136,6 @@ def test_data_that_changed_between_two_processes_is_seen(task: Task) -> None:
 # ------------------------------------------------------------------------------------------- the parts, on their own
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.1, 0.37])
-def test_smoothing_is_solved_for_from_the_numbers(smoothing: float) -> None:
-    logits = torch.randn(32, 10, generator=torch.Generator().manual_seed(0))
-    targets = F.one_hot(torch.arange(32) % 10, 10).float()
-    loss = F.cross_entropy(logits, targets, label_smoothing=smoothing).item()
-    assert applied_smoothing(logits, targets, loss, smoothing) == (smoothing, True)
-    found, sure = applied_smoothing(logits, targets, loss, 0.9)
-    assert found == pytest.approx(smoothing, abs=6e-4)
-    assert sure
-    assert applied_smoothing(logits, targets, loss * 3 + 5, 0.05) == (None, True)
-
-
-def test_smoothing_counts_as_declared_where_the_numbers_cannot_tell() -> None:
-    """Equal logits give the same loss with any smoothing."""
-    logits, targets = torch.zeros(4, 3), F.one_hot(torch.arange(4) % 3, 3).float()
-    loss = F.cross_entropy(logits, targets, label_smoothing=0.05).item()
-    assert applied_smoothing(logits, targets, loss, 0.05) == (0.05, False)
-    assert applied_smoothing(logits, targets, loss + 1, 0.05) == (None, True)
-
-
-def test_moments_are_solved_for_from_the_numbers() -> None:
-    before = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1), torch.tensor([0.2, 0.25, 0.3]).view(1, 3, 1, 1)
-    after = (before - mean) / std
-    assert applied_moments(before, after, mean, std) == {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
-    found = applied_moments(before, after, torch.zeros_like(mean), torch.ones_like(std))
-    assert found["mean"] == pytest.approx([0.4, 0.5, 0.6], abs=1e-4)
-    assert found["std"] == pytest.approx([0.2, 0.25, 0.3], abs=1e-4)
-
-
-def test_strengths_are_read_from_the_transform_where_it_says_them(tiny_catalog: Catalog) -> None:
-    built = tiny_catalog.augmentation("horizontal_flip").spec.build(p=0.9)
-    assert read_strengths(built, {"p": 0.5}) == {"p": 0.9}
-    assert read_strengths(lambda images, targets, random: (images, targets), {"p": 0.5}) == {"p": 0.5}
-
-
 def test_order_is_a_fresh_permutation_every_epoch_and_drops_the_rest() -> None:
     assert expected_order(0, 23, 8, 2) != expected_order(0, 24, 8, 2)
     assert len({expected_order(seed, 23, 8, 2) for seed in range(4)}) == 4
@@ -519,6 +162,7 @@ def test_state_goes_through_a_checkpoint(task: Task) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- what users see
+
 
 CELL = cell_folder()
 

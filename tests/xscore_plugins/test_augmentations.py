@@ -1,20 +1,18 @@
-"""The reference augmentations against independent ones: torchvision sample by sample, and cases worked out by hand."""
+"""Rules that hold for every reference augmentation, and the horizontal flip."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-from torchvision.transforms import ColorJitter as TorchvisionColorJitter
-from torchvision.transforms.v2 import functional as reference
 
 from harness.api import BatchTransform
+from tests.xscore_plugins.pictures import PROTOCOL, distributions, photographs, seeded
 from xscore_plugins.augmentations import (
     augmix,
     color_jitter,
@@ -25,12 +23,10 @@ from xscore_plugins.augmentations import (
     random_erasing,
     random_resized_crop,
 )
-from xscore_plugins.augmentations.color_jitter import ColorJitterParameters
 
-pytestmark = pytest.mark.portable
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("one_thread")]
 
-PROTOCOL = {"brightness": 0.2, "contrast": 0.3, "saturation": 0.3, "hue": 0.2}
-EXTREME = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
+
 TRANSFORMS: dict[str, Callable[[], BatchTransform]] = {
     "horizontal_flip": lambda: horizontal_flip.build(p=0.5),
     "color_jitter": lambda: color_jitter.build(**PROTOCOL),
@@ -45,34 +41,7 @@ MODULES = [
     *(horizontal_flip, color_jitter, cutmix),
     *(randaugment, augmix, random_erasing, random_resized_crop, mixup),
 ]
-
 every_transform = pytest.mark.parametrize("build", TRANSFORMS.values(), ids=TRANSFORMS.keys())
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def photographs(n: int, size: int, seed: int = 0) -> torch.Tensor:
-    """Random images, of which some are grey, of few colours, saturated primaries, or 8-bit; channels_last."""
-    images = torch.rand(n, 3, size, size, generator=seeded(seed))
-    images[1::6] = images[1::6].mean(dim=1, keepdim=True)
-    images[2::6] = (images[2::6] * 4).round() / 4
-    images[3::6] = images[3::6].round()
-    images[4::6] = (images[4::6] * 255).round() / 255
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def distributions(n: int, classes: int = 5, seed: int = 0) -> torch.Tensor:
-    return torch.rand(n, classes, generator=seeded(seed)).softmax(dim=1)
 
 
 # --- what holds for all of them ---------------------------------------------------------------------------------------
@@ -215,231 +184,3 @@ def test_flip_never_and_always() -> None:
     for seed in range(20):
         assert torch.equal(horizontal_flip.build(p=0)(images, targets, seeded(seed))[0], images)
         assert torch.equal(horizontal_flip.build(p=1)(images, targets, seeded(seed))[0], images.flip(-1))
-
-
-# --- colour jitter ----------------------------------------------------------------------------------------------------
-
-
-def by_torchvision(images: torch.Tensor, parameters: ColorJitterParameters) -> torch.Tensor:
-    """Each image through torchvision's float operations in its own order."""
-    results = []
-    for i, image in enumerate(images):
-        for operation in parameters.order[i].tolist():
-            adjust, amount = (
-                (reference.adjust_brightness, parameters.brightness),
-                (reference.adjust_contrast, parameters.contrast),
-                (reference.adjust_saturation, parameters.saturation),
-                (reference.adjust_hue, parameters.hue),
-            )[operation]
-            image = adjust(image, amount[i].item())
-        results.append(image)
-    return torch.stack(results)
-
-
-def one_operation(operation: int, amounts: torch.Tensor) -> ColorJitterParameters:
-    """Parameters under which only one operation changes anything."""
-    n = len(amounts)
-    neutral = [torch.ones(n), torch.ones(n), torch.ones(n), torch.zeros(n)]
-    neutral[operation] = amounts
-    brightness, contrast, saturation, hue = neutral
-    return ColorJitterParameters(brightness, contrast, saturation, hue, order=torch.arange(4).expand(n, 4))
-
-
-@pytest.mark.parametrize(
-    ("strengths", "n", "size", "tolerance"),
-    [(PROTOCOL, 1024, 8, 4e-6), (EXTREME, 1536, 8, 1e-5), (PROTOCOL, 96, 40, 4e-6), (PROTOCOL, 4, 224, 4e-6)],
-)
-def test_jitter_is_torchvisions_on_the_same_draws(
-    strengths: dict[str, float], n: int, size: int, tolerance: float
-) -> None:
-    images = photographs(n, size)
-    jitter = color_jitter.build(**strengths)
-    parameters = jitter.draw(n, *images.shape[-2:], seeded(11))
-    difference = (jitter.apply(images, parameters) - by_torchvision(images, parameters)).abs().max().item()
-    assert difference < tolerance < 1 / 255
-
-
-def test_jitter_in_every_order_at_the_ends_of_every_range() -> None:
-    ends = list(itertools.product((0.0, 2.0), (0.0, 2.0), (0.0, 2.0), (-0.5, 0.5)))
-    cases = [(order, *end) for order in itertools.permutations(range(4)) for end in ends]
-    brightness, contrast, saturation, hue = torch.tensor([case[1:] for case in cases]).unbind(dim=1)
-    order = torch.tensor([case[0] for case in cases])
-    parameters = ColorJitterParameters(brightness, contrast, saturation, hue, order)
-    images = photographs(len(cases), 6)
-    result = color_jitter.build(**EXTREME).apply(images, parameters)
-    assert (result - by_torchvision(images, parameters)).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("operation", range(4))
-def test_each_operation_alone(operation: int) -> None:
-    amounts = torch.linspace(0, 2, 61) if operation != color_jitter.HUE else torch.linspace(-0.5, 0.5, 61)
-    images = photographs(61, 8)
-    parameters = one_operation(operation, amounts)
-    result = color_jitter.build().apply(images, parameters)
-    assert (result - by_torchvision(images, parameters)).abs().max() < 4e-6
-
-
-def test_hue_of_every_kind_of_colour_at_every_shift() -> None:
-    levels = torch.tensor([0.0, 1e-6, 1 / 255, 0.2, 0.5, 0.5000001, 254 / 255, 1.0])
-    colours = torch.cartesian_prod(levels, levels, levels).t().reshape(1, 3, 16, -1)
-    shifts = torch.cat((torch.linspace(-0.5, 0.5, 121), torch.tensor([1 / 6, -1 / 6, 1 / 3, -1 / 3, 1e-7])))
-    images = colours.repeat(len(shifts), 1, 1, 1)
-    parameters = one_operation(color_jitter.HUE, shifts)
-    result = color_jitter.build().apply(images, parameters)
-    assert (result - by_torchvision(images, parameters)).abs().max() < 4e-6
-    # Turning the hue keeps the largest and the smallest channel, bit for bit.
-    assert torch.equal(result.amax(dim=1), images.amax(dim=1))
-    assert torch.equal(result.amin(dim=1), images.amin(dim=1))
-
-
-def test_a_third_of_a_turn_makes_red_green_and_a_sixth_makes_it_yellow() -> None:
-    red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).repeat(4, 1, 2, 2)
-    shifts = torch.tensor([1 / 3, -1 / 3, 1 / 6, 0.5])
-    expected = torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]]).view(4, 3, 1, 1).expand(4, 3, 2, 2)
-    result = color_jitter.build().apply(red, one_operation(color_jitter.HUE, shifts))
-    assert (result - expected).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize("grey", [0.0, 0.3, 1.0])
-def test_grey_stays_grey(grey: float) -> None:
-    images = torch.full((16, 3, 8, 8), grey)
-    output, _ = color_jitter.build(**EXTREME)(images, distributions(16), seeded(2))
-    assert (output.amax(dim=1) - output.amin(dim=1)).max() < 1e-6
-
-
-def test_strengths_of_zero_change_nothing() -> None:
-    images = photographs(32, 40)
-    assert torch.equal(color_jitter.build()(images, distributions(32), seeded(0))[0], images)
-
-
-def test_an_image_does_not_depend_on_its_neighbours() -> None:
-    images = photographs(64, 40)
-    jitter = color_jitter.build(**PROTOCOL)
-    parameters = jitter.draw(64, *images.shape[-2:], seeded(4))
-    together = jitter.apply(images, parameters)
-    for i in range(0, 64, 7):
-        fields = (parameters.brightness, parameters.contrast, parameters.saturation, parameters.hue, parameters.order)
-        alone = jitter.apply(images[i : i + 1], ColorJitterParameters(*(field[i : i + 1] for field in fields)))
-        assert (together[i] - alone[0]).abs().max() < 2e-6
-
-
-@pytest.mark.parametrize("strengths", [PROTOCOL, EXTREME, {**PROTOCOL, "brightness": 3.0}])
-def test_draws_are_uniform_over_torchvisions_ranges(strengths: dict[str, float]) -> None:
-    n = 20_000
-    parameters = color_jitter.build(**strengths).draw(n, 8, 8, seeded(0))
-    theirs = TorchvisionColorJitter(**strengths)
-    for name in ("brightness", "contrast", "saturation", "hue"):
-        low, high = getattr(theirs, name)
-        drawn = getattr(parameters, name).double()
-        assert low - 1e-6 <= drawn.min()
-        assert drawn.max() <= high + 1e-6
-        # Kolmogorov-Smirnov distance from the uniform distribution; 1.95 / sqrt(n) is passed once in a thousand.
-        ranks = (torch.arange(n) + 0.5) / n
-        assert (((drawn.sort().values - low) / (high - low)) - ranks).abs().max() < 1.95 / math.sqrt(n)
-    drawn = torch.stack((parameters.brightness, parameters.contrast, parameters.saturation, parameters.hue))
-    assert (torch.corrcoef(drawn) - torch.eye(4)).abs().max() < 0.03
-
-
-def test_every_order_is_equally_likely() -> None:
-    n = 24_000
-    order = color_jitter.build(**PROTOCOL).draw(n, 8, 8, seeded(0)).order
-    assert torch.equal(order.sort(dim=1).values, torch.arange(4).expand(n, 4))
-    counts = torch.unique(order, dim=0, return_counts=True)[1]
-    assert len(counts) == 24
-    # Chi-squared with 23 degrees of freedom exceeds 49.7 once in a thousand.
-    assert ((counts - n / 24) ** 2 / (n / 24)).sum() < 49.7
-
-
-# --- CutMix -----------------------------------------------------------------------------------------------------------
-
-
-def test_cutmix_by_hand() -> None:
-    images = torch.stack([torch.full((3, 4, 4), value) for value in (0.1, 0.2, 0.3)])
-    targets = torch.eye(3)
-    # lambda 3/4: a box of half the side, 2 x 2 pixels, around pixel (1, 2).
-    parameters = cutmix.clipped_box(0.75, (1, 2), (4, 4), torch.tensor([2, 0, 1]))
-    assert (parameters.top, parameters.bottom, parameters.left, parameters.right) == (0, 2, 1, 3)
-    assert parameters.kept == 0.75
-    transform = cutmix.build()
-    mixed, weights = transform.apply(images, parameters), transform.mix_targets(targets, parameters)
-    first = torch.tensor([[0.1, 0.3, 0.3, 0.1], [0.1, 0.3, 0.3, 0.1], [0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]])
-    assert torch.equal(mixed[0], first.expand(3, 4, 4))
-    assert torch.equal(mixed[1, 0, 0], torch.tensor([0.2, 0.1, 0.1, 0.2]))
-    assert torch.equal(mixed[2, 2, 3], torch.full((4,), 0.3))
-    assert torch.equal(weights, torch.tensor([[0.75, 0, 0.25], [0.25, 0.75, 0], [0, 0.25, 0.75]]))
-
-
-def test_a_box_cut_at_the_corner_gives_back_what_it_lost() -> None:
-    # lambda 3/4 asks for 4 x 4 of 8 x 8 pixels; around the corner pixel only 2 x 2 of them are inside.
-    corner = cutmix.clipped_box(0.75, (0, 0), (8, 8), torch.arange(2))
-    assert (corner.top, corner.bottom, corner.left, corner.right) == (0, 2, 0, 2)
-    assert corner.kept == 1 - 4 / 64
-    other = cutmix.clipped_box(0.75, (7, 7), (8, 8), torch.arange(2))
-    assert (other.top, other.bottom, other.left, other.right) == (5, 8, 5, 8)
-    assert other.kept == 1 - 9 / 64
-
-
-@pytest.mark.parametrize(("lam", "kept"), [(0.0, 0.0), (1.0, 1.0)])
-def test_all_or_nothing(lam: float, kept: float) -> None:
-    images, targets = photographs(4, 8), distributions(4)
-    permutation = torch.tensor([1, 2, 3, 0])
-    parameters = cutmix.clipped_box(lam, (4, 4), (8, 8), permutation)
-    assert parameters.kept == kept
-    transform = cutmix.build()
-    mixed, weights = transform.apply(images, parameters), transform.mix_targets(targets, parameters)
-    assert torch.equal(mixed, images if kept else images[permutation])
-    assert torch.equal(weights, targets if kept else targets[permutation])
-
-
-@pytest.mark.parametrize(("height", "width"), [(40, 40), (8, 8), (24, 33), (1, 1), (180, 200)])
-def test_lambda_is_the_share_of_pixels_kept(height: int, width: int) -> None:
-    n = 5
-    images = torch.arange(1.0, n + 1).view(n, 1, 1, 1).expand(n, 3, height, width) / n
-    targets = distributions(n)
-    transform = cutmix.build(alpha=1.0)
-    for seed in range(60):
-        parameters = transform.draw(n, height, width, seeded(seed))
-        mixed, weights = transform(images, targets, seeded(seed))
-        partner = parameters.permutation
-        assert torch.equal(partner.sort().values, torch.arange(n))
-        own = (mixed == images)[:, 0].double().mean(dim=(1, 2))
-        others = partner != torch.arange(n)
-        assert torch.equal(own[others], torch.full_like(own[others], parameters.kept))
-        assert torch.allclose(weights, parameters.kept * targets + (1 - parameters.kept) * targets[partner])
-        assert torch.allclose(weights.sum(dim=1), torch.ones(n))
-        # Every pixel is the image's own or its partner's.
-        assert ((mixed == images) | (mixed == images[partner])).all()
-
-
-@pytest.mark.parametrize("alpha", [0.01, 0.3, 1.0, 4.0, 1000.0])
-def test_lambda_has_the_moments_of_a_symmetric_beta(alpha: float) -> None:
-    n, generator = 8_000, seeded(0)
-    drawn = torch.tensor([cutmix.symmetric_beta(alpha, generator) for _ in range(n)], dtype=torch.float64)
-    assert drawn.min() >= 0
-    assert drawn.max() <= 1
-    variance = 1 / (4 * (2 * alpha + 1))
-    assert abs(drawn.mean().item() - 0.5) < 4 * math.sqrt(variance / n)
-    assert drawn.var().item() == pytest.approx(variance, rel=0.07)
-    kurtosis = 3 * (2 * alpha + 1) / (2 * alpha + 3)
-    assert ((drawn - 0.5) ** 4).mean().item() == pytest.approx(kurtosis * variance**2, rel=0.15)
-
-
-def test_lambda_is_uniform_at_alpha_one() -> None:
-    n, generator = 8_000, seeded(1)
-    drawn = torch.tensor([cutmix.symmetric_beta(1.0, generator) for _ in range(n)], dtype=torch.float64)
-    assert (drawn.sort().values - (torch.arange(n) + 0.5) / n).abs().max() < 1.95 / math.sqrt(n)
-
-
-def test_boxes_are_centred_everywhere_and_cut_at_the_border() -> None:
-    transform, generator = cutmix.build(alpha=1.0), seeded(0)
-    drawn = [transform.draw(2, 40, 40, generator) for _ in range(4_000)]
-    for box in drawn:
-        assert 0 <= box.top <= box.bottom <= 40
-        assert 0 <= box.left <= box.right <= 40
-        assert box.kept == (1600 - (box.bottom - box.top) * (box.right - box.left)) / 1600
-    cut = sum(box.top == 0 or box.left == 0 or box.bottom == 40 or box.right == 40 for box in drawn)
-    assert 0.5 < cut / len(drawn) < 1
-    # With side s and a uniform centre a side keeps s - s^2/4 on average; squared and averaged over a uniform lambda,
-    # E[(s - s^2/4)^2] = 1/2 - 1/5 + 1/48 of the image is replaced. Whole, even pixels make it a little less.
-    replaced = 1 - sum(box.kept for box in drawn) / len(drawn)
-    assert replaced == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.025)

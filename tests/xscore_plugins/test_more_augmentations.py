@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,20 +13,13 @@ from torchvision.transforms import autoaugment as reference_ranges
 from torchvision.transforms.v2 import MixUp
 from torchvision.transforms.v2 import functional as reference
 
-from tests.xscore_plugins.test_augmentations import distributions, photographs, seeded
+from tests.xscore_plugins.pictures import distributions, photographs, seeded
 from xscore_plugins.augmentations import augmix, cutmix, mixup, randaugment, random_erasing, random_resized_crop
 from xscore_plugins.augmentations._operations import GEOMETRIC, SIGNED, Step, apply_steps
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BILINEAR = InterpolationMode.BILINEAR
 LEVEL = 1 / 255
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def torchvision_step(image: torch.Tensor, step: Step) -> torch.Tensor:
