@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import math
 import statistics
 import tempfile
 import time
@@ -36,6 +37,7 @@ from harness.train.feeder import Feeder
 from harness.train.loop import Training
 from harness.train.pipeline import InputPipeline
 from harness.train.run import JobInProgress, Task, build_model
+from harness.train.save_timer import SaveTimer
 
 CPU = torch.device("cpu")
 Variant = Callable[[], contextlib.AbstractContextManager[object]]
@@ -111,7 +113,7 @@ def step_seconds(name: str, task: Task, count: int) -> float:
         run = JobInProgress(task, build_model(task), Found(None))
         watch = Stop(count + 2)
         with contextlib.suppress(loop.StoppedError):
-            run.training.fit(run.state, watch, lambda _: None, save_every=1e9)
+            run.training.fit(run.state, watch, lambda _: None, SaveTimer(math.inf))
     spans = [later - sooner for sooner, later in itertools.pairwise(watch.marks[2:])]
     return 1e3 * statistics.median(spans)
 

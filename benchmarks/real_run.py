@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from harness.train.checkpoint import Found
 from harness.train.environment import frozen_numerics, kept_memory
 from harness.train.pipeline import InputPipeline
 from harness.train.run import Built, JobInProgress, Task
+from harness.train.save_timer import SaveTimer
 
 SOME_EPOCH = 10  # past the warm-up
 SHORTEST_EPOCH = 5360 // 32
@@ -127,7 +129,7 @@ class RealRun:
         state.history.clear()
         with contextlib.suppress(StoppedError):
             self.clock.begin(steps)
-            self._run.training.fit(state, self.clock, lambda _: None, save_every=float("inf"))
+            self._run.training.fit(state, self.clock, lambda _: None, SaveTimer(math.inf))
         return self.clock
 
 

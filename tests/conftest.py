@@ -130,7 +130,7 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TINY_PLUGIN))
         patch.setenv("HARNESS_DATA", str(place / "data"))
-        patch.setattr("harness.train.loop.CHECKPOINT_PAUSE", 0.0)  # else epochs that are so short are not saved
+        patch.setattr("harness.train.save_timer.EPOCH_PAUSE", 0.0)  # else epochs that are so short are not saved
         for selection in (("tiny",), ("tiny2", "--dataset", "dots")):
             where = ("--registry", str(TINY_REGISTRY), "--runs", str(place / "runs"))
             assert run_command(["run", *selection, *where, "--in-process"]) == 0

@@ -10,6 +10,7 @@ from harness.cli import completion
 from harness.cli.options import grouped
 from harness.execute.resources import ResourceRequest, parse_duration
 from harness.train.options import RunOptions
+from harness.train.save_timer import SAVE_EVERY
 
 COMPILE_MODES = ("default", "reduce-overhead")  # those of harness.train.environment, which imports torch
 
@@ -82,7 +83,7 @@ _TRAINING = (
         "--checkpoint-every",
         "save_every",
         metavar="DURATION",
-        default="300s",
+        default=f"{SAVE_EVERY:g}s",
         show_default=True,
         help="Interval between checkpoints. One is also written at the end of an epoch, unless the last is under 10 s "
         "old.",

@@ -21,6 +21,7 @@ from harness.doctor.trial import TRAINING, Trial
 from harness.errors import CannotContinueError
 from harness.machine import existing_folder
 from harness.results.store import JobFolder, RunsFolder
+from harness.train.save_timer import SAVE_EVERY
 
 Say: TypeAlias = Callable[[str], object]
 
@@ -211,7 +212,7 @@ def _smallest_trial(examination: Examination, registry: Path | None, scratch: Pa
         data=str(scratch / "data"),
         device=find_device(examination.device).address,
         threads=threads_per_job(1, None, Timings()),
-        save_every=300.0,
+        save_every=SAVE_EVERY,
         epochs=_EPOCHS,
     )
 

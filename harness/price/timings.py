@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,10 +15,9 @@ from harness.cache import Cache, cache_folder
 from harness.fingerprint import hash_of
 from harness.machine import Device, bound_cores, thread_variables, torch_threads
 from harness.registry import RULES, Protocol
-from harness.train.schedule import CHECKPOINT_PAUSE
+from harness.train.save_timer import count_saves
 
 SCHEMA = 1
-_SAVE_EVERY = 300.0  # seconds between two checkpoints within an epoch
 
 
 @dataclass(frozen=True)
@@ -43,18 +41,8 @@ class Timing:
     def seconds(self, *, steps: int, epochs: int, test: int) -> float:
         """What a job's result will say: training of ``epochs`` x ``steps``, checkpoints, ``test`` images once."""
         training = epochs * steps * self.step
-        # Those within long epochs, those at the ends of epochs, and one before the test split is opened.
-        checkpoints = training // _SAVE_EVERY + epoch_ends_saved(epochs, steps * self.step)
+        checkpoints = count_saves(epochs, steps * self.step)
         return self.setup + training + checkpoints * self.checkpoint + test * self.image
-
-
-def epoch_ends_saved(epochs: int, seconds: float) -> int:
-    """At the ends of how many epochs, each of so many seconds, a run is saved: at the last one in any case.
-
-    >>> [epoch_ends_saved(100, seconds) for seconds in (60, 6, 0.01)]
-    [100, 50, 1]
-    """
-    return (epochs - 1) // math.ceil(CHECKPOINT_PAUSE / max(seconds, 1e-9)) + 1
 
 
 def mean_timing(timings: Iterable[Timing]) -> Timing:

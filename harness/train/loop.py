@@ -23,7 +23,8 @@ from harness.train.feeder import Batch, Feeder
 from harness.train.observe import Witness, applied_moments
 from harness.train.pipeline import InputPipeline
 from harness.train.profile import OFF, Clock, Phase
-from harness.train.schedule import CHECKPOINT_PAUSE, learning_rate
+from harness.train.save_timer import SaveTimer
+from harness.train.schedule import learning_rate
 from harness.train.seeds import derive_seed, generator
 
 _LARGEST_TEST_BATCH = 128
@@ -83,16 +84,15 @@ class Training:
         return len(self.train) // self.protocol.batch_size
 
     def fit(
-        self, state: TrainingState, watcher: Watcher, save: Callable[[TrainingState], None], *, save_every: float
+        self, state: TrainingState, watcher: Watcher, save: Callable[[TrainingState], None], timer: SaveTimer
     ) -> None:
         """Train from the state's position to the end of the last epoch.
 
         Args:
             state: Changed in place.
             watcher: Told of every step and epoch.
-            save: Called every ``save_every`` seconds, and at the end of an epoch unless the start or the last call was
-                moments ago. The end of the last one is left to the caller.
-            save_every: Seconds between checkpoints within an epoch.
+            save: Called when the timer says so. The caller saves the end of the last epoch.
+            timer: Decides when to save.
 
         Raises:
             TrainingError: a loss is not finite, naming epoch and step, or the logits have the wrong shape.
@@ -100,7 +100,7 @@ class Training:
         """
         self._tell_compilation(went_on=bool(state.epoch or state.step))
         with self.witness.watching(state.module, state.optimizer), compiled(state.module, self.compile_mode):
-            self._fit(state, watcher, save, save_every=save_every)
+            self._fit(state, watcher, save, timer)
 
     def _tell_compilation(self, *, went_on: bool) -> None:
         """Have the witness know of torch.compile, of runs that were compiled at times only, too."""
@@ -111,10 +111,9 @@ class Training:
         self.witness.see("compiled", self.compile_mode or "no")
 
     def _fit(
-        self, state: TrainingState, watcher: Watcher, save: Callable[[TrainingState], None], *, save_every: float
+        self, state: TrainingState, watcher: Watcher, save: Callable[[TrainingState], None], timer: SaveTimer
     ) -> None:
         feeder = Feeder(self.train, self.device)
-        saved = time.monotonic()
         while state.epoch < self.protocol.epochs:
             lr = learning_rate(state.epoch, self.protocol, self.lr_max)
             for group in state.optimizer.param_groups:
@@ -131,20 +130,20 @@ class Training:
                     state.step += 1
                     self.clock.step_finished()
                     stop = watcher.should_stop()
-                    if stop or time.monotonic() - saved >= save_every:
+                    if stop or timer.due():
                         state.epoch_seconds += time.monotonic() - clock
                         save(state)
-                        saved = clock = time.monotonic()
+                        timer.saved()
+                        clock = time.monotonic()
                     if stop:
                         raise StoppedError
             losses = state.losses.cpu()  # waits for the device, so the clock below has seen the whole epoch
             state.epoch_seconds += time.monotonic() - clock
             record = self._close_epoch(state, lr, losses)
-            left = self.protocol.epochs - state.epoch
-            worth_saving = left > 0 and time.monotonic() - saved >= min(CHECKPOINT_PAUSE, save_every)
+            worth_saving = state.epoch < self.protocol.epochs and timer.epoch_due()
             if worth_saving:
                 save(state)
-                saved = time.monotonic()
+                timer.saved()
             self.clock.epoch_finished()
             watcher.epoch_finished(record, saved=worth_saving)
 

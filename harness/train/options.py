@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.train.save_timer import SAVE_EVERY
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -20,7 +22,7 @@ class RunOptions:
 
     over_budget: frozenset[str] = frozenset()
     accept_cpu: bool = True
-    save_every: float = 300.0
+    save_every: float = SAVE_EVERY
     trackers: tuple[str, ...] = ()
     profile: bool = False
     compile_mode: str | None = None

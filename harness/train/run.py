@@ -30,6 +30,7 @@ from harness.train.options import RunOptions
 from harness.train.pipeline import build_pipeline
 from harness.train.profile import OFF, Clock, Phase
 from harness.train.provenance import describe_environment
+from harness.train.save_timer import SaveTimer
 from harness.train.schedule import learning_rate_peak
 
 
@@ -249,7 +250,7 @@ class JobInProgress:
 
     def train(self, watcher: Watcher) -> None:
         """Train from the position to the end, saving on the way; ``test`` saves the end itself."""
-        self.training.fit(self.state, watcher, self._save, save_every=self.task.options.save_every)
+        self.training.fit(self.state, watcher, self._save, SaveTimer(self.task.options.save_every))
 
     @property
     def mishaps(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the epoch, and how often a run is saved."""
+"""The learning rate as a pure function of the epoch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import math
 
 from harness.api import ModelSpec
 from harness.registry import Protocol
-
-CHECKPOINT_PAUSE = 10.0
-"""Seconds. An epoch that ends sooner after a checkpoint or the start is not worth one: it is as quickly done again."""
 
 
 def learning_rate(epoch: int, protocol: Protocol, lr_max: float) -> float:

@@ -19,6 +19,7 @@ from harness.train.environment import frozen_numerics, kept_memory
 from harness.train.loop import TrainingState, Watcher, seeded, to_layout
 from harness.train.observe import Witness
 from harness.train.run import Built, JobInProgress, Task, make_training
+from harness.train.save_timer import SaveTimer
 from harness.verify.checks import Check, Run
 
 if TYPE_CHECKING:
@@ -212,5 +213,5 @@ def repeat(task: Task, built: Built, start: Checkpoint | None, watcher: Watcher)
         warnings.simplefilter("ignore")
         run = JobInProgress(task, built, Found(start))
         with contextlib.suppress(StoppedError):
-            run.training.fit(run.state, watcher, lambda _: None, save_every=math.inf)
+            run.training.fit(run.state, watcher, lambda _: None, SaveTimer(math.inf))
         return run.state

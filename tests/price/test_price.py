@@ -8,8 +8,7 @@ import pytest
 
 from harness.api import Job
 from harness.price.price import JobPrice, Price, longest_first, makespan
-from harness.price.timings import Timing, epoch_ends_saved
-from harness.train.schedule import CHECKPOINT_PAUSE
+from harness.price.timings import Timing
 
 TIMING = Timing(build=0.5, setup=1.0, step=0.1, image=0.01, checkpoint=0.2)
 
@@ -23,19 +22,6 @@ def test_job_seconds_count_steps_checkpoints_and_evaluation() -> None:
     assert TIMING.seconds(steps=8, epochs=3, test=40) == pytest.approx(1 + 2.4 + 0.2 + 0.4)
     # An epoch of 1,000 s has three checkpoints within it, besides the one at its end.
     assert TIMING.seconds(steps=10_000, epochs=1, test=0) == pytest.approx(1 + 1000 + 0.2 * 4)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "seconds", "saved"), [(100, 60, 100), (100, 10, 100), (100, 6, 50), (5, 1, 1), (2, 1, 1), (1, 1, 1)]
-)
-def test_short_epochs_share_a_checkpoint(epochs: int, seconds: float, saved: int) -> None:
-    assert epoch_ends_saved(epochs, seconds) == saved
-    # As the loop decides it, by a clock that moves by an epoch at a time.
-    found, last = 0, 0.0
-    for epoch in range(1, epochs + 1):
-        if epoch == epochs or epoch * seconds - last >= CHECKPOINT_PAUSE:
-            found, last = found + 1, epoch * seconds
-    assert found == saved
 
 
 def test_makespan_is_that_of_longest_first() -> None:

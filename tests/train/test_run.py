@@ -15,7 +15,7 @@ import torch
 from harness.api import StoppedError
 from harness.errors import DatasetError, WrongUseError
 from harness.machine import resolve_device
-from harness.train import loop, run
+from harness.train import run
 from harness.train.checkpoint import Checkpoint, Found, find_checkpoint, load_checkpoint, spare_of
 from harness.train.run import Task, build_model, run_task, weights_hash
 from tests.training import Watch, train
@@ -142,7 +142,7 @@ def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_one_is(
         write(path, checkpoint, **how)
 
     monkeypatch.setattr(run, "save_checkpoint", noted)
-    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", pause)
+    monkeypatch.setattr("harness.train.save_timer.EPOCH_PAUSE", pause)
     task = task_of()
     train(task)
     assert saved == epochs
@@ -233,7 +233,7 @@ def test_stop_between_the_two_renames_goes_on_from_the_spare(task_of: Callable[.
 def test_spare_of_a_finished_run_is_a_position_to_repeat_its_end_from(
     task_of: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_PAUSE", 0.0)
+    monkeypatch.setattr("harness.train.save_timer.EPOCH_PAUSE", 0.0)
     task = task_of()
     whole = train(task)
     spare = load_checkpoint(spare_of(task.checkpoint), fingerprint=whole.result.fingerprint)
