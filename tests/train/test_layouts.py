@@ -11,7 +11,7 @@ STEPS = """
 import sys
 import torch
 from harness.catalog import discover
-from harness.fingerprint import build_module
+from harness.models import build_module
 from harness.train.loop import to_layout
 
 formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
