@@ -16,8 +16,10 @@ from harness.catalog import Offer
 from harness.errors import PluginError, one_line
 from harness.fingerprint import hash_of
 from harness.garbage import gc_paused
+from harness.macs import fvcore_nn
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -37,6 +39,29 @@ def architecture_digest(module: nn.Module) -> str:
     shapes = [[name, list(value.shape), value.requires_grad] for name, value in module.named_parameters()]
     buffers = [[name, list(value.shape)] for name, value in module.named_buffers()]
     return hash_of([structure, shapes, buffers])
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The size of a module, in single numbers.
+
+    Attributes:
+        trainable: Parameters that the optimiser changes; a budget is a number of these.
+        frozen: Parameters that need no gradient.
+        buffers: Numbers in buffers, such as running means. fvcore counts parameters alone.
+    """
+
+    trainable: int
+    frozen: int
+    buffers: int
+
+
+def count_parameters(module: nn.Module) -> Counts:
+    """Count a module's parameters with fvcore; a parameter that is used twice counts once."""
+    sizes = fvcore_nn().parameter_count(module)
+    trainable = sum(sizes[name] for name, parameter in module.named_parameters() if parameter.requires_grad)
+    buffers = sum(buffer.numel() for _, buffer in module.named_buffers())
+    return Counts(int(trainable), int(sizes[""] - trainable), buffers)
 
 
 @dataclass(frozen=True)
@@ -62,12 +87,13 @@ class Architectures:
         self._stamps: dict[str, list[object]] = {}
 
     def get(self, model: Offer[ModelSpec], num_classes: int) -> Architecture:
-        """Return what a model is, building it if need be.
+        """Return a model's architecture; build the model if no command has.
 
         Raises:
-            PluginError: it does not build, or something else than a module.
+            PluginError: as ``build_module``.
         """
-        key = hash_of([model.spec.name, num_classes, self._stamp(model.spec)])
+        # "fvcore" parts these entries from those of an earlier harness, which counted in another way.
+        key = hash_of(["fvcore", model.spec.name, num_classes, self._stamp(model.spec)])
         if key not in self._known:
             found = self._cache.get(key, Architecture) if self._remember else None
             self._known[key] = found or self._build(key, model, num_classes)
@@ -75,8 +101,7 @@ class Architectures:
 
     def _build(self, key: str, model: Offer[ModelSpec], num_classes: int) -> Architecture:
         module = build_module(model, num_classes)
-        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        built = Architecture(architecture_digest(module), parameters)
+        built = Architecture(architecture_digest(module), count_parameters(module).trainable)
         self._cache.put(key, built)
         return built
 
@@ -93,28 +118,100 @@ class Architectures:
 
 
 def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:
-    """Call a plugin's ``build``; it draws from torch's global generator.
+    """Build an installed model. Raises like ``build``."""
+    return build(model.spec, num_classes, f"The model '{model.spec.name}' of {model.owner}")
+
+
+def build(spec: ModelSpec, num_classes: int, called: str) -> nn.Module:
+    """Call a plugin's ``build``, which draws from torch's global generator, and check that the module can be trained.
+
+    Args:
+        spec: The model.
+        num_classes: The number of classes.
+        called: The name of the model at the start of an error's sentence.
 
     Raises:
-        PluginError: it failed, or returned something else than a module.
+        PluginError: it fails, returns something else than a module, or has parameters without a shape or none to train.
     """
     with gc_paused():
         from torch import nn
+        from torch.nn.parameter import is_lazy
 
+    expected = f"Expected build({num_classes}) to return a torch.nn.Module"
     try:
         with gc_paused():  # the first model of a process imports timm or another large library
-            module = model.spec.build(num_classes)
+            module = spec.build(num_classes)
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
         raise PluginError(
-            f"The model '{model.spec.name}' of {model.owner} does not build for {num_classes} classes: "
-            f"{one_line(error)}"
+            f"{called} does not build for {num_classes} classes: {one_line(error)}. {expected}."
         ) from error
     if not isinstance(module, nn.Module):
+        raise PluginError(f"{called} builds a {type(module).__name__} for {num_classes} classes. {expected}.")
+    lazy = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]
+    if lazy:
         raise PluginError(
-            f"The model '{model.spec.name}' of {model.owner} builds a {type(module).__name__}, "
-            "expected a torch.nn.Module."
+            f"{called} has parameters without a shape at {num_classes} classes: {', '.join(lazy)}. Expected every "
+            "parameter to be ready after build; run the model once on zeros inside build, or avoid lazy modules."
         )
+    if not any(parameter.requires_grad for _, parameter in module.named_parameters()):
+        raise PluginError(f"{called} has no trainable parameters at {num_classes} classes: nothing to train.")
     return module
+
+
+def differs(logits: object, images: int, num_classes: int) -> str:
+    """Describe a model's output where it is not one float32 tensor (images, num_classes); empty where it is."""
+    import torch
+
+    if not isinstance(logits, torch.Tensor):
+        return f"a {type(logits).__name__}"
+    if tuple(logits.shape) != (images, num_classes) or logits.dtype != torch.float32:
+        return f"a {str(logits.dtype).removeprefix('torch.')} tensor of shape {tuple(logits.shape)}"
+    return ""
+
+
+def deploy(spec: ModelSpec, module: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Re-parameterise a module, and check that the copy computes the same and the module is as it was.
+
+    Args:
+        spec: The model; it has ``deploy``.
+        module: As trained; it is left in evaluation mode.
+        images: The images (N, 3, H, W) that both are compared on.
+
+    Raises:
+        PluginError: it fails, changes the module that it is given, or computes something else.
+    """
+    import torch
+    from torch import nn
+
+    assert spec.deploy is not None
+    with torch.no_grad():
+        expected = module.eval()(images)
+        before = _state(module)
+        try:
+            deployed = spec.deploy(module)
+            if not isinstance(deployed, nn.Module):
+                raise TypeError(f"deploy returned a {type(deployed).__name__}, expected a torch.nn.Module")
+            found = deployed.eval()(images)
+        except Exception as error:
+            raise PluginError(f"Model '{spec.name}' cannot be deployed: {one_line(error)}.") from error
+    after = _state(module)
+    if list(before) != list(after) or any(
+        grad != after[name][0] or not torch.equal(value, after[name][1]) for name, (grad, value) in before.items()
+    ):
+        raise PluginError(f"Model '{spec.name}': deploy changes the model that it is given, expected it to use a copy.")
+    scale = float(expected.abs().max())
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0.0, atol=1e-3 * scale):
+        raise PluginError(
+            f"Model '{spec.name}': the deployed model computes something else than the trained one: different logits "
+            "for the same images. Expected them equal to a thousandth of the largest; deploy may merge branches alone."
+        )
+    return deployed
+
+
+def _state(module: nn.Module) -> dict[str, tuple[bool, torch.Tensor]]:
+    """Return whether each parameter and buffer needs a gradient, and a copy of its values."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: (value.requires_grad, value.detach().clone()) for name, value in tensors.items()}
 
 
 def source_stamp(spec: ModelSpec) -> list[object]:

@@ -11,16 +11,8 @@ import msgspec
 
 from harness.catalog import Catalog
 from harness.errors import RegistryError, WrongUseError, unknown_name
-from harness.registry import (
-    Ablation,
-    AugmentationUse,
-    Benchmark,
-    Protocol,
-    Suite,
-    check_protocol,
-    convert,
-    read_toml,
-)
+from harness.registry import Ablation, AugmentationUse, Benchmark, Protocol, Suite, check_protocol
+from harness.toml_file import convert, read_toml
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _UNEXECUTED = ("name", "title", "accelerator")

@@ -1,12 +1,11 @@
-"""registry.toml -> Benchmark: protocols, budget, suites, anchors and published table, validated, typed and frozen."""
+"""registry.toml -> Benchmark: protocols, budgets, suites, anchors and published table, validated, typed and frozen."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -15,18 +14,22 @@ import msgspec
 from msgspec import Meta
 
 from harness.errors import RegistryError, WrongUseError, unknown_name
+from harness.toml_file import convert, read_toml
 
 SCHEMA = 1
+STANDARD_BUDGET = "2.5M"
+"""The budget of a suite that names none, and of every registry and every result from before budgets had names."""
 RULES = 1
 """Version of the meaning that code gives to a protocol's numbers; part of every protocol digest. Raise it whenever the
 same numbers would be executed differently."""
 
-_CHOICES = {"at": ("stored", "input"), "optimizer": ("adam",), "precision": ("fp32",)}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _T = TypeVar("_T")
 _Positive: TypeAlias = Annotated[int, Meta(gt=0)]
 _Rate: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
 _Share: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 _Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
+Verdict: TypeAlias = Literal["within", "over", "under"]
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,11 +78,15 @@ class Protocol(_Strict, frozen=True):
 
 
 class Suite(_Strict, frozen=True):
-    """A named set of data sets under one protocol. ``anchors`` is None where the suite's own extrema normalise."""
+    """A named set of data sets under one protocol and one budget.
+
+    ``anchors`` is None where the suite's own extrema normalise.
+    """
 
     title: str
     protocol: str
     datasets: Annotated[tuple[str, ...], Meta(min_length=1)]
+    budget: str = STANDARD_BUDGET
     anchors: str | None = None
     name: str = ""
 
@@ -118,13 +125,57 @@ class AnchorTable(_Strict, frozen=True):
 
 
 class Budget(_Strict, frozen=True):
-    """The parameter budget: trainable, as trained, head included, within ``tolerance`` at every class count.
-
-    Multiply-adds are stated for one image of ``macs_resolution`` pixels a side and ``macs_classes`` classes.
-    """
+    """A budget of trainable parameters: as trained, head included, within ``tolerance`` at every class count."""
 
     parameters: _Positive
     tolerance: _Share
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.parameters:,} trainable parameters, plus or minus {self.tolerance:.0%})"
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The smallest and the largest number of parameters that are within the budget."""
+        # Rounded, since 2_500_000 * (1 + 0.1) is a hair above 2_750_000 in floating point.
+        return round(self.parameters * (1 - self.tolerance)), round(self.parameters * (1 + self.tolerance))
+
+    @property
+    def limit(self) -> int:
+        """The largest number of parameters that is within the budget."""
+        return self.bounds[1]
+
+    def verdict(self, counts: Iterable[int]) -> Verdict:
+        """Judge a model by its parameters at every class count: over if any is over, else under if any is under."""
+        counts = list(counts)
+        low, high = self.bounds
+        if max(counts) > high:
+            return "over"
+        return "under" if min(counts) < low else "within"
+
+    def excess(self, model: str, counts: Mapping[int, int]) -> str:
+        """Return a sentence about the first class count at which a model is over the budget; empty if there is none.
+
+        Args:
+            model: The model's name.
+            counts: Its trainable parameters by number of classes.
+        """
+        for classes, count in counts.items():
+            if self.verdict([count]) == "over":
+                return (
+                    f"{model} has {count:,} trainable parameters at {classes} classes; the limit is {self.limit:,} "
+                    f"(budget {self.name}: {self.parameters:,} + {self.tolerance:.0%})."
+                )
+        return ""
+
+
+class Counting(_Strict, frozen=True):
+    """The sizes at which models are counted where no suite is named.
+
+    Parameters are counted at every number of ``classes``; multiply-adds for one image of ``macs_resolution`` pixels a
+    side and ``macs_classes`` classes.
+    """
+
     classes: Annotated[tuple[_Positive, ...], Meta(min_length=1)]
     macs_resolution: _Positive
     macs_classes: _Positive
@@ -133,9 +184,11 @@ class Budget(_Strict, frozen=True):
 class _File(_Strict, frozen=True):
     schema: int
     default_suite: str
-    budget: dict[str, Any]
     protocols: dict[str, dict[str, Any]]
     suites: dict[str, dict[str, Any]]
+    budgets: dict[str, dict[str, Any]] = {}
+    counting: dict[str, Any] | None = None
+    budget: dict[str, Any] | None = None
     datasets: dict[str, dict[str, Any]] = {}
     anchors: dict[str, dict[str, Any]] = {}
     published: dict[str, Any] | None = None
@@ -169,7 +222,8 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     default_suite: str
-    budget: Budget
+    budgets: Mapping[str, Budget]
+    counting: Counting
     protocols: Mapping[str, Protocol]
     suites: Mapping[str, Suite]
     datasets: Mapping[str, DatasetFacts]
@@ -184,6 +238,15 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     def protocol(self, name: str) -> Protocol:
         """Return a protocol. Raises WrongUseError for an unknown name."""
         return _look_up("protocol", name, self.protocols)
+
+    def find_budget(self, name: str) -> Budget:
+        """Return a budget. Raises WrongUseError for an unknown name."""
+        return _look_up("budget", name, self.budgets)
+
+    @property
+    def budget(self) -> Budget:
+        """The standard budget."""
+        return self.find_budget(STANDARD_BUDGET)
 
     def anchor_table(self, name: str) -> AnchorTable:
         """Return a set of anchors. Raises WrongUseError for an unknown name."""
@@ -216,10 +279,12 @@ def load_benchmark(path: Path | None = None) -> Benchmark:
         name: msgspec.structs.replace(convert(table, Suite, path, f"suites.{name}"), name=name)
         for name, table in file.suites.items()
     }
+    budgets, counting = _budgets(file, path)
     benchmark = Benchmark(
         path=str(path),
         default_suite=file.default_suite,
-        budget=convert(file.budget, Budget, path, "budget"),
+        budgets=budgets,
+        counting=counting,
         protocols=protocols,
         suites=suites,
         datasets={
@@ -232,46 +297,27 @@ def load_benchmark(path: Path | None = None) -> Benchmark:
     return benchmark
 
 
-def read_toml(path: Path, kind: str, advice: str) -> dict[str, Any]:
-    """Read a TOML file. Raises RegistryError with what is wrong with it, and the advice where there is none."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RegistryError(f"There is no {kind} {path}. {advice}") from None
-    except OSError as error:
-        raise RegistryError(f"The {kind} {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise RegistryError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RegistryError(f"{path} is not valid TOML: {error}.") from error
-
-
-def convert(value: object, kind: type[_T], path: Path, key: str) -> _T:
-    """Turn what was read into a typed value. Raises RegistryError with file, key, what was found and expected."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        problem, _, where = str(error).partition(" - at `$")
-        location = (key + where.rstrip("`")).lstrip(".") or "the top level"
-        found = _found(value, where.rstrip("`"))
-        hint = f" (known: {', '.join(_known(kind))})" if "unknown field" in problem else ""
-        last = location.rpartition(".")[2]
-        if "enum" in problem and last in _CHOICES:
-            problem = f"expected one of {', '.join(map(repr, _CHOICES[last]))}"
-        raise RegistryError(f"{path}: {location}: {problem[0].lower()}{problem[1:]}{found}{hint}.") from error
-
-
-def _known(kind: type) -> list[str]:
-    return [field.name for field in msgspec.structs.fields(kind)] if issubclass(kind, msgspec.Struct) else []
-
-
-def _found(value: object, where: str) -> str:
-    """Say what stands at a place such as ``.betas[1]``; nothing where msgspec leaves the key of a table out."""
-    for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", where):
-        if index == "...":
-            return f", found {value!r}"
-        value = value[name] if isinstance(value, dict) else value[int(index)]  # type: ignore[index]
-    return f", found {value!r}" if where else ""
+def _budgets(file: _File, path: Path) -> tuple[dict[str, Budget], Counting]:
+    """Read ``[budgets]`` and ``[counting]``, or the old form of both: one ``[budget]`` without a name."""
+    if file.budget is not None:
+        if file.budgets or file.counting is not None:
+            raise RegistryError(f"{path}: [budget] is the old form of [budgets] and [counting]. Keep one form.")
+        sizes = {key: file.budget[key] for key in Counting.__struct_fields__ if key in file.budget}
+        budget = convert({k: v for k, v in file.budget.items() if k not in sizes}, Budget, path, "budget")
+        named = {STANDARD_BUDGET: msgspec.structs.replace(budget, name=STANDARD_BUDGET)}
+        return named, convert(sizes, Counting, path, "budget")
+    if not file.budgets or file.counting is None:
+        lacking = "[counting]" if file.budgets else "[budgets]"
+        raise RegistryError(f"{path}: it has no {lacking}. Expected both, as in {shipped_registry()}.")
+    named = {}
+    for name, table in file.budgets.items():
+        if not _NAME.fullmatch(name):
+            raise RegistryError(
+                f"{path}: budgets: the name {name!r} would be part of a folder's name. Expected letters, digits, dots, "
+                "hyphens and underscores."
+            )
+        named[name] = msgspec.structs.replace(convert(table, Budget, path, f'budgets."{name}"'), name=name)
+    return named, convert(file.counting, Counting, path, "counting")
 
 
 def _anchors(name: str, table: dict[str, Any], path: Path) -> AnchorTable:
@@ -297,10 +343,18 @@ def _check_references(benchmark: Benchmark, path: Path) -> None:
         )
     for name, protocol in benchmark.protocols.items():
         check_protocol(protocol, f'{path}: protocols."{name}"')
+        if "@" in name:
+            raise RegistryError(
+                f"{path}: protocols: the name {name!r} holds '@', which joins a protocol and a budget in the name of a "
+                "folder. Choose another name."
+            )
     for name, suite in benchmark.suites.items():
         if suite.protocol not in benchmark.protocols:
             text = unknown_name("protocol", suite.protocol, benchmark.protocols)
             raise RegistryError(f"{path}: suites.{name}.protocol: {text}")
+        if suite.budget not in benchmark.budgets:
+            text = unknown_name("budget", suite.budget, benchmark.budgets)
+            raise RegistryError(f"{path}: suites.{name}.budget: {text}")
         if len(set(suite.datasets)) != len(suite.datasets):
             named = ", ".join(suite.datasets)
             raise RegistryError(f"{path}: suites.{name}.datasets names a data set twice: {named}.")

@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from harness.api import ModelSpec
-from harness.budget import BudgetReport, check_budget, count_parameters
+from harness.budget import BudgetReport, check_budget
 from harness.errors import BudgetError
 from harness.macs import estimate_macs, measure_macs
-from harness.registry import Budget
+from harness.models import count_parameters
+from harness.registry import Budget, Counting
 from tests.xscore_plugins.test_models import CLASSES, COUNTS, DEPLOYED, spec_of
 
-REFERENCE = Budget(parameters=2_500_000, tolerance=0.10, classes=CLASSES, macs_resolution=224, macs_classes=100)
-SMALL = Budget(parameters=1000, tolerance=0.10, classes=(2, 3), macs_resolution=16, macs_classes=3)
+REFERENCE = Budget(parameters=2_500_000, tolerance=0.10, name="2.5M")
+SMALL = Budget(parameters=1000, tolerance=0.10, name="1k")
 
 # fvcore's total, convolutions and products only, and torch's count, in millions, at 224 x 224 and 100 classes.
 MACS = {
@@ -45,13 +46,21 @@ UNCOUNTED = {
 }
 
 
+def reference(*classes: int) -> Counting:
+    return Counting(classes=classes, macs_resolution=224, macs_classes=100)
+
+
+def at(*classes: int) -> Counting:
+    return Counting(classes=classes, macs_resolution=16, macs_classes=3)
+
+
 def millions(count: int | None) -> float | None:
     return None if count is None else round(count / 1e6, 1)
 
 
 @pytest.mark.parametrize("name", MACS)
 def test_macs_of_the_reference_models(name: str) -> None:
-    report = check_budget(spec_of(name), REFERENCE, [100])
+    report = check_budget(spec_of(name), REFERENCE, reference(100))
     assert (millions(report.macs), millions(report.macs_multiply), millions(report.torch_flops)) == MACS[name]
     assert report.macs_multiply is not None
     assert report.torch_flops == 2 * report.macs_multiply
@@ -64,7 +73,7 @@ def test_macs_of_the_reference_models(name: str) -> None:
 
 @pytest.mark.parametrize("name", MACS)
 def test_reference_models_are_within_budget_at_every_class_count(name: str) -> None:
-    report = check_budget(spec_of(name), REFERENCE, CLASSES, macs=False)
+    report = check_budget(spec_of(name), REFERENCE, reference(*CLASSES), macs=False)
     assert tuple(report.parameters.values()) == COUNTS[name]
     assert report.verdict == "within"
     assert report.macs is None
@@ -161,7 +170,7 @@ def test_same_padding_is_counted() -> None:
 
 
 def test_uncounted_real_work_is_named() -> None:
-    report = check_budget(small(lambda classes: Tokens(Recurrent(), classes)), SMALL, [3])
+    report = check_budget(small(lambda classes: Tokens(Recurrent(), classes)), SMALL, at(3))
     assert report.uncounted_operators["lstm"] == 1
     assert any("lstm" in note and "lower bound" in note for note in report.notes)
 
@@ -186,7 +195,7 @@ def test_measuring_leaves_torch_as_it_was(capfd: pytest.CaptureFixture[str]) -> 
     torch.manual_seed(7)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_budget(small(lambda classes: Tokens(MultiHead(need_weights=False), classes)), SMALL, [3])
+        check_budget(small(lambda classes: Tokens(MultiHead(need_weights=False), classes)), SMALL, at(3))
     assert torch.equal(torch.rand(1), expected)
     assert kernels() == before
     assert torch.is_grad_enabled()
@@ -214,7 +223,7 @@ def pooled(width: int) -> Callable[[int], nn.Module]:
     ],
 )
 def test_verdict(width: int, classes: tuple[int, ...], verdict: str) -> None:
-    report = check_budget(small(pooled(width)), SMALL, classes, macs=False)
+    report = check_budget(small(pooled(width)), SMALL, at(*classes), macs=False)
     assert report.parameters == {count: 4 * width + (width + 1) * count for count in classes}
     assert report.verdict == verdict
 
@@ -222,10 +231,10 @@ def test_verdict(width: int, classes: tuple[int, ...], verdict: str) -> None:
 def test_limit_itself_is_within() -> None:
     def build(classes: int) -> nn.Module:
         model = pooled(100)(classes)
-        model.register_parameter("rest", nn.Parameter(torch.zeros(1100 - count_parameters(model))))
+        model.register_parameter("rest", nn.Parameter(torch.zeros(1100 - count_parameters(model).trainable)))
         return model
 
-    report = check_budget(small(build), SMALL, [2, 3])
+    report = check_budget(small(build), SMALL, at(2, 3))
     assert report.limit == 1100
     assert set(report.parameters.values()) == {1100}
     assert report.verdict == "within"
@@ -237,13 +246,13 @@ def test_frozen_parameters_are_shown() -> None:
         next(iter(model.parameters())).requires_grad_(False)
         return model
 
-    report = check_budget(small(build), SMALL, [3], macs=False)
-    assert report.frozen == 300
+    report = check_budget(small(build), SMALL, at(3), macs=False)
+    assert report.frozen == {3: 300}
     assert report.parameters[3] == 703 - 300
 
 
 def test_row_has_the_contracts_keys_first_and_is_json() -> None:
-    report = check_budget(small(pooled(100), deploy=lambda model: model), SMALL, [2, 3])
+    report = check_budget(small(pooled(100), deploy=lambda model: model), SMALL, at(2, 3))
     row = report.as_row()
     assert list(row)[:6] == ["model", "parameters", "macs", "budget", "tolerance", "verdict"]
     assert row["deployed"] == 703
@@ -308,7 +317,7 @@ OFFENDERS: dict[str, tuple[Callable[[int], Any], tuple[str, ...]]] = {
 def test_offenders_are_refused_with_a_sentence(offender: str) -> None:
     build, expected = OFFENDERS[offender]
     with pytest.raises(BudgetError) as caught:
-        check_budget(small(build), SMALL, [2, 3])
+        check_budget(small(build), SMALL, at(2, 3))
     assert str(caught.value).startswith("Model 'mynet'")
     for part in expected:
         assert part in str(caught.value)
@@ -317,7 +326,7 @@ def test_offenders_are_refused_with_a_sentence(offender: str) -> None:
 def test_unstable_architecture_is_refused() -> None:
     widths = iter(range(4, 100))
     with pytest.raises(BudgetError, match="in one build for 3 classes and"):
-        check_budget(small(lambda classes: pooled(next(widths))(classes)), SMALL, [2, 3])
+        check_budget(small(lambda classes: pooled(next(widths))(classes)), SMALL, at(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -331,7 +340,7 @@ def test_unstable_architecture_is_refused() -> None:
 )
 def test_deploy_that_does_not_hold_is_refused(deploy: Callable[[nn.Module], Any], expected: str) -> None:
     with pytest.raises(BudgetError, match=expected):
-        check_budget(small(pooled(100), deploy=deploy), SMALL, [3])
+        check_budget(small(pooled(100), deploy=deploy), SMALL, at(3))
 
 
 def test_a_model_whose_macs_cannot_be_counted_still_has_a_verdict() -> None:
@@ -340,7 +349,7 @@ def test_a_model_whose_macs_cannot_be_counted_still_has_a_verdict() -> None:
             raise RuntimeError("no single images here")
         return logits
 
-    report = check_budget(small(wrapped(change)), SMALL, [3])
+    report = check_budget(small(wrapped(change)), SMALL, at(3))
     assert report.macs is None
     assert report.verdict == "under"
     assert any("no single images here" in note for note in report.notes)

@@ -15,6 +15,8 @@ from tests.support import FILES
 pytestmark = pytest.mark.portable
 
 SHIPPED = shipped_registry().read_text(encoding="utf-8")
+OLD_REGISTRY = Path(__file__).parent / "files" / "f6f7df7" / "registry.toml"
+OLD = OLD_REGISTRY.read_text(encoding="utf-8")
 
 BAD = [
     ("epochs = 100", "epochs = -1", r'protocols\."xscore-1\.0"\.epochs: expected `int` >= 1, found -1'),
@@ -40,19 +42,95 @@ BAD = [
     ('["cifar10", "ham10000",', '["cifar10", "cifar10",', r"suites\.xscore4\.datasets names a data set twice"),
     ("schema = 1", "schema = 2", r"schema is 2, expected 1"),
     ("schema = 1", "schema = ", r"not valid TOML: .*line 5"),
+    ("[budgets]", "[badgets]", r"unknown field `badgets`"),
+    ("[budgets]", "[budget]", r"\[budget\] is the old form of \[budgets\] and \[counting\]"),
+    ("tolerance = 0.10", "tolerance = 10", r'budgets\."1M"\.tolerance: expected `float` < 1\.0, found 10'),
+    ("parameters = 5_000_000", "parameters = 0", r'budgets\."5M"\.parameters: expected `int` >= 1, found 0'),
+    ('"1M" = {', '"1@M" = {', r"budgets: the name '1@M' .*Expected letters, digits"),
+    ('"2.5M" = {', '"2M" = {', r"suites\.xscore7\.budget: There is no budget named '2\.5M'\..* Known: 1M, 2M, 5M"),
+    ('budget = "2.5M"', 'budget = "2.5"', r"suites\.xscore7\.budget: There is no budget named '2\.5'"),
+    ("macs_classes = 100", "", r"counting: .*missing required field `macs_classes`"),
+]  # fmt: skip
+OLD_BAD = [
     ("[budget]", "[badget]", r"unknown field `badget`"),
     ("tolerance = 0.10", "tolerance = 10", r"budget\.tolerance: expected `float` < 1\.0, found 10"),
-]  # fmt: skip
+    ("macs_classes = 100", "", r"budget: .*missing required field `macs_classes`"),
+    ("macs_classes", "mac_classes", r"budget: .*unknown field `mac_classes`"),
+]
 
 
 @pytest.mark.parametrize(("found", "replacement", "message"), BAD)
 def test_bad_registry_is_refused(found: str, replacement: str, message: str, tmp_path: Path) -> None:
-    assert found in SHIPPED
-    path = tmp_path / "my registry.toml"
-    path.write_text(SHIPPED.replace(found, replacement, 1), encoding="utf-8")
+    refuse(SHIPPED, found, replacement, message, tmp_path)
+
+
+@pytest.mark.parametrize(("found", "replacement", "message"), OLD_BAD)
+def test_bad_registry_of_the_old_form_is_refused(found: str, replacement: str, message: str, tmp_path: Path) -> None:
+    refuse(OLD, found, replacement, message, tmp_path)
+
+
+def refuse(text: str, found: str, replacement: str, message: str, folder: Path) -> None:
+    assert found in text
+    path = folder / "my registry.toml"
+    path.write_text(text.replace(found, replacement, 1), encoding="utf-8")
     with pytest.raises(RegistryError, match=message) as caught:
         load_benchmark(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("lacking", ["budgets", "counting"])
+def test_registry_without_budgets_or_counting_is_refused(lacking: str, tmp_path: Path) -> None:
+    before, _, rest = SHIPPED.partition(f"[{lacking}]\n")
+    path = tmp_path / "registry.toml"
+    path.write_text(before + rest.partition("\n\n")[2], encoding="utf-8")
+    with pytest.raises(RegistryError, match=rf"it has no \[{lacking}\]"):
+        load_benchmark(path)
+
+
+def test_protocol_whose_name_holds_an_at_sign_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text(SHIPPED.replace("pocket-1.0", "pocket@1"), encoding="utf-8")
+    with pytest.raises(RegistryError, match="'pocket@1' holds '@'"):
+        load_benchmark(path)
+
+
+def test_a_budget_is_one_line_of_the_registry(tmp_path: Path) -> None:
+    path = tmp_path / "registry.toml"
+    line = '"10M" = { parameters = 10_000_000, tolerance = 0.05 }'
+    path.write_text(SHIPPED.replace("[budgets]", f"[budgets]\n{line}"), encoding="utf-8")
+    budget = load_benchmark(path).find_budget("10M")
+    assert (budget.name, budget.parameters, budget.bounds) == ("10M", 10_000_000, (9_500_000, 10_500_000))
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ((2_250_000, 2_750_000), "within"),
+        ((2_249_999, 2_750_000), "under"),
+        ((2_250_000, 2_750_001), "over"),
+        ((1, 2_750_001), "over"),
+    ],
+)
+def test_verdict_of_a_budget(counts: tuple[int, ...], verdict: str) -> None:
+    budget = load_benchmark().find_budget("2.5M")
+    assert budget.bounds == (2_250_000, 2_750_000)
+    assert budget.verdict(counts) == verdict
+    excess = budget.excess("mynet", dict(zip((10, 100), counts, strict=True)))
+    assert bool(excess) == (verdict == "over")
+
+
+def test_excess_names_the_first_class_count_over_the_limit() -> None:
+    excess = load_benchmark().find_budget("1M").excess("mynet", {7: 1_000_000, 10: 1_100_001, 100: 1_200_000})
+    assert excess == (
+        "mynet has 1,100,001 trainable parameters at 10 classes; the limit is 1,100,000 (budget 1M: 1,000,000 + 10%)."
+    )
+
+
+def test_a_registry_of_the_old_form_has_one_budget(shipped: Benchmark) -> None:
+    old = load_benchmark(OLD_REGISTRY)
+    assert old.budgets == {"2.5M": shipped.find_budget("2.5M")}
+    assert old.counting == shipped.counting
+    assert {suite.budget for suite in old.suites.values()} == {"2.5M"}
 
 
 def test_unreadable_registry_is_refused(tmp_path: Path) -> None:
@@ -145,4 +223,6 @@ def test_unknown_names_get_a_suggestion(shipped: Benchmark) -> None:
         shipped.suite("pockett")
     with pytest.raises(WrongUseError, match=r"no protocol named 'xscore'"):
         shipped.protocol("xscore")
+    with pytest.raises(WrongUseError, match=r"no budget named '2M'. Did you mean '2.5M'|Did you mean '1M'"):
+        shipped.find_budget("2M")
     assert shipped.suite().name == "xscore4"

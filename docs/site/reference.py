@@ -192,18 +192,22 @@ def _comments_under_constants() -> dict[str, str]:
 def registry_page() -> str:
     """Return the page of the frozen benchmark's numbers, which code reads from ``registry.toml``."""
     benchmark = load_benchmark()
-    budget = benchmark.budget
     parts = [
         "# The registry\n",
         "What the shipped [`registry.toml`](../../registry.toml) says; "
         "[the protocol](../protocol.md) gives the reasons.\n",
-        f"The budget is {budget.parameters:,} trainable parameters, give or take {budget.tolerance:.0%}.\n",
-        "## Suites\n\n| suite | title | protocol | data sets | anchors |\n|---|---|---|---|---|",
+        "## Budgets\n\n| budget | trainable parameters | least | most |\n|---|---|---|---|",
+        *(
+            f"| `{name}` | {budget.parameters:,} | {budget.bounds[0]:,} | {budget.bounds[1]:,} |"
+            for name, budget in benchmark.budgets.items()
+        ),
+        "\n## Suites\n\n| suite | title | protocol | budget | data sets | anchors |\n|---|---|---|---|---|---|",
     ]
     for name, suite in benchmark.suites.items():
         mark = " (default)" if name == benchmark.default_suite else ""
         sets = ", ".join(f"`{one}`" for one in suite.datasets)
-        parts.append(f"| `{name}`{mark} | {suite.title} | `{suite.protocol}` | {sets} | {suite.anchors or 'its own'} |")
+        ruled = f"`{suite.protocol}` | `{suite.budget}`"
+        parts.append(f"| `{name}`{mark} | {suite.title} | {ruled} | {sets} | {suite.anchors or 'its own'} |")
     parts.append("\n## Protocols\n")
     for name, protocol in benchmark.protocols.items():
         parts.append(

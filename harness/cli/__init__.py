@@ -161,7 +161,7 @@ Start here:
 \b
 Your own model:
   pip install xscore-plugin-mynet
-  harness check-budget mynet              does it fit 2.5 M parameters?
+  harness check-budget mynet              does it fit the budget of parameters?
   harness run mynet --suite pocket
 
 Every command explains itself: harness COMMAND --help.""",

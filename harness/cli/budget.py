@@ -1,4 +1,4 @@
-"""``harness check-budget``: does a model fit 2.5 M parameters, and what does it compute?"""
+"""``harness check-budget``: does a model fit a budget of parameters, and what does it compute?"""
 
 from __future__ import annotations
 
@@ -6,61 +6,74 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
+from harness.catalog import Catalog
 from harness.cli import completion
-from harness.cli.options import format_option, load, registry_option, suite_option
+from harness.cli.options import budget_option, format_option, load, registry_option, suite_option
 from harness.cli.output import print_rows
 from harness.errors import BudgetError
 from harness.plan import dataset_facts, select_models
+from harness.registry import Benchmark, Counting
 
 
 @click.command("check-budget")
 @click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models)
 @click.option("--all", "all_models", is_flag=True, help="Every installed model.")
 @suite_option
+@budget_option
 @registry_option
 @format_option
 def check_budget(
-    models: tuple[str, ...], all_models: bool, suite: str | None, registry: Path | None, format_: str
+    models: tuple[str, ...],
+    all_models: bool,
+    suite: str | None,
+    budget: str | None,
+    registry: Path | None,
+    format_: str,
 ) -> int:
     """Count a model's trainable parameters and multiply-adds with fvcore, and judge them.
 
     Parameters are counted as trained, head included, at every class count of the benchmark, or of one suite with
-    --suite. Multiply-adds are those of one image of 224 x 224 pixels. Exits with 1 if a model is over the budget, does
-    not build, or does not return logits.
+    --suite. Multiply-adds are those of one image of 224 x 224 pixels. The budget is the suite's unless --budget names
+    another; 'harness list budgets' shows them. Exits with 1 if a model is over the budget, does not build, or does not
+    return logits.
 
     \b
     harness check-budget mynet
+    harness check-budget mynet --budget 5M
     harness check-budget --all --format markdown
     """
     benchmark, catalog = load(registry)
     chosen = select_models(catalog, models, all_models=all_models)
-    budget = benchmark.budget
-    class_counts = (
-        budget.classes
-        if suite is None
-        else sorted({dataset_facts(benchmark, catalog, name).classes for name in benchmark.suite(suite).datasets})
-    )
+    limits = benchmark.find_budget(budget or benchmark.suite(suite).budget)
+    counting = benchmark.counting if suite is None else _counting_of(benchmark, catalog, suite)
     from harness.budget import check_budget as check
 
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     for name in chosen:
         try:
-            report = check(catalog.model(name).spec, budget, class_counts)
+            report = check(catalog.model(name).spec, limits, counting)
         except BudgetError as error:
             failures.append(str(error))
             continue
         rows.append(report.as_row())
-    print_rows(rows, format_, columns=_columns(class_counts))
+    print_rows(rows, format_, columns=_columns(counting.classes))
     for row in rows if format_ == "table" else ():
         _explain(row)
     for failure in failures:
         click.echo(failure, err=True)
     over = [row["model"] for row in rows if row["verdict"] == "over"]
     if over:
-        click.echo(f"Over the budget of {budget.parameters:,} + {budget.tolerance:.0%}: {', '.join(over)}.", err=True)
+        click.echo(f"Over the budget {limits}: {', '.join(over)}.", err=True)
     return 1 if over or failures else 0
+
+
+def _counting_of(benchmark: Benchmark, catalog: Catalog, suite: str) -> Counting:
+    """Return the sizes for counting with the class counts of a suite's data sets."""
+    classes = {dataset_facts(benchmark, catalog, name).classes for name in benchmark.suite(suite).datasets}
+    return msgspec.structs.replace(benchmark.counting, classes=tuple(sorted(classes)))
 
 
 def _columns(class_counts: Any) -> dict[str, str]:

@@ -71,6 +71,7 @@ metrics = _of_catalog(lambda catalog: [(name, one.spec.title) for name, one in c
 trackers = _of_catalog(lambda catalog: [(name, one.spec.title) for name, one in catalog.trackers.items()])
 executors = _of_catalog(lambda catalog: [(name, one.spec.title) for name, one in catalog.executors.items()])
 suites = _of_benchmark(lambda benchmark: [(name, one.title) for name, one in benchmark.suites.items()])
+budgets = _of_benchmark(lambda benchmark: [(name, str(one)) for name, one in benchmark.budgets.items()])
 protocols = _of_benchmark(lambda benchmark: [(name, one.title) for name, one in benchmark.protocols.items()])
 anchors = _of_benchmark(lambda benchmark: [*((name, "") for name in benchmark.anchors), ("own", "the table's extrema")])
 devices = _completer(_devices)

@@ -142,11 +142,26 @@ def _suites(benchmark: Benchmark, _: Catalog, __: Path) -> _Rows:
             "name": name,
             "title": suite.title,
             "protocol": suite.protocol,
+            "budget": suite.budget,
             "datasets": list(suite.datasets),
             "anchors": suite.anchors,
             "default": name == benchmark.default_suite,
         }
         for name, suite in benchmark.suites.items()
+    ]
+
+
+def _budgets(benchmark: Benchmark, _: Catalog, __: Path) -> _Rows:
+    return [
+        {
+            "name": name,
+            "parameters": budget.parameters,
+            "tolerance": budget.tolerance,
+            "least": budget.bounds[0],
+            "most": budget.bounds[1],
+            "suites": [suite.name for suite in benchmark.suites.values() if suite.budget == name],
+        }
+        for name, budget in benchmark.budgets.items()
     ]
 
 
@@ -185,7 +200,8 @@ _KINDS: Mapping[str, tuple[Callable[[Benchmark, Catalog, Path], _Rows], tuple[st
     "datasets": (_datasets, ("name", "classes", "train", "test", "prepared", "megabytes", "fingerprint", "licence")),
     "augmentations": (_augmentations, ("name", "title", "distribution", "version")),
     "metrics": (_metrics, ("name", "title", "unit", "better", "distribution", "version")),
-    "suites": (_suites, ("name", "title", "protocol", "datasets", "anchors")),
+    "suites": (_suites, ("name", "title", "protocol", "budget", "datasets", "anchors")),
+    "budgets": (_budgets, ("name", "parameters", "tolerance", "least", "most", "suites")),
     "protocols": (_protocols, ("name", "input_size", "epochs", "batch_size", "lr_max", "digest", "title")),
     "plugins": (_plugins, ("plugin", "distribution", "version", "state", "offers", "reason")),
     "executors": (_executors, ("name", "title", "distribution", "version")),

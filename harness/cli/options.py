@@ -46,6 +46,12 @@ suite_option = click.option(
     shell_complete=completion.suites,
     help="A suite of data sets; 'harness list suites' shows them.",
 )
+budget_option = click.option(
+    "--budget",
+    metavar="BUDGET",
+    shell_complete=completion.budgets,
+    help="Another budget of parameters than the suite's; 'harness list budgets' shows them.",
+)
 runs_option = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),

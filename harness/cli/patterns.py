@@ -52,7 +52,7 @@ def patterns(models: tuple[str, ...], request: ResultRequest, association: bool,
     benchmark, catalog = workspace.benchmark, workspace.catalog
     from harness.patterns.describe import describe_models
 
-    described, failures = describe_models(catalog, models or catalog.models, benchmark.budget)
+    described, failures = describe_models(catalog, models or catalog.models, benchmark.counting)
     for failure in failures:
         click.echo(failure, err=True)
     if not described:

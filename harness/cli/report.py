@@ -152,7 +152,7 @@ def _patterns(benchmark: Benchmark, catalog: Catalog, board: Leaderboard, *, mea
 
     names = [row.model for row in board.models if row.model in catalog.models]
     try:
-        described, failures = describe_models(catalog, names, benchmark.budget)
+        described, failures = describe_models(catalog, names, benchmark.counting)
     except HarnessError as error:
         click.echo(f"Without patterns: {error}", err=True)
         return None

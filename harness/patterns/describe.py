@@ -11,9 +11,9 @@ from harness.cache import Cache, cache_folder
 from harness.catalog import Catalog, Offer
 from harness.errors import HarnessError, PluginError, one_line
 from harness.fingerprint import hash_of
-from harness.models import build_module, source_stamp
+from harness.models import build_module, count_parameters, source_stamp
 from harness.patterns.detect import RULES, Element, detect
-from harness.registry import Budget
+from harness.registry import Counting
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Described:
     Attributes:
         model: Its name.
         elements: The elements of Table 6 by name.
-        parameters: Trainable parameters at the budget's reference class count.
+        parameters: Trainable parameters at ``Counting.macs_classes``.
         macs: fvcore's multiply-adds per image at that class count; None where counting fails.
         note: The reason of the failure.
     """
@@ -45,7 +45,7 @@ def element_titles(described: Iterable[Described]) -> dict[str, str]:
     return {name: element.title for one in described for name, element in one.elements.items()}
 
 
-def describe_models(catalog: Catalog, names: Iterable[str], budget: Budget) -> tuple[list[Described], list[str]]:
+def describe_models(catalog: Catalog, names: Iterable[str], counting: Counting) -> tuple[list[Described], list[str]]:
     """Describe models; return them and a sentence for each model that does not build or run.
 
     Descriptions are cached for the user until the plugin's source files or fvcore change.
@@ -54,11 +54,12 @@ def describe_models(catalog: Catalog, names: Iterable[str], budget: Budget) -> t
     described, failures = [], []
     for name in names:
         offer = catalog.model(name)
-        key = hash_of([name, source_stamp(offer.spec), RULES, version("fvcore"), *_size(budget)])
+        # "fvcore" parts these entries from those of an earlier harness, which counted parameters in another way.
+        key = hash_of(["fvcore", name, source_stamp(offer.spec), RULES, version("fvcore"), *_size(counting)])
         one = cache.get(key, Described)
         if one is None:
             try:
-                one = _describe(offer, budget)
+                one = _describe(offer, counting)
             except HarnessError as error:
                 failures.append(str(error))
                 continue
@@ -68,21 +69,21 @@ def describe_models(catalog: Catalog, names: Iterable[str], budget: Budget) -> t
     return described, failures
 
 
-def _size(budget: Budget) -> tuple[int, int]:
-    return budget.macs_resolution, budget.macs_classes
+def _size(counting: Counting) -> tuple[int, int]:
+    return counting.macs_resolution, counting.macs_classes
 
 
-def _describe(offer: Offer[ModelSpec], budget: Budget) -> Described:
+def _describe(offer: Offer[ModelSpec], counting: Counting) -> Described:
     import torch
 
     from harness.macs import measure_macs
 
-    resolution, classes = _size(budget)
+    resolution, classes = _size(counting)
     name = offer.spec.name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = build_module(offer, classes)
-        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        parameters = count_parameters(module).trainable
         try:
             elements = detect(module, resolution)
         except Exception as error:

@@ -101,7 +101,7 @@ class _Finder:
         named = {name for suite in self.benchmark.suites.values() for name in suite.datasets}
         installed = {len(self.catalog.datasets[name].spec.classes) for name in named & set(self.catalog.datasets)}
         published = {facts.classes for facts in self.benchmark.datasets.values()}
-        return tuple(sorted({*self.benchmark.budget.classes, *published, *installed}))
+        return tuple(sorted({*self.benchmark.counting.classes, *published, *installed}))
 
     def _strengths(self, augmentation: str) -> tuple[dict[str, float], ...]:
         """Return the different strengths that protocols give to an augmentation; its defaults if none names it."""

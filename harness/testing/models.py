@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.api import ModelSpec
-from harness.errors import one_line
+from harness.errors import PluginError, one_line
+from harness.models import build, differs
 from harness.registry import Benchmark
 from harness.testing.rules import RAISED, Failed, Rule, Skipped, rule, shorten
 
@@ -29,8 +30,8 @@ class ModelCase:
 
     Attributes:
         spec: The model.
-        benchmark: The benchmark, with its resolutions and its budget.
-        class_counts: Every class count of the budget and of the known data sets.
+        benchmark: The benchmark, with its resolutions, its budgets and the sizes for counting.
+        class_counts: Every class count of ``benchmark.counting`` and of the known data sets.
     """
 
     spec: ModelSpec
@@ -53,16 +54,12 @@ class ModelCase:
     def build(self, seed: int = 0, classes: int = CLASSES) -> nn.Module:
         """Build the model from a seed. Raises Skipped if that fails, which ``model-builds`` reports."""
         import torch
-        from torch import nn
 
         torch.manual_seed(seed)
         try:
-            module = self.spec.build(classes)
-        except RAISED as error:
-            raise Skipped(f"it does not build for {classes} classes: {one_line(error)}.") from error
-        if not isinstance(module, nn.Module):
-            raise Skipped(f"it builds a {type(module).__name__}.")
-        return module
+            return build(self.spec, classes, f"Model '{self.spec.name}'")
+        except PluginError as error:
+            raise Skipped(str(error)) from error
 
     def logits(self, module: nn.Module, images: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """Return logits without gradients. Raises Skipped if there are none, which ``model-logits`` reports."""
@@ -101,17 +98,11 @@ def steady(case: ModelCase) -> nn.Module:
 @rule("model-builds")
 def builds(case: ModelCase) -> str:
     """Every data set has its own number of classes, and the harness builds the network for each."""
-    from torch import nn
-
     for classes in case.class_counts:
         try:
-            module = case.spec.build(classes)
-        except RAISED as error:
-            raise Failed(f"build({classes}) raised {one_line(error)}. Expected a torch.nn.Module.") from error
-        if not isinstance(module, nn.Module):
-            raise Failed(f"build({classes}) returned a {type(module).__name__}, expected a torch.nn.Module.")
-        if not any(parameter.requires_grad for parameter in module.parameters()):
-            raise Failed(f"build({classes}) has no trainable parameter: there is nothing to train.")
+            build(case.spec, classes, f"Model '{case.spec.name}'")
+        except PluginError as error:
+            raise Failed(str(error)) from error
     return f"at {', '.join(str(classes) for classes in case.class_counts)} classes"
 
 
@@ -130,13 +121,9 @@ def gives_logits(case: ModelCase) -> None:
                     logits = module(case.images(2))
             except RAISED as error:
                 raise Failed(f"at {classes} classes in {mode} mode it raised {one_line(error)}.") from error
-            found = (
-                f"{str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)}"
-                if isinstance(logits, torch.Tensor)
-                else f"a {type(logits).__name__}"
-            )
-            if found != f"float32 (2, {classes})":
-                raise Failed(f"two images in {mode} mode give {found}, expected float32 (2, {classes}).")
+            if found := differs(logits, 2, classes):
+                expected = f"expected a float32 tensor of shape (2, {classes})"
+                raise Failed(f"two images in {mode} mode give {found}, {expected}.")
 
 
 @rule("model-batches")

@@ -19,7 +19,7 @@ from harness.catalog import Catalog, Offer
 from harness.data.store import PreparedDataset, content_fingerprint, pixel_digest
 from harness.errors import DatasetError, TrainingError, one_line
 from harness.fingerprint import job_fingerprint
-from harness.models import architecture_digest, build_module
+from harness.models import architecture_digest, build_module, count_parameters
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
 from harness.train.deviations import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
@@ -98,7 +98,7 @@ def build_model(task: Task) -> Built:
             lr_max=lr_max,
             data=task.dataset.manifest.fingerprint,
         ),
-        parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        parameters=count_parameters(module).trainable,
     )
 
 

@@ -31,7 +31,6 @@ def check_fingerprint(run: Run) -> Iterator[Check]:
 def check_budget(run: Run) -> Iterator[Check]:
     """The parameters are those of the model, and within the budget unless the result is marked for good."""
     budget = run.workspace.benchmark.budget
-    limit = round(budget.parameters * (1 + budget.tolerance))
     claimed = run.result.parameters
     try:
         counted = run.identity[1]
@@ -41,13 +40,14 @@ def check_budget(run: Run) -> Iterator[Check]:
     else:
         yield compare("parameters", claimed, counted, "The model has another number of trainable parameters.")
     marked = run.result.over_budget
-    fine = counted <= limit or marked
-    detail = "It is over, and marked so." if counted > limit and marked else ""
+    over = budget.verdict([counted]) == "over"
+    fine = marked or not over
+    detail = "It is over, and marked so." if over and marked else ""
     yield Check(
         "budget",
         "ok" if fine else "failed",
         counted,
-        f"at most {limit:,}",
+        f"at most {budget.limit:,}",
         detail if fine else "The model is over the parameter budget, and the result is not marked so.",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.api import Cell
@@ -46,11 +46,11 @@ def survey_plan(workspace: Workspace, plan: Plan, *, brief: bool = False) -> Sur
     broken: dict[str, str] = {}
     for name in plan.models:
         try:
-            sentence = _budget_sentence(workspace, name, class_counts)
+            counts = {classes: workspace.architecture(name, classes).parameters for classes in class_counts}
         except PluginError as error:
             broken[name] = str(error)
         else:
-            if sentence:
+            if sentence := workspace.benchmark.budget.excess(name, counts):
                 over[name] = sentence
     cells = read_grid(workspace.runs, plan.jobs, workspace.fingerprint, brief=brief)
     workspace.architectures.save()
@@ -78,16 +78,3 @@ def class_counts_of(workspace: Workspace, plan: Plan) -> tuple[int, ...]:
         with contextlib.suppress(HarnessError):
             counts.append(workspace.facts(name).classes)
     return tuple(dict.fromkeys(counts))
-
-
-def _budget_sentence(workspace: Workspace, name: str, class_counts: Iterable[int]) -> str:
-    budget = workspace.benchmark.budget
-    limit = round(budget.parameters * (1 + budget.tolerance))
-    for classes in class_counts:
-        count = workspace.architecture(name, classes).parameters
-        if count > limit:
-            return (
-                f"{name} has {count:,} trainable parameters at {classes} classes; "
-                f"the limit is {limit:,} ({budget.parameters:,} + {budget.tolerance:.0%})."
-            )
-    return ""

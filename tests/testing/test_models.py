@@ -207,9 +207,9 @@ def model(build: Callable[[int], nn.Module] = Net, **changes: Any) -> ModelSpec:
 OFFENDERS = (
     Offender("model-builds", model(partial(raises_for_five, error=ValueError)), says="no weights for 5 classes"),
     Offender("model-builds", model(partial(raises_for_five, error=SystemExit)), says="SystemExit"),
-    Offender("model-builds", model(builds_a_list_for_five), says="returned a list"),
+    Offender("model-builds", model(builds_a_list_for_five), says="builds a list"),
     Offender("model-builds", model(freezes_for_five), says="no trainable parameter"),
-    Offender("model-logits", model(GivesDoubles), says="float64 (2, 4)"),
+    Offender("model-logits", model(GivesDoubles), says="float64 tensor of shape (2, 4)"),
     Offender("model-logits", model(GivesTuple), says="a tuple"),
     Offender("model-batches", model(DropsTheBatchAxis), says="a batch of 1 gives (10,)"),
     Offender("model-resolutions", model(OneSizeOnly), says="images of 20 x 20 pixels raised ValueError"),
