@@ -33,7 +33,7 @@ def test_test_files_are_not_opened_before_the_last_epoch_has_ended(task_of: Call
     listening = True
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if listening and event == "open" and "test." in os.path.basename(str(arguments[0])):  # noqa: PTH119
+        if listening and event == "open" and os.path.basename(str(arguments[0])).startswith("test."):  # noqa: PTH119
             opened.append((Path(str(arguments[0])).name, len(watch.records)))
 
     task = task_of()
