@@ -159,7 +159,7 @@ def test_what_is_needed_from_a_broken_plugin_quotes_its_failure(install: Callabl
         discover().model("othernet")
 
 
-def test_observer_that_raises_is_reported_and_the_others_are_called(install: Callable[..., Path]) -> None:
+def test_observer_that_raises_is_reported_and_others_called(install: Callable[..., Path]) -> None:
     source = """
         from harness.api import hookimpl
         seen = []

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.support import FILES, TINY_REGISTRY, Ran
+from tests.support import FILES, TINY_REGISTRY, Command, Ran, cell_folder, read_result
 
-Command = Callable[..., Ran]
 OLD = FILES / "f6f7df7"
-CELL = Path("tiny-1.0/tiny/dots/seed-0")
 SHORT = "short-48706837"
 
 
@@ -44,14 +40,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def result(runs: str | Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((Path(runs) / CELL / "result.json").read_text())
-    return content
-
-
 def environment(runs: str | Path) -> tuple[str, str, int]:
     """The parts of a run's environment that its bits depend on."""
-    found = result(runs)["environment"]
+    found = read_result(cell_folder(runs=runs))["environment"]
     return found["device_name"], found["versions"]["torch"], found["threads"]
 
 
@@ -150,11 +141,11 @@ def test_half_way_run_is_resumed_to_the_weights_of_an_uninterrupted_run(
 ) -> None:
     shutil.copytree(OLD / "half-way", "runs")
     if damaged:  # the spare, the end of the first epoch, then takes the place of the checkpoint
-        (Path("runs") / CELL / "checkpoint.pt").write_bytes(b"PK nonsense")
+        (cell_folder() / "checkpoint.pt").write_bytes(b"PK nonsense")
     for runs in ("runs", "whole"):
         arguments = ("run", "tiny", "--dataset", "dots", "--in-process", "--threads", "1")
         assert old_harness(*arguments, "--runs", runs).code == 0
-    resumed, whole, stored = result("runs"), result("whole"), result(OLD / "finished")
+    resumed, whole, stored = (read_result(cell_folder(runs=runs)) for runs in ("runs", "whole", OLD / "finished"))
     assert [(entry["epoch"], entry["step"]) for entry in resumed["interruptions"]] == [position]
     assert whole["interruptions"] == []
     assert resumed["executed"] == whole["executed"]
@@ -165,5 +156,5 @@ def test_half_way_run_is_resumed_to_the_weights_of_an_uninterrupted_run(
     else:
         # The stored steps were rounded by another kind of processor than this one, or by another torch.
         assert environment("whole") != environment(OLD / "finished")
-        ends = [torch.load(Path(runs) / CELL / "checkpoint.pt")["weights"] for runs in ("runs", "whole")]
+        ends = [torch.load(cell_folder(runs=runs) / "checkpoint.pt")["weights"] for runs in ("runs", "whole")]
         torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-4)

@@ -40,7 +40,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def test_a_derived_protocol_changes_what_it_says_and_nothing_else(tiny_benchmark: Benchmark) -> None:
+def test_derived_protocol_changes_only_what_it_names(tiny_benchmark: Benchmark) -> None:
     found = read(tiny_benchmark, SHORT)
     protocol, base = found.protocol("my protocol.toml"), tiny_benchmark.protocol("tiny-1.0")
     assert protocol.epochs == 2
@@ -153,7 +153,7 @@ def test_an_unknown_metric_is_refused(tiny_benchmark: Benchmark, tiny_catalog: C
         find_protocol(tiny_benchmark, tiny_catalog, RunsFolder(Path("runs")), path)
 
 
-def test_a_benchmark_with_a_users_protocol_travels_to_other_processes(tiny_benchmark: Benchmark) -> None:
+def test_benchmark_with_a_user_protocol_can_be_pickled(tiny_benchmark: Benchmark) -> None:
     found = read(tiny_benchmark, SHORT)
     copy = pickle.loads(pickle.dumps(found))
     assert copy == found

@@ -81,7 +81,7 @@ def test_a_name_on_the_line_is_not_offered_again() -> None:
     assert complete("harness run mobilenet mobile")[0] == {"mobileone", "mobilevit"}
 
 
-def test_completion_knows_plugins_and_keeps_quiet_about_noisy_and_broken_ones(
+def test_completion_lists_plugins_despite_noisy_and_broken_ones(
     harness: Command, install: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     install("noisy", "print('hello')\nfrom harness.api import ModelSpec, hookimpl\n" + _SPEC)

@@ -32,7 +32,7 @@ def test_display_shows_the_shares(
 
 
 @pytest.mark.parametrize(("columns", "broken"), [(100, True), (160, False)])
-def test_bar_shows_the_shares_in_a_line_of_their_own_where_it_is_narrow(
+def test_narrow_bar_shows_the_shares_on_a_line_of_their_own(
     tiny_benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, columns: int, broken: bool
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -124,7 +124,7 @@ def test_leaderboard_scores_complete_models_and_names_the_others(tiny_harness: C
     assert "gentle was trained with lr_max 0.0005" in ran.err
 
 
-def test_known_leakage_is_marked_on_the_leaderboard_and_in_the_report(tiny_harness: Command) -> None:
+def test_known_leakage_is_marked_on_leaderboard_and_report(tiny_harness: Command) -> None:
     tiny_harness("run", "tiny", "gentle")
     board = tiny_harness("leaderboard")
     assert "bars *" in board.out
@@ -172,7 +172,7 @@ def test_observers_see_the_run_and_cannot_harm_it(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_stopped_process_loses_nothing_and_the_next_one_goes_on(name: str, shell: Shell) -> None:
+def test_stopped_process_loses_nothing_and_is_resumed(name: str, shell: Shell) -> None:
     cell, registry = shell.cell("tiny"), long_registry(shell.folder)
     process = shell.start("run", "tiny", "--dataset", "dots", registry=registry)
     wait_until(lambda: len(lines_of(cell / "history.jsonl")) >= 5, process=process)
@@ -215,7 +215,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(mount)], check=True)
 
 
-def test_full_disk_ends_with_a_sentence_and_keeps_what_is_finished(tiny_harness: Command, small_disk: Path) -> None:
+def test_full_disk_ends_with_a_sentence_and_loses_no_result(tiny_harness: Command, small_disk: Path) -> None:
     options = ("--dataset", "dots", "--runs", str(small_disk))
     first = tiny_harness("run", "tiny", *options, "--format", "json")
     (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize - 4096))

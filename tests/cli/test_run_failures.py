@@ -25,7 +25,7 @@ def states(ran: Ran) -> dict[str, str]:
     return {f"{row['model']}/{row['dataset']}/{row['seed']}": row["state"] for row in ran.rows}
 
 
-def test_failed_job_is_recorded_and_the_rest_goes_on(tiny_harness: Command) -> None:
+def test_failed_job_is_recorded_and_stops_no_other(tiny_harness: Command) -> None:
     ran = tiny_harness("run", "diverging", "tiny", "--dataset", "dots", "--format", "json")
     assert ran.code == 1
     assert states(ran) == {"diverging/dots/0": "failed", "tiny/dots/0": "done"}
@@ -37,7 +37,7 @@ def test_failed_job_is_recorded_and_the_rest_goes_on(tiny_harness: Command) -> N
     assert "epoch 2 of 3, step 4 of 8" in status.rows[0]["detail"]
 
 
-def test_model_that_does_not_build_is_refused_and_the_rest_goes_on(tiny_harness: Command) -> None:
+def test_model_that_does_not_build_stops_no_other_job(tiny_harness: Command) -> None:
     ran = tiny_harness("run", "unbuildable", "tiny", "--dataset", "dots", "--format", "json")
     assert ran.code == 1
     assert states(ran) == {"unbuildable/dots/0": "failed", "tiny/dots/0": "done"}
@@ -61,7 +61,7 @@ def test_all_bad_data_sets_are_named_at_once(tiny_harness: Command) -> None:
     assert all(f"'{name}'" in ran.err for name in ("palette", "wrong_label", "short", "long", "raising"))
 
 
-def test_over_budget_is_refused_unless_allowed_and_marked_for_good(tiny_harness: Command) -> None:
+def test_over_budget_is_refused_unless_allowed_and_marked(tiny_harness: Command) -> None:
     refused = tiny_harness("run", "big", "--dataset", "dots")
     assert refused.code == 1
     assert "big has 2,072 trainable parameters at 4 classes; the limit is 390" in refused.err
@@ -104,7 +104,7 @@ def test_damaged_result_is_set_aside_redone_and_reported(tiny_harness: Command) 
     assert (aside / "result.json").read_text() == "{"
 
 
-def test_damaged_checkpoint_is_set_aside_and_training_starts_again(tiny_harness: Command) -> None:
+def test_damaged_checkpoint_is_set_aside_and_job_restarted(tiny_harness: Command) -> None:
     first = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
     hash_ = read_result(CELL)["weights_sha256"]
     (CELL / "result.json").unlink()

@@ -91,7 +91,7 @@ def test_published_takes_neither_anchors_nor_a_pocket_suite(pocket_harness: Comm
 # ------------------------------------------------------------------------------------------------------ measured runs
 
 
-def test_the_pocket_leaderboard_ranks_with_intervals_and_a_baseline(rows: Rows, pocket_runs: Path) -> None:
+def test_pocket_leaderboard_has_intervals_and_a_baseline(rows: Rows, pocket_runs: Path) -> None:
     table = rows("leaderboard", "--suite", "pocket", "--runs", pocket_runs, "--baseline")
     assert [row["model"] for row in table] == ["starnet", "mobilenet", "shufflenet", "fbnet", "majority class"]
     best = table[0]
@@ -331,7 +331,7 @@ def test_impossible_options_are_refused(pocket_harness: Command, tmp_path: Path)
 # ------------------------------------------------------------------------------------------------------------- select
 
 
-def test_select_finds_the_papers_subset_and_says_what_it_is_worth(rows: Rows, pocket_harness: Command) -> None:
+def test_select_finds_the_published_subset_with_its_worth(rows: Rows, pocket_harness: Command) -> None:
     table = rows("select", "--published")
     assert len(table) == 35
     assert table[0]["datasets"] == ["cifar10", "ham10000", "stanford_dogs", "indoor67"]

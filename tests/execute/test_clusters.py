@@ -57,7 +57,7 @@ def slurm_id(shell: Shell, model: str) -> str:
 class TestSlurm:
     pytestmark = needs_slurm
 
-    def test_same_bits_as_here_and_finished_work_is_not_submitted_again(self, shell: Shell) -> None:
+    def test_slurm_trains_the_same_bits_and_resubmits_no_done_job(self, shell: Shell) -> None:
         ran = shell.run("run", "tiny", "tiny2", *ROWS, "--executor", "slurm")
         assert ran.code == 0, ran.err
         assert [row["state"] for row in ran.rows] == ["done"] * 4
@@ -80,7 +80,7 @@ class TestSlurm:
         assert "It is submitted once more." in ran.err
         assert "The device ran out of memory" in rows["exhausting"]["detail"]
 
-    def test_cancelled_in_the_middle_it_goes_on_where_it_was(self, shell: Shell, long: Path) -> None:
+    def test_cancelled_job_is_resumed(self, shell: Shell, long: Path) -> None:
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "slurm", registry=long)
         wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=120, process=process)
         subprocess.run(["scancel", slurm_id(shell, "tiny")], check=True)
@@ -95,7 +95,7 @@ class TestSlurm:
         (entry,) = shell.result("tiny")["interruptions"]
         assert entry["epoch"] >= done - 1
 
-    def test_at_the_time_limit_it_saves_and_is_queued_again(self, shell: Shell, long: Path) -> None:
+    def test_job_at_its_time_limit_is_saved_and_queued_again(self, shell: Shell, long: Path) -> None:
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "slurm", registry=long)
         wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=120, process=process)
         # What Slurm sends some time before the limit.
@@ -139,7 +139,7 @@ class TestSlurm:
 class TestRay:
     pytestmark = pytest.mark.slow
 
-    def test_same_bits_as_here_even_if_a_worker_is_killed(self, shell: Shell) -> None:
+    def test_ray_trains_the_same_bits_if_a_worker_is_killed(self, shell: Shell) -> None:
         options = ("--dataset", "dots", *ROWS, "--checkpoint-every", "0", "--executor", "ray")
         ran = shell.run("run", "killed_once", "crashing", "tiny", *options)
         assert ran.code == 1
@@ -154,7 +154,7 @@ class TestRay:
         for model in ("killed_once", "tiny"):
             assert shell.result(model)["weights_sha256"] == shell.result(model, runs="here")["weights_sha256"]
 
-    def test_ctrl_c_saves_and_the_same_command_goes_on(self, shell: Shell, long: Path) -> None:
+    def test_ctrl_c_saves_and_the_same_command_resumes(self, shell: Shell, long: Path) -> None:
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "ray", registry=long)
         wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=120, process=process)
         process.send_signal(signal.SIGINT)

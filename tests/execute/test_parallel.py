@@ -78,7 +78,7 @@ def test_process_that_dies_costs_its_own_job_alone(shell: Shell) -> None:
     assert "SIGSEGV" in status.rows[0]["detail"]
 
 
-def test_signal_to_one_worker_stops_it_cleanly_and_its_job_goes_on_elsewhere(shell: Shell) -> None:
+def test_job_of_a_worker_stopped_by_a_signal_is_resumed(shell: Shell) -> None:
     ran = shell.run("run", "asked_once", "--dataset", "dots", "--format", "json")
     assert ran.code == 0
     assert "was asked by a signal to stop" in ran.err
@@ -157,7 +157,7 @@ def tell_surroundings(connection: Connection, surroundings: Surroundings) -> Non
     connection.send((os.environ.get("MOOD"), thread_variables(), str(Path.cwd())))
 
 
-def test_a_worker_has_the_surroundings_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_has_the_current_environment_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that it is forked from may have been started long before, in another folder."""
     context = process_context(("cpu",))
     for mood in ("good", "better"):
@@ -202,7 +202,7 @@ print([os.path.samefile(f"{place}/1", f"/proc/self/fd/{number}") for number in (
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
-def test_process_that_workers_are_forked_from_lets_go_of_stdout() -> None:
+def test_fork_server_does_not_inherit_stdout() -> None:
     """A reader of the command's stdout waits until the last process has let go of it."""
     ran = subprocess.run([sys.executable, "-c", BEGIN_IMPORTS], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[False, True]"

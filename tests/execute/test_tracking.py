@@ -131,7 +131,7 @@ def test_a_tracker_that_cannot_work_is_refused_before_training(
 
 
 @pytest.mark.parametrize("wish", ["fail open", "fail epoch", "fail finished", "fail close", "exit epoch", "hang epoch"])
-def test_a_tracker_that_fails_or_hangs_is_reported_once_and_harms_nothing(
+def test_tracker_that_fails_or_hangs_is_reported_once(
     wish: str, diary: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert diary("run", "tiny", "--dataset", "dots").code == 0
@@ -167,9 +167,7 @@ def test_a_tracker_without_its_methods_is_reported(tiny_harness: Command, instal
     assert "raised TypeError: it returned a object without epoch_finished, run_finished, run_failed, close" in ran.err
 
 
-def test_a_tracker_that_failed_is_brought_up_to_date_when_the_run_goes_on(
-    diary: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_tracker_gets_every_epoch_when_the_run_resumes(diary: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is closed after one epoch, as if the process had been killed before the result was written."""
     monkeypatch.setenv("DIARY", "fail finished")
     diary("run", "tiny", "--dataset", "dots", "--track", "diary")
@@ -209,9 +207,7 @@ def test_a_failed_job_is_told_to_the_tracker(diary: Command) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
-    name: str, diary: Command, tmp_path: Path
-) -> None:
+def test_stopped_run_resumes_under_its_id_without_repeats(name: str, diary: Command, tmp_path: Path) -> None:
     registry = long_registry(tmp_path, epochs=40)
     arguments = ["run", "tiny", "--dataset", "dots", "--in-process", "--track", "diary", "--registry", str(registry)]
     arguments += ["--checkpoint-every", "0"]  # the tracker is told of saved epochs
@@ -236,7 +232,7 @@ def test_a_stopped_run_goes_on_under_its_id_without_repeating_an_epoch(
     assert [entry["resumed"] for entry in run if entry["what"] == "open"] == [False, True]
 
 
-def test_epochs_that_a_kill_undoes_were_not_told(diary: Command, tmp_path: Path) -> None:
+def test_epochs_without_a_checkpoint_are_not_sent_to_trackers(diary: Command, tmp_path: Path) -> None:
     """Epochs that no checkpoint holds are trained again, in other seconds: told early, the curve would be another."""
     registry = long_registry(tmp_path, epochs=150)
     arguments = ["run", "tiny", "--dataset", "dots", "--in-process", "--track", "diary", "--registry", str(registry)]

@@ -130,7 +130,7 @@ def test_what_was_timed_once_is_remembered(
     assert {one.basis for one in estimate(tiny_benchmark, tiny_catalog, plan, other).jobs} == {None}
 
 
-def test_a_single_job_shares_the_device_with_nobody_whatever_jobs_says(
+def test_single_job_has_the_device_to_itself(
     tiny_benchmark: Benchmark, tiny_catalog: Catalog, tiny_harness: Command, quick_start: None
 ) -> None:
     selection = Selection(("tiny",), suite="tiny", datasets=("dots",))

@@ -55,7 +55,7 @@ def test_every_thread_variable_counts(name: str, monkeypatch: pytest.MonkeyPatch
 # ---------------------------------------------------------------------------------------------------------- timings
 
 
-def test_timings_survive_and_two_commands_lose_nothing_of_each_other(tmp_path: Path) -> None:
+def test_two_commands_that_write_timings_lose_none(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "timings.json"
     one, other = Timings(path), Timings(path)
     one.put("a", TIMING)

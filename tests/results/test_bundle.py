@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.support import FILES, Command, Ran
+from tests.support import FILES, Command, Ran, read_result
 
 DOTS = Path("tiny-1.0/tiny/dots/seed-0")
 OLD = FILES / "schema-1"
@@ -128,7 +128,7 @@ def test_result_of_an_older_schema_travels_as_it_is(harness: Command) -> None:
     assert harness("bundle", "--all", "-o", "old.zip").code == 0
     assert harness("merge", "old.zip", "--runs", "there").code == 0
     assert content(Path("there")) == content(Path("runs"))
-    assert json.loads((Path("there") / DOTS / "result.json").read_text())["schema"] == 1
+    assert read_result(Path("there") / DOTS)["schema"] == 1
 
 
 # ------------------------------------------------------------------------------------------------------- selection
@@ -184,7 +184,7 @@ def test_existing_file_is_not_overwritten(harness: Command, bundle: Path) -> Non
 def test_different_results_are_both_kept(finished: Command, harness: Command, bundle: Path) -> None:
     finished("run", "tiny", "--dataset", "dots", "--runs", "there")
     cell = Path("there") / DOTS
-    result = json.loads((cell / "result.json").read_text())
+    result = read_result(cell)
     (cell / "result.json").write_text(json.dumps(result | {"weights_sha256": "0" * 64}))
     before = content(Path("there"))
     ran = harness("merge", str(bundle), "--runs", "there", "--format", "json")

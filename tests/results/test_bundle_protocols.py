@@ -90,7 +90,7 @@ def test_a_runs_folder_brings_its_protocols_too(harness: Command, name: str) -> 
     assert content(Path("there")) == content(Path("runs"))
 
 
-def test_the_same_protocol_from_another_place_stays_as_it_is_here(harness: Command, bundle: Path, name: str) -> None:
+def test_same_protocol_from_another_folder_stays_as_it_is(harness: Command, bundle: Path, name: str) -> None:
     record = Path("there") / name / "protocol.json"
     shutil.copytree(Path("runs") / name, record.parent, ignore=shutil.ignore_patterns("gentle"))
     content_here = json.loads(record.read_text())
@@ -130,9 +130,7 @@ CONFLICTS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("case", CONFLICTS)
-def test_another_content_stays_and_nothing_of_that_protocol_is_written(
-    case: str, harness: Command, bundle: Path, name: str
-) -> None:
+def test_protocol_name_with_other_content_is_not_merged(case: str, harness: Command, bundle: Path, name: str) -> None:
     alter, sentence = CONFLICTS[case]
     there = Path("there") / name
     there.mkdir(parents=True)

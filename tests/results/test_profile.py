@@ -86,7 +86,7 @@ def test_epochs_are_those_of_the_history(tiny_harness: Command, fake_time: FakeT
     assert min(by_epoch["backward"]) > 0
 
 
-def test_rows_on_stdout_are_those_of_any_run_and_the_table_is_on_stderr(tiny_harness: Command) -> None:
+def test_profile_table_is_on_stderr_and_rows_are_unchanged(tiny_harness: Command) -> None:
     plain = tiny_harness("run", "tiny", "--threads", "1", "--runs", "plain", "--format", "json")
     ran = tiny_harness("run", "tiny", "--threads", "1", "--profile", "--format", "json")
     assert [set(row) for row in ran.rows] == [set(row) for row in plain.rows]
@@ -101,7 +101,7 @@ def test_rows_on_stdout_are_those_of_any_run_and_the_table_is_on_stderr(tiny_har
     assert max(map(len, lines[lines.index(head) :][:5])) <= 120
 
 
-def test_hundred_epochs_are_a_small_file_that_reads_as_it_was_written(tmp_path: Path) -> None:
+def test_profile_of_100_epochs_is_small_and_reads_back(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     pieces = [
         Piece(epoch, 31, {phase.value: round(random.random(), 4) for phase in Phase}, idle=0.25) for epoch in range(100)
@@ -148,7 +148,7 @@ class _Forbidden(RunClock):
         raise AssertionError("a clock was made without --profile")
 
 
-def test_without_the_option_the_clock_is_the_one_that_does_nothing(
+def test_run_without_profile_has_the_clock_that_does_nothing(
     tiny_harness: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -235,7 +235,7 @@ def carry_out(benchmark: Benchmark, catalog: Catalog, place: Path, reporter: Log
     assert runner(JOB).state == "done"
 
 
-def test_stopped_run_goes_on_with_its_profile(
+def test_stopped_run_resumes_its_profile(
     tiny_benchmark: Benchmark, tiny_catalog: Catalog, tmp_path: Path, fake_time: FakeTime
 ) -> None:
     fake_time.per_reading = 0.125
@@ -304,7 +304,7 @@ def test_full_disk_does_not_end_a_run_for_its_profile(task: Task, tmp_path: Path
     assert [piece.steps for piece in clock.pieces] == [1]
 
 
-def test_present_epoch_is_told_before_it_ends(task: Task, tmp_path: Path, fake_time: FakeTime) -> None:
+def test_shares_are_reported_before_the_epoch_ends(task: Task, tmp_path: Path, fake_time: FakeTime) -> None:
     reporter = Stopping(99)
     clock = run_clock(task, build_model(task), JobFolder(task.job, tmp_path), Found(None), reporter)
     clock.epoch_started(0, 0, 8)

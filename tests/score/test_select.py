@@ -94,7 +94,7 @@ def test_every_subset_equals_plain_loops(published: pd.DataFrame, anchors: Ancho
         assert row["kendall"] == pytest.approx(stats.kendalltau(fitted, y).statistic)
 
 
-def test_rank_agreement_is_undefined_where_all_predictions_are_equal() -> None:
+def test_rank_agreement_is_undefined_for_equal_predictions() -> None:
     frame, _ = synthetic(8, 3)
     frame["d0"] = 50.0
     anchors = Anchors("constant", dict.fromkeys(frame, 0.0), dict.fromkeys(frame, 100.0))

@@ -39,7 +39,7 @@ def quick_compiler(monkeypatch: Patch) -> list[str]:
     return modes
 
 
-def test_a_compiled_run_is_recorded_and_agrees_with_the_plain_one(
+def test_compiled_run_is_recorded_and_agrees_with_a_plain_one(
     task_of: Callable[..., Task], quick_compiler: list[str]
 ) -> None:
     plain = train(task_of(name="plain"))

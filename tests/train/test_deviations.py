@@ -95,7 +95,7 @@ def test_hooks_are_gone_after_a_run(task: Task) -> None:
 
 
 @pytest.mark.parametrize(("sabotage", "knob"), SABOTAGE, ids=[f"{s.__name__}-{k}" for s, k in SABOTAGE])
-def test_turned_knob_is_named(sabotage: Callable[[Patch], None], knob: str, task: Task, monkeypatch: Patch) -> None:
+def test_changed_setting_is_named(sabotage: Callable[[Patch], None], knob: str, task: Task, monkeypatch: Patch) -> None:
     sabotage(monkeypatch)
     trained = train(task)
     found = knobs(task, trained)
@@ -108,7 +108,7 @@ def test_turned_knob_is_named(sabotage: Callable[[Patch], None], knob: str, task
     )
 
 
-def test_knob_that_changed_on_the_way_shows_both_values(task: Task, monkeypatch: Patch) -> None:
+def test_setting_that_changes_in_a_run_shows_both_values(task: Task, monkeypatch: Patch) -> None:
     batch_size_in_one_step(monkeypatch)
     trained = train(task)
     assert knobs(task, trained) == {"batch_size": {"varied": [8, 6]}}
@@ -136,7 +136,7 @@ def test_data_that_changed_between_two_processes_is_seen(task: Task) -> None:
 # ------------------------------------------------------------------------------------------- the parts, on their own
 
 
-def test_order_is_a_fresh_permutation_every_epoch_and_drops_the_rest() -> None:
+def test_order_is_a_new_permutation_every_epoch() -> None:
     assert expected_order(0, 23, 8, 2) != expected_order(0, 24, 8, 2)
     assert len({expected_order(seed, 23, 8, 2) for seed in range(4)}) == 4
     assert expected_order(0, 23, 8, 1) != expected_order(0, 23, 8, 2)
@@ -146,9 +146,7 @@ def test_order_is_a_fresh_permutation_every_epoch_and_drops_the_rest() -> None:
     ("reads", "at", "counted"),
     [(1, [], 1), (0, [], 0), (2, [], 2), (2, [1], 2), (2, [3], 1), (1, [3], 1), (3, [3], 3), (3, [3, 3], 1)],
 )
-def test_second_read_of_the_test_split_counts_unless_a_stop_explains_it(
-    reads: int, at: list[int], counted: int
-) -> None:
+def test_second_test_read_counts_unless_a_stop_explains_it(reads: int, at: list[int], counted: int) -> None:
     assert accounted_reads(reads, [{"epoch": epoch, "step": 0} for epoch in at], epochs=3) == counted
 
 

@@ -79,7 +79,7 @@ def test_one_batch_is_gathered_ahead_and_no_more(split: SplitArrays, monkeypatch
     assert len(gathered) == 3
 
 
-def test_what_fails_while_gathering_ahead_is_told_where_the_batch_is_taken(split: SplitArrays) -> None:
+def test_read_errors_are_raised_in_the_training_thread(split: SplitArrays) -> None:
     broken = SplitArrays(split.images, split.labels[:10].reshape(10)[:0])
     with Feeder(broken, CPU, ahead=True).batches(np.arange(8), size=4) as batches, pytest.raises(IndexError):
         next(batches)

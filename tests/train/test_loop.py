@@ -151,9 +151,7 @@ def test_augmentations_act_where_the_protocol_says(tiny_benchmark: Benchmark, ti
     torch.testing.assert_close(inputs, pipeline.test_batch(images))
 
 
-def test_last_partial_batch_is_dropped_and_the_order_is_new_every_epoch(
-    tiny_benchmark: Benchmark, tiny_catalog: Catalog
-) -> None:
+def test_partial_batch_is_dropped_and_every_epoch_reshuffled(tiny_benchmark: Benchmark, tiny_catalog: Catalog) -> None:
     training = small_training(tiny_benchmark, tiny_catalog, count=23)
     assert training.steps == 2
     orders = [torch.randperm(23, generator=generator(3, "shuffle", epoch)).tolist() for epoch in range(3)]
@@ -180,7 +178,7 @@ def test_same_seed_same_bits_in_two_processes(task_of: Callable[..., Task], tmp_
     assert hashes == [here, here]
 
 
-def test_seeds_models_and_data_sets_differ_only_where_they_should(task_of: Callable[..., Task]) -> None:
+def test_seed_and_data_set_change_the_weights(task_of: Callable[..., Task]) -> None:
     first = train(task_of(name="a")).result
     assert train(task_of(name="b")).result.weights_sha256 == first.weights_sha256
     assert train(task_of(seed=1, name="c")).result.weights_sha256 != first.weights_sha256

@@ -22,7 +22,7 @@ def test_smoothing_is_solved_for_from_the_numbers(smoothing: float) -> None:
     assert applied_smoothing(logits, targets, loss * 3 + 5, 0.05) == (None, True)
 
 
-def test_smoothing_counts_as_declared_where_the_numbers_cannot_tell() -> None:
+def test_smoothing_counts_as_declared_if_it_cannot_be_solved() -> None:
     """Equal logits give the same loss with any smoothing."""
     logits, targets = torch.zeros(4, 3), F.one_hot(torch.arange(4) % 3, 3).float()
     loss = F.cross_entropy(logits, targets, label_smoothing=0.05).item()
@@ -40,7 +40,7 @@ def test_moments_are_solved_for_from_the_numbers() -> None:
     assert found["std"] == pytest.approx([0.2, 0.25, 0.3], abs=1e-4)
 
 
-def test_strengths_are_read_from_the_transform_where_it_says_them(tiny_catalog: Catalog) -> None:
+def test_strengths_are_read_from_the_transform(tiny_catalog: Catalog) -> None:
     built = tiny_catalog.augmentation("horizontal_flip").spec.build(p=0.9)
     assert read_strengths(built, {"p": 0.5}) == {"p": 0.9}
     assert read_strengths(lambda images, targets, random: (images, targets), {"p": 0.5}) == {"p": 0.5}

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.portable
 # ------------------------------------------------------------------------------------------------------- blindness
 
 
-def test_test_files_are_not_opened_before_the_last_epoch_has_ended(task_of: Callable[..., Task]) -> None:
+def test_test_files_stay_closed_until_training_has_ended(task_of: Callable[..., Task]) -> None:
     """Watched from outside: every file that the process opens, against the epochs that have ended."""
     opened: list[tuple[str, int]] = []
     watch = Watch()
@@ -69,7 +69,7 @@ def test_accuracy_is_of_the_stored_logits(task_of: Callable[..., Task]) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 7, 8, 13, 24])
-def test_stopped_run_goes_on_to_the_same_bits(steps: int, task_of: Callable[..., Task]) -> None:
+def test_stopped_run_resumes_to_the_same_bits(steps: int, task_of: Callable[..., Task]) -> None:
     whole = train(task_of(name="whole"))
     task = task_of(name="halves")
     with pytest.raises(StoppedError):
@@ -130,7 +130,7 @@ def test_final_checkpoint_holds_the_weights_and_no_optimiser(task_of: Callable[.
 
 
 @pytest.mark.parametrize(("pause", "epochs"), [(0.0, [1, 2, 3]), (1e9, [3])])
-def test_short_epochs_are_not_worth_a_checkpoint_but_the_last_one_is(
+def test_short_epochs_are_not_saved_but_the_last_one_is(
     task_of: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, pause: float, epochs: list[int]
 ) -> None:
     """It is saved before the test split is opened, and says that it is."""
@@ -217,7 +217,7 @@ def test_checkpoint_of_schema_2_is_resumed(task_of: Callable[..., Task]) -> None
     assert went_on.result.weights_sha256 == whole.result.weights_sha256
 
 
-def test_stop_between_the_two_renames_goes_on_from_the_spare(task_of: Callable[..., Task]) -> None:
+def test_stop_between_the_two_renames_resumes_from_the_spare(task_of: Callable[..., Task]) -> None:
     whole = train(task_of(name="whole"))
     task = task_of()
     with pytest.raises(StoppedError):
@@ -230,7 +230,7 @@ def test_stop_between_the_two_renames_goes_on_from_the_spare(task_of: Callable[.
     assert "reason" not in went_on.result.interruptions[0]
 
 
-def test_spare_of_a_finished_run_is_a_position_to_repeat_its_end_from(
+def test_spare_checkpoint_of_a_finished_run_can_be_replayed(
     task_of: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.train.save_timer.EPOCH_PAUSE", 0.0)

@@ -112,7 +112,7 @@ def test_model_over_the_budget_passes_as_long_as_it_says_so(tiny_harness: Comman
     ran = tiny_harness("verify", str(cell), "--format", "json")
     assert ran.code == 0
     assert [row["detail"] for row in ran.rows if row["check"] == "budget"] == ["It is over, and marked so."]
-    content = json.loads((cell / "result.json").read_text()) | {"over_budget": False}
+    content = read_result(cell) | {"over_budget": False}
     (cell / "result.json").write_text(json.dumps(content))
     ran = tiny_harness("verify", str(cell), "--format", "json")
     assert ran.code == 1
@@ -287,7 +287,7 @@ def test_replay_of_a_short_run_without_a_spare_repeats_all_of_it(finished: Comma
 
 
 @pytest.mark.parametrize("spare", ["missing", "damaged"])
-def test_replay_of_a_long_run_without_a_spare_repeats_the_first_epoch(
+def test_replay_without_a_spare_repeats_the_first_epoch(
     spare: str, finished: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay, "WHOLE_SECONDS", 0.0)

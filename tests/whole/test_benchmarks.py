@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from harness.catalog import Catalog
-from tests.support import ROOT
+from tests.support import ROOT, read_result
 
 BENCHMARKS = ROOT / "benchmarks"
 # From Python 3.12 on a fork beside threads is warned of; torch's DataLoader forks on Linux.
@@ -244,12 +244,12 @@ def test_two_checkouts_with_the_same_bits(script: Any, tmp_path: Path, capsys: p
 
 
 def _other_weights(cell: Path) -> None:
-    result = json.loads((cell / "result.json").read_text())
+    result = read_result(cell)
     (cell / "result.json").write_text(json.dumps(result | {"weights_sha256": "other"}))
 
 
 def _other_accuracy(cell: Path) -> None:
-    result = json.loads((cell / "result.json").read_text())
+    result = read_result(cell)
     (cell / "result.json").write_text(json.dumps(result | {"metrics": {"top1": 50.0 + 1e-13}}))
 
 

@@ -80,7 +80,7 @@ def test_every_command_is_in_the_reference_with_every_option(site: Path) -> None
     assert {option for option in options if option not in text} == set()
 
 
-def test_every_hook_and_everything_of_the_api_is_in_the_reference(site: Path) -> None:
+def test_every_hook_and_api_name_is_in_the_reference(site: Path) -> None:
     assert len(HOOKS) >= 8
     assert set(HOOKS) <= _page(site, "reference/hooks").ids
     assert {name.lower() for name in api.__all__} <= _page(site, "reference/api").ids
@@ -204,7 +204,7 @@ def address(site: Path) -> Iterator[str]:
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no Chromium with its driver")
-def test_the_site_lives_in_a_browser_of_any_width_and_answers_searches(address: str) -> None:
+def test_site_works_and_searches_in_a_browser_of_any_width(address: str) -> None:
     from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait

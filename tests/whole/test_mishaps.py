@@ -48,7 +48,7 @@ def test_folder_for_reading_alone(tiny_harness: Command, disk: Path) -> None:
     assert contents(disk) == before
 
 
-def test_disk_that_fills_up_in_a_worker_ends_the_command_with_a_sentence(
+def test_disk_full_in_a_worker_ends_with_a_sentence(
     tiny_harness: Command, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TINY_PLUGIN))

@@ -68,7 +68,7 @@ def test_workflows_follow_the_schema(path: Path) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", path)
 
 
-def test_ci_mirrors_ours_on_every_python_that_we_claim() -> None:
+def test_workflow_runs_on_every_claimed_python_and_system() -> None:
     jobs = _workflow("ci.yml")["jobs"]
     claimed = [one.rsplit(" ", 1)[1] for one in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", one)]
     assert jobs["linux"]["strategy"]["matrix"]["python"] == claimed
@@ -87,7 +87,7 @@ def test_every_marker_is_explained() -> None:
     assert {name for name in names if f"| marked `{name}` |" not in page} == set()
 
 
-def test_release_publishes_without_a_password_and_only_what_was_checked() -> None:
+def test_release_publishes_checked_files_without_a_password() -> None:
     content = _workflow("release.yml")
     publish = content["jobs"]["publish"]
     assert publish["permissions"] == {"id-token": "write"}

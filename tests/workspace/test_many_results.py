@@ -158,7 +158,7 @@ def test_status_counts_what_is_too_much_to_list(tiny_harness: Command, many: Run
     assert {r["accuracy"] for r in table if r["state"] != "done"} == {""}
 
 
-def test_each_result_is_opened_once_and_nothing_else_of_its_folder(
+def test_each_result_is_opened_once_and_no_other_file(
     many: RunsFolder, plan: Plan, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: Counter[str] = Counter()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.cli import run_command
-from tests.support import TINY_PLUGIN, Command, long_registry, wait_until
+from tests.support import TINY_PLUGIN, Command, long_registry, read_result, wait_until
 from tests.xscore_plugins.tracked import CELL, RUN, free_port, put_store, spec_of, stop_and_go_on, tracked_run
 
 # Of the tools' own making, on import or use.
@@ -45,7 +45,7 @@ def check_against_the_runs_folder(client: Any, run: Any) -> None:
     history = [json.loads(line) for line in (CELL / "history.jsonl").read_text().splitlines()]
     for name in ("loss", "lr", "images_per_second", "seconds"):
         assert curve(client, run, name) == [(line["epoch"], pytest.approx(line[name])) for line in history]
-    kept = json.loads((CELL / "result.json").read_text())
+    kept = read_result(CELL)
     assert {name: run.data.metrics[f"test.{name}"] for name in kept["metrics"]} == pytest.approx(kept["metrics"])
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "tiny on dots, seed 0"

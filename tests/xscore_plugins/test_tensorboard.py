@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Command
+from tests.support import Command, read_result
 from tests.xscore_plugins.tracked import CELL, RUN, spec_of, stop_and_go_on, tracked_run
 
 # Of the tools' own making, on import or use.
@@ -37,7 +37,7 @@ def test_tensorboard_holds_the_curves_and_the_metrics(tiny_harness: Command) -> 
         assert [value for _, value in found[f"train/{name}"]] == pytest.approx([line[name] for line in history])
     ((step, top1),) = found["test/top1"]
     assert step == 2
-    assert top1 == pytest.approx(json.loads((CELL / "result.json").read_text())["metrics"]["top1"])
+    assert top1 == pytest.approx(read_result(CELL)["metrics"]["top1"])
 
 
 @pytest.mark.parametrize("closed", [True, False])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import Command
+from tests.support import Command, read_result
 from tests.xscore_plugins.tracked import CELL, PLUGINS, RUN, put_store
 
 # Of the tools' own making, on import or use.
@@ -31,9 +30,7 @@ def test_a_tracked_run_ends_in_the_same_bits_and_prints_the_same_data(
     ran = tiny_harness(*RUN, "--track", name, "--format", "json")
     assert ran.code == 0
     assert "goes on without it" not in ran.err
-    hashes = [
-        json.loads((cell / "result.json").read_text())["weights_sha256"] for cell in (CELL, Path("plain", "seed-0"))
-    ]
+    hashes = [read_result(cell)["weights_sha256"] for cell in (CELL, Path("plain", "seed-0"))]
     assert hashes[0] == hashes[1]
     assert [row | {"seconds": 0} for row in ran.rows] == [row | {"seconds": 0} for row in plain.rows]
     assert {path.name for path in Path().iterdir()} == {"runs", "plain"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Command, wait_until
+from tests.support import Command, read_result, wait_until
 from tests.xscore_plugins.tracked import CELL, RUN, free_port, record, result, spec_of, tracked_run
 from xscore_plugins.trackers import wandb as wandb_plugin
 
@@ -77,7 +77,7 @@ def test_wandb_holds_the_run_offline(tiny_harness: Command) -> None:
     rows = wandb_history(records)
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert [row["train/loss"] for row in rows] == [line["loss"] for line in history]
-    kept = json.loads((CELL / "result.json").read_text())
+    kept = read_result(CELL)
     summary = wandb_summary(records)
     assert summary["test/top1"] == kept["metrics"]["top1"]
     assert summary["weights_sha256"] == kept["weights_sha256"]
