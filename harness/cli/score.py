@@ -86,9 +86,8 @@ def _metric_of_file(workspace: Workspace, request: ResultRequest) -> MetricSpec:
 
 def _make_anchors(workspace: Workspace, request: ResultRequest, name: str) -> None:
     """Freeze the extrema of all complete models, and say where."""
-    from harness.report.anchor_files import OWN, anchor_file, freeze
+    from harness.report.anchor_files import OWN, anchor_file, freeze, write_anchors
     from harness.score import read_accuracies
-    from harness.score.frozen import write_anchors
 
     if name in workspace.benchmark.anchors:
         raise WrongUseError(f"The registry has anchors named '{name}' already, and they never change; choose another.")

@@ -60,14 +60,13 @@ def select(
     harness select --published
     harness select --accuracies mine.csv --size 3 --normalized
     """
-    from harness.score import search_subsets
+    from harness.score import SearchSettings, search_subsets
 
     if published and (request.accuracies is not None or request.anchors):
         raise WrongUseError("--published brings its own accuracies and anchors; leave --accuracies and --anchors out.")
     frame, anchors, note = _table(request, published=published)
-    found = search_subsets(
-        frame, anchors, size=size, lam=request.lam, on="normalized" if normalized else "accuracy", resamples=resamples
-    )
+    settings = SearchSettings(on="normalized" if normalized else "accuracy", resamples=resamples)
+    found = search_subsets(frame, anchors, size=size, lam=request.lam, settings=settings)
     machine = format_ in ("json", "csv")
     print_rows(
         subset_rows(found, top or (None if machine else _SHOWN), people=not machine),

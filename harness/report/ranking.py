@@ -20,6 +20,7 @@ from harness.score import (
     NORMALIZED_PREFIX,
     Anchors,
     ScoreUncertainty,
+    UncertaintySettings,
     as_runs,
     score,
     score_uncertainty,
@@ -113,8 +114,8 @@ def build_leaderboard(
     )
     uncertainty = None
     if own and measured.test_sizes is not None:
-        draws = 4000 if len(frame) <= _MANY_MODELS else 1000
-        uncertainty = score_uncertainty(runs, scale, measured.test_sizes, lam=settings.lam, draws=draws)
+        draws = UncertaintySettings(draws=4000 if len(frame) <= _MANY_MODELS else 1000)
+        uncertainty = score_uncertainty(runs, scale, measured.test_sizes, lam=settings.lam, settings=draws)
     training = _training(counted.results, suite)
     rows = [
         replace(row, training=training.get(row.model, RowTraining()))

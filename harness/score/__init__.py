@@ -1,16 +1,15 @@
-"""From accuracies to conclusions, as plain arithmetic on pandas frames: scores, subset search, uncertainty.
+"""Accuracies -> scores, subset search and uncertainty, as plain arithmetic on pandas frames.
 
-Importing this package is cheap; pandas, NumPy and SciPy are imported when a function is called.
+The package is cheap to import: its functions import pandas, NumPy and SciPy when they are called.
 """
 
 from __future__ import annotations
 
+from harness.score.accuracies import read_accuracies
 from harness.score.anchors import Anchors
-from harness.score.frozen import FrozenAnchors, read_anchors, write_anchors
-from harness.score.noise import as_runs, mean_accuracies
-from harness.score.seeds import SeedPlan, seeds_needed
-from harness.score.select import SubsetModel, SubsetSearch, fit_subset, search_subsets
-from harness.score.table import read_accuracies
+from harness.score.noise import UncertaintySettings, as_runs, mean_accuracies
+from harness.score.seed_plan import SeedPlan, seeds_needed
+from harness.score.subset_search import SearchSettings, SubsetModel, SubsetSearch, fit_subset, search_subsets
 from harness.score.uncertainty import ScoreUncertainty, score_uncertainty
 from harness.score.xscore import (
     COMPLETE,
@@ -30,12 +29,13 @@ __all__ = [
     "INCOMPLETE",
     "NORMALIZED_PREFIX",
     "Anchors",
-    "FrozenAnchors",
     "LambdaSensitivity",
     "ScoreUncertainty",
+    "SearchSettings",
     "SeedPlan",
     "SubsetModel",
     "SubsetSearch",
+    "UncertaintySettings",
     "as_runs",
     "check_accuracies",
     "fit_subset",
@@ -43,10 +43,8 @@ __all__ = [
     "mean_accuracies",
     "normalize",
     "read_accuracies",
-    "read_anchors",
     "score",
     "score_uncertainty",
     "search_subsets",
     "seeds_needed",
-    "write_anchors",
 ]

@@ -1,4 +1,4 @@
-"""The fixed scale of a score: for each data set, the accuracy that counts as 0 and the accuracy that counts as 1."""
+"""The fixed scale of a score: the accuracies that count as 0 and as 1, for each data set."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Anchors:
     """Named, frozen ``min_j`` and ``max_j`` of Equation (1), in percent by data set.
 
-    The name carries the version (``published-2025``): anchors are never edited, only succeeded, because every
-    score computed with them would silently change its meaning.
+    The name carries the version (``published-2025``). Anchors are never edited, only replaced by new ones, because an
+    edit would silently change the meaning of every score computed with them.
 
-    Raises ``CannotContinueError`` where the two sides name different data sets, a value is not a finite number,
-    or a maximum does not lie above its minimum.
+    Raises ``CannotContinueError`` where the two mappings name different data sets, a value is not finite, or a maximum
+    is not above its minimum.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Anchors:
     maximum: Mapping[str, float] = field(hash=False)
 
     def __post_init__(self) -> None:
-        """Copy both mappings, so that nobody can edit frozen anchors from outside, and check them."""
+        """Copy both mappings, so that nothing outside can edit them, and check them."""
         object.__setattr__(self, "minimum", MappingProxyType({k: float(v) for k, v in self.minimum.items()}))
         object.__setattr__(self, "maximum", MappingProxyType({k: float(v) for k, v in self.maximum.items()}))
         if not self.minimum:
@@ -39,7 +39,7 @@ class Anchors:
         if one_sided:
             raise CannotContinueError(
                 f"The anchors '{self.name}' must give a minimum and a maximum for every data set; "
-                f"only one of the two is there for: {', '.join(one_sided)}."
+                f"only one of the two is given for: {', '.join(one_sided)}."
             )
         for dataset, low in self.minimum.items():
             high = self.maximum[dataset]
@@ -50,12 +50,11 @@ class Anchors:
             if high <= low:
                 raise CannotContinueError(
                     f"The anchors '{self.name}' of '{dataset}' have minimum {low:g} and maximum {high:g}; the maximum "
-                    "must lie above the minimum, or nothing can be scaled between them. Use models that differ there, "
-                    "or leave this data set out."
+                    "must lie above the minimum. Use models that differ there, or leave this data set out."
                 )
 
     def __reduce__(self) -> tuple[type[Anchors], tuple[str, dict[str, float], dict[str, float]]]:
-        """Pickle through plain dictionaries: a read-only view cannot travel to a worker process."""
+        """Pickle plain dictionaries, because a read-only view cannot be pickled."""
         return Anchors, (self.name, dict(self.minimum), dict(self.maximum))
 
     @classmethod
@@ -88,12 +87,12 @@ class Anchors:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """The data sets that have anchors, in the order of the table they came from."""
+        """The data sets that have anchors, in the order of their table."""
         return tuple(self.minimum)
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits over the values: equal names with unequal digests are not the same scale."""
+        """Twelve hex digits over the values, which differ between two scales of one name."""
         import hashlib
         import json
 
@@ -101,7 +100,7 @@ class Anchors:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
     def require(self, datasets: Iterable[str]) -> None:
-        """Raise ``CannotContinueError`` unless every one of these data sets has anchors."""
+        """Raise ``CannotContinueError`` unless each of these data sets has anchors."""
         missing = [str(dataset) for dataset in datasets if dataset not in self.minimum]
         if missing:
             raise CannotContinueError(

@@ -1,4 +1,4 @@
-"""Very many small least-squares fits at once: R^2 and leave-one-out Q^2 for every subset of columns of a table."""
+"""A table -> R^2 and leave-one-out Q^2 of the least-squares fit on every subset of its columns."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
     Ints: TypeAlias = np.ndarray[Any, np.dtype[np.intp]]
 
-# A column whose part not explained by its predecessors is shorter than this (they have length 1) adds no direction.
+# A column of length 1 whose part beyond its predecessors is shorter than this adds no direction.
 _RANK_TOLERANCE = 1e-9
-# A point whose leverage reaches 1 decides its own fitted value; without it the fit is not determined.
+# A point whose leverage reaches 1 determines its own fitted value, and without it the fit is undetermined.
 _LEVERAGE_TOLERANCE = 1e-9
-# Doubles in one block of fits: small enough to stay in the processor's cache.
+# Doubles in one block of fits, which fits the processor's cache.
 _BLOCK_DOUBLES = 60_000
 
 
 @dataclass(frozen=True)
 class SubsetFits:
-    """One entry a subset, in the order asked for.
+    """One entry per subset, in the requested order.
 
     ``r2``: share of the variance explained, in the sample. ``q2``: the same for predictions of each point by the fit
-    without it, NaN where that fit is not determined. ``rank``: independent columns beside the intercept.
+    without it, NaN where that fit is undetermined. ``rank``: independent columns beside the intercept.
     """
 
     r2: Floats
@@ -33,7 +33,7 @@ class SubsetFits:
 
 
 def combinations(columns: int, size: int) -> Ints:
-    """All subsets of ``size`` of ``columns`` column numbers, (subsets, size), in lexicographic order."""
+    """Return all subsets of ``size`` of ``columns`` column numbers, (subsets, size), in lexicographic order."""
     import itertools
 
     import numpy as np
@@ -43,10 +43,10 @@ def combinations(columns: int, size: int) -> Ints:
 
 
 def fit_subsets(table: Floats, target: Floats, subsets: Ints) -> SubsetFits:
-    """Ordinary least squares with intercept of ``target`` (points,) on columns of ``table`` (points, columns).
+    """Fit ``target`` (points,) on columns of ``table`` (points, columns) by least squares with an intercept.
 
     ``subsets`` (subsets, size) holds column numbers. ``target`` must vary. The columns of each subset are
-    orthogonalised by modified Gram-Schmidt, for a block of subsets at a time. With orthonormal columns q the leverages
+    orthogonalised by modified Gram-Schmidt, in blocks of subsets. With orthonormal columns q the leverages
     are ``h_i = 1/n + sum_c q_ic^2`` and leaving point i out changes its residual to ``e_i / (1 - h_i)``
     (Allen's PRESS), so that ``Q^2 = 1 - PRESS / sum (y - mean y)^2`` costs no refits. Dependent columns drop out.
     """
@@ -55,7 +55,7 @@ def fit_subsets(table: Floats, target: Floats, subsets: Ints) -> SubsetFits:
     points, size = len(table), subsets.shape[1]
     centred = table - table.mean(axis=0)
     length = np.sqrt((centred**2).sum(axis=0))
-    # A column that is constant but for rounding must not be blown up to unit length.
+    # A column that is constant up to rounding must not be scaled to unit length.
     constant = length <= 1e-12 * np.maximum(1.0, np.abs(table).max(axis=0)) * np.sqrt(points)
     units = np.where(constant, 0.0, centred / np.where(constant, 1.0, length)).T
     y = target - target.mean()
@@ -67,7 +67,7 @@ def fit_subsets(table: Floats, target: Floats, subsets: Ints) -> SubsetFits:
         part = slice(start, start + block)
         residual, leverage, rank[part] = _orthogonal_fits(units, y, subsets[part])
         free = 1.0 - leverage
-        # With as many coefficients as points, or one point that a coefficient serves alone, nothing is left to test on.
+        # As many coefficients as points, or a coefficient for one point only, leave nothing to test on.
         testable = (free > _LEVERAGE_TOLERANCE).all(axis=0) & (rank[part] + 1 < points)
         r2[part] = np.where(rank[part] + 1 < points, 1.0 - (residual**2).sum(axis=0) / total, 1.0)
         press = ((residual / np.where(free > _LEVERAGE_TOLERANCE, free, 1.0)) ** 2).sum(axis=0)
@@ -76,9 +76,9 @@ def fit_subsets(table: Floats, target: Floats, subsets: Ints) -> SubsetFits:
 
 
 def _orthogonal_fits(units: Floats, y: Floats, subsets: Ints) -> tuple[Floats, Floats, Ints]:
-    """Residuals (points, subsets), leverages (points, subsets) and ranks (subsets,) of one block.
+    """Return residuals (points, subsets), leverages (points, subsets) and ranks (subsets,) of one block.
 
-    The subsets are the last axis throughout: every operation then runs over contiguous memory.
+    The subsets are the last axis, so that every operation runs over contiguous memory.
     """
     import numpy as np
 

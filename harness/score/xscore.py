@@ -1,4 +1,4 @@
-"""Accuracies and anchors in, xScores out: Equations (1) to (3) of the paper, nothing else."""
+"""Accuracies and anchors -> xScores, by Equations (1) to (3) of the paper."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SENSITIVITY_LAMBDAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class LambdaSensitivity:
-    """How the ranking depends on lambda.
+    """The dependence of the ranking on lambda.
 
-    ``ranks`` has one row a model and one column a lambda (1 is best; equal scores share the better rank).
-    ``crossings`` lists every change of order inside the range of the lambdas, exactly and not only at the lambdas asked
-    for: at ``lambda`` the model ``overtaking`` passes the model ``overtaken`` as lambda grows. A score is a straight
-    line in lambda, so two models change places at most once.
+    ``ranks`` has one row per model and one column per lambda (1 is best; equal scores share the better rank).
+    ``crossings`` lists every change of order within the range of the lambdas, also between them: at ``lambda`` the
+    model ``overtaking`` passes the model ``overtaken`` as lambda grows. A score is a straight line in lambda, so two
+    models change places at most once.
     """
 
     ranks: pd.DataFrame
@@ -36,7 +36,7 @@ class LambdaSensitivity:
 
 
 def check_lambda(lam: float) -> float:
-    """Return lambda as a float, or raise ``WrongUseError``: a negative one would reward uneven models."""
+    """Return lambda as a float. Raises ``WrongUseError`` for a negative one, which would reward uneven models."""
     if not math.isfinite(lam) or lam < 0:
         raise WrongUseError(f"Lambda is {lam:g}; it must be a number that is zero or positive (the paper uses 0.5).")
     return float(lam)
@@ -45,8 +45,8 @@ def check_lambda(lam: float) -> float:
 def check_accuracies(accuracies: pd.DataFrame, *, percent: bool = True) -> None:
     """Raise ``CannotContinueError`` unless this is a table of accuracies (index model, columns data sets).
 
-    A missing value is allowed: it makes its model incomplete. ``percent=False`` drops the checks of the range 0 to 100,
-    for a metric that is no percentage.
+    A missing value is allowed and makes its model incomplete. ``percent=False`` drops the checks of the range 0 to 100,
+    for a metric in another unit.
     """
     import numpy as np
 
@@ -70,17 +70,16 @@ def check_accuracies(accuracies: pd.DataFrame, *, percent: bool = True) -> None:
         )
     if percent and bool((values[~np.isnan(values)] <= 1).all()) and not np.isnan(values).all():
         raise CannotContinueError(
-            "Every accuracy is at most 1, so these look like fractions; accuracies are expected in percent. "
-            "Multiply them by 100."
+            "Every accuracy is at most 1, so these look like fractions; percent are expected. Multiply them by 100."
         )
 
 
 def normalize(accuracies: pd.DataFrame, anchors: Anchors) -> pd.DataFrame:
-    """Equation (1): ``(A_ij - min_j) / (max_j - min_j)``, not clipped.
+    """Apply Equation (1): ``(A_ij - min_j) / (max_j - min_j)``, not clipped.
 
-    Takes and returns (models, data sets); percent in, dimensionless out. A better model than all that the anchors were
-    made from exceeds 1, a worse one is negative. A missing accuracy stays missing. Raises ``CannotContinueError`` for a
-    data set without anchors.
+    Turns percent (models, data sets) into dimensionless values of the same shape, above 1 for a model beyond the best
+    anchor and negative below the worst one. A missing accuracy stays missing. Raises ``CannotContinueError`` for a data
+    set without anchors.
     """
     import numpy as np
     import pandas as pd
@@ -95,19 +94,19 @@ def normalize(accuracies: pd.DataFrame, anchors: Anchors) -> pd.DataFrame:
 def score(
     accuracies: pd.DataFrame, anchors: Anchors, *, lam: float = DEFAULT_LAMBDA, percent: bool = True
 ) -> pd.DataFrame:
-    """The xScore table: Equations (1) to (3), ``xscore = mean - lam * variance``.
+    """Score a table by Equations (1) to (3), ``xscore = mean - lam * variance``.
 
-    ``accuracies`` has one row a model (the index) and one column a data set, in percent; its columns are the suite that
-    is scored. The variance over data sets has ``ddof = 1``, as the authors compute it.
+    ``accuracies`` has one row per model (the index) and one column per data set of the suite, in percent. The variance
+    over data sets has ``ddof = 1``, as the authors compute it.
 
-    Returns one row a model, best first, equal scores in the order of their names, incomplete models last, with columns
+    Returns one row per model, best first, equal scores in the order of their names, incomplete models last. Columns are
     ``rank`` (Int64; equal scores share the better rank), ``xscore``, ``mean``, ``variance``, ``status`` (``complete``
     or ``incomplete``), ``missing`` (names of the data sets without an accuracy, joined by commas), ``lambda``,
     ``anchors`` (their name) and ``normalized.<data set>``. A model without all its accuracies has no rank, score, mean
-    or variance: a mean over what happens to be there could not be compared with anyone's.
+    or variance, because a mean over fewer data sets is not comparable.
 
-    ``percent=False`` accepts values outside 0 to 100, for another metric with anchors of its own; hand in the negative
-    of a metric where lower is better.
+    ``percent=False`` accepts values outside 0 to 100, for another metric with its own anchors; pass the negative of a
+    metric where lower is better.
 
     Raises ``WrongUseError`` for a negative lambda or a single data set, ``CannotContinueError`` for bad accuracies or a
     data set without anchors.
@@ -122,7 +121,7 @@ def score(
     values = scaled.to_numpy()
     absent = np.isnan(values)
     incomplete = absent.any(axis=1)
-    # NumPy lets a missing value through to mean and variance, where pandas would leave it out and average the rest.
+    # NumPy makes the mean and variance of a missing value missing; pandas would average the rest.
     mean = values.mean(axis=1)
     variance = values.var(axis=1, ddof=1)
     names = [str(dataset) for dataset in accuracies.columns]
@@ -150,7 +149,7 @@ def lambda_sensitivity(
 ) -> LambdaSensitivity:
     """Rank the complete models at each lambda, and find every lambda at which two of them change places.
 
-    Raises what ``score`` raises; incomplete models are left out, as they have no rank.
+    Incomplete models are left out, as they have no rank. Raises what ``score`` raises.
     """
     import pandas as pd
 
@@ -167,12 +166,12 @@ def lambda_sensitivity(
 
 
 def check_enough_datasets(datasets: Iterable[object]) -> None:
-    """Raise ``WrongUseError`` for a single data set: a variance over one value does not exist."""
+    """Raise ``WrongUseError`` for a single data set, because one value has no variance."""
     names = list(datasets)
     if len(names) < 2:
         raise WrongUseError(
-            f"An xScore needs at least two data sets, and there is only '{names[0]}': the variance over data sets is "
-            "undefined for one. Compare the accuracies themselves, or add a data set."
+            f"An xScore needs at least two data sets, and there is only '{names[0]}', which has no variance over data "
+            "sets. Compare the accuracies themselves, or add a data set."
         )
 
 
@@ -194,11 +193,11 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _crossings(table: pd.DataFrame, lower: float, upper: float) -> pd.DataFrame:
-    """All lambdas strictly inside (lower, upper) at which the order of two models changes, in ascending order."""
+    """Return all lambdas strictly between two at which the order of two models changes, in ascending order."""
     import numpy as np
     import pandas as pd
 
-    # Only models whose order differs at the two ends cross in between, and the lines are straight.
+    # Scores are straight lines in lambda, so only models whose order differs at the two ends cross.
     names = np.array([str(name) for name in table.index], dtype=object)
     mean, variance = table["mean"].to_numpy(), table["variance"].to_numpy()
     rows: list[tuple[float, str, str]] = []

@@ -182,7 +182,7 @@ def test_anchors_that_do_not_belong_are_refused(pocket_harness: Command, copied_
         (('digest = "', 'digest = "0'), "", 3),
         (("schema = 1", "schema = 9"), "schema 9, expected 1", 3),
         (("[zero]", "[naught]"), "lack the key 'zero'", 3),
-        (("[zero]", "[zero"), "no TOML", 3),
+        (("[zero]", "[zero"), "not TOML", 3),
     ):
         path.write_text(good.replace(*change))
         ran = pocket_harness(*common, "--anchors", "lab-1")
@@ -193,8 +193,8 @@ def test_anchors_that_do_not_belong_are_refused(pocket_harness: Command, copied_
         (("--anchors", "published-2025", "--metric", "nll"), "are of top1"),
         (("--anchors", "lab-2"), "Did you mean 'lab-1'"),
         (("--make-anchors", "published-2025"), "never change"),
-        (("--make-anchors", "own"), "is no name"),
-        (("--make-anchors", "../up"), "is no name"),
+        (("--make-anchors", "own"), "not a valid name"),
+        (("--make-anchors", "../up"), "not a valid name"),
     ):
         ran = pocket_harness(*common, *arguments)
         assert (ran.code, says in ran.err) == (2, True), ran.err

@@ -210,7 +210,7 @@ def test_anchors_are_the_column_extrema_and_frozen(published: pd.DataFrame, anch
 def test_bad_anchors_are_refused() -> None:
     with pytest.raises(CannotContinueError, match="'x' have minimum 50 and maximum 50"):
         Anchors("a", {"x": 50}, {"x": 50})
-    with pytest.raises(CannotContinueError, match="only one of the two is there for: y"):
+    with pytest.raises(CannotContinueError, match="only one of the two is given for: y"):
         Anchors("a", {"x": 50, "y": 1}, {"x": 60})
     with pytest.raises(CannotContinueError, match="finite"):
         Anchors("a", {"x": float("nan")}, {"x": 60})
@@ -248,17 +248,17 @@ def test_byte_order_mark_blank_lines_quotes_and_spaces_are_fine(tmp_path: Path) 
         ("model,x\na,inf\n", "the accuracy is inf"),
         ("model,x,y\na,0.5,0.4\nb,0.6,1\n", "look like fractions"),
         ("model,x\na,50\n\nb,60\na,70\n", "row 5, column 'model': the model 'a' is already in row 2"),
-        ("model,x,x\na,50,60\n", "row 1, column 3: the column 'x' is there more than once"),
+        ("model,x,x\na,50,60\n", "row 1, column 3: the column 'x' appears more than once"),
         ("model,x,\na,50,60\n", "row 1, column 3: the column has no name"),
         ("model,x,cifar\na,50,60\n", "column 'cifar': There is no data set named 'cifar'. Did you mean 'cifar10'"),
         ("model;x;y\na;50,1;60\n", "separated by semicolons"),
         ("model\tx\na\t50\n", "separated by tabs"),
         ("", "the file is empty"),
         ("  \n\n", "the file is empty"),
-        (",,\n", "nothing but separators"),
+        (",,\n", "only separators"),
         ("model,x\n", "no row with a model"),
         ("name,x\na,50\n", "row 1: no column is named 'model'. The columns are: name, x"),
-        ("model\na\n", "no data set beside"),
+        ("model\na\n", "only column is 'model'"),
         ("model,x\n,50\n", "row 2, column 'model': the model has no name"),
         ("model,x\na,good\n", "row 2, column 'x': 'good' is not a number"),
         ("model,x\na,50%\n", "Leave the percent sign out"),

@@ -15,6 +15,7 @@ from scipy import stats
 from harness.errors import CannotContinueError, WrongUseError
 from harness.score import (
     Anchors,
+    UncertaintySettings,
     as_runs,
     mean_accuracies,
     read_accuracies,
@@ -22,8 +23,8 @@ from harness.score import (
     score_uncertainty,
     seeds_needed,
 )
-from harness.score.propagation import score_variance, score_weights
-from harness.score.ties import group_letters, rank_bounds, tied_groups
+from harness.score.noise import score_variance, score_weights
+from harness.score.uncertainty import group_letters, rank_bounds, tied_groups
 from tests.support import FILES
 
 PUBLISHED = read_accuracies(FILES / "published_accuracy.csv")
@@ -59,8 +60,8 @@ def true_scores(truth: np.ndarray, lam: float = 0.5) -> pd.Series:
     return score(frame, ANCHORS, lam=lam)["xscore"]
 
 
-def coverage(runs: pd.DataFrame, truth: pd.Series, **options: Any) -> float:
-    table = score_uncertainty(runs, ANCHORS, SIZES, **options).table
+def coverage(runs: pd.DataFrame, truth: pd.Series, lam: float = 0.5, **options: Any) -> float:
+    table = score_uncertainty(runs, ANCHORS, SIZES, lam=lam, settings=UncertaintySettings(**options)).table
     expected = truth.reindex(table.index)
     return float(((table["lower"] <= expected) & (expected <= table["upper"])).mean())
 
@@ -93,7 +94,7 @@ def test_equal_models_share_a_group_fast() -> None:
     shared = 0
     for _ in range(60):
         runs = simulate(np.tile(AVERAGE, (6, 1)), np.tile(SEED_SD, (6, 1)), 3, rng)
-        shared += len(score_uncertainty(runs, ANCHORS, SIZES, draws=100).groups) == 1
+        shared += len(score_uncertainty(runs, ANCHORS, SIZES, settings=UncertaintySettings(draws=100)).groups) == 1
     assert shared >= 54  # of 60; 57 are expected, and 53 or fewer would come up in less than 3 % of such tests
 
 
@@ -120,7 +121,10 @@ def test_equal_models_share_a_group(models: int, seeds: int) -> None:
     shared, ranks = [], []
     for _ in range(1500):
         found = score_uncertainty(
-            simulate(np.tile(AVERAGE, (models, 1)), spread, seeds, rng), ANCHORS, SIZES, draws=100
+            simulate(np.tile(AVERAGE, (models, 1)), spread, seeds, rng),
+            ANCHORS,
+            SIZES,
+            settings=UncertaintySettings(draws=100),
         )
         shared.append(len(found.groups) == 1)
         ranks.append((found.table["rank_lower"] == 1).all())
@@ -132,7 +136,7 @@ def test_the_plain_score_is_biased_and_the_corrected_one_is_not() -> None:
     rng = np.random.default_rng(15)
     truth = np.tile(AVERAGE, (4000, 1))
     runs = simulate(truth, np.broadcast_to(3 * SEED_SD, truth.shape), 3, rng)
-    table = score_uncertainty(runs, ANCHORS, SIZES, lam=2.0, draws=100).table
+    table = score_uncertainty(runs, ANCHORS, SIZES, lam=2.0, settings=UncertaintySettings(draws=100)).table
     expected = true_scores(truth[:1], 2.0).iloc[0]
     margin = 4 * float(table["corrected"].std()) / math.sqrt(4000)
     assert table["xscore"].mean() < expected - 2 * margin
@@ -150,7 +154,7 @@ def test_one_seed_counts_sampling_alone_and_says_so() -> None:
     assert set(found.table["noise"]) == {"sampling alone"}
     assert set(found.table["seeds"]) == {1}
     assert found.critical * math.sqrt(2) == pytest.approx(4.55, abs=0.005)  # Tukey's table: 11 groups, 5 %
-    assert "One seed a cell" in found.notes[0]
+    assert "One seed per cell" in found.notes[0]
     assert found.noise["seed_sd"].isna().all()
     assert found.noise["sampling_sd"]["indoor67"] == pytest.approx(1.35, abs=0.02)
     table = found.table
@@ -177,7 +181,7 @@ def test_seeds_are_counted_where_there_are_some() -> None:
     assert set(found.table["noise"]) == {"sampling, and seeds on some data sets"}
     assert "No model has a second seed on cifar10, cifar100" in found.notes[0]
     assert "very few repeated runs on indoor67" in found.notes[1]
-    alone = score_uncertainty(part, ANCHORS, SIZES, pooled=False).table
+    alone = score_uncertainty(part, ANCHORS, SIZES, settings=UncertaintySettings(pooled=False)).table
     assert alone["noise"]["m0"] == "sampling, and seeds on some data sets"
     assert alone["noise"]["m1"] == "sampling alone"
 
@@ -200,14 +204,19 @@ def test_a_perfect_result_on_a_small_test_set_is_not_certain() -> None:
 def test_less_shared_noise_narrows_intervals() -> None:
     rng = np.random.default_rng(0)
     runs = simulate(PUBLISHED.to_numpy(), np.tile(SEED_SD, (11, 1)), 3, rng)
-    wide, narrow = (score_uncertainty(runs, ANCHORS, SIZES, shared=s).table["standard_error"] for s in (1.0, 0.5))
+    wide, narrow = (
+        score_uncertainty(runs, ANCHORS, SIZES, settings=UncertaintySettings(shared=s)).table["standard_error"]
+        for s in (1.0, 0.5)
+    )
     assert (narrow < wide).all()
 
 
 def test_many_models_have_ranks_and_no_groups() -> None:
     rng = np.random.default_rng(0)
     truth = rng.uniform(30, 90, (300, 7))
-    found = score_uncertainty(simulate(truth, np.tile(SEED_SD, (300, 1)), 2, rng), ANCHORS, SIZES, draws=200)
+    found = score_uncertainty(
+        simulate(truth, np.tile(SEED_SD, (300, 1)), 2, rng), ANCHORS, SIZES, settings=UncertaintySettings(draws=200)
+    )
     assert found.groups == ()
     assert "more than 200 models" in found.notes[-1]
     assert (found.table["rank_lower"] <= found.table["rank_upper"]).all()
@@ -224,18 +233,18 @@ def test_many_models_have_ranks_and_no_groups() -> None:
 )
 def test_impossible_options_are_refused(options: Mapping[str, Any], message: str) -> None:
     with pytest.raises(WrongUseError, match=message):
-        score_uncertainty(as_runs(PUBLISHED), ANCHORS, SIZES, **options)
+        coverage(as_runs(PUBLISHED), pd.Series(), **options)
 
 
 def test_bad_runs_are_refused() -> None:
     runs = as_runs(PUBLISHED)
-    with pytest.raises(WrongUseError, match="not given for: indoor67"):
+    with pytest.raises(WrongUseError, match="missing for: indoor67"):
         score_uncertainty(runs, ANCHORS, {k: v for k, v in SIZES.items() if k != "indoor67"})
-    with pytest.raises(WrongUseError, match="said to have 0 images"):
+    with pytest.raises(WrongUseError, match="has 0 images"):
         score_uncertainty(runs, ANCHORS, SIZES | {"indoor67": 0})
     with pytest.raises(WrongUseError, match="at least two data sets"):
         score_uncertainty(runs[runs["dataset"] == "cifar10"], ANCHORS, SIZES)
-    with pytest.raises(CannotContinueError, match="'convmixer' on 'cifar10' with seed 0 is there more than once"):
+    with pytest.raises(CannotContinueError, match="'convmixer' on 'cifar10' with seed 0 appears more than once"):
         mean_accuracies(pd.concat([runs, runs]))
     with pytest.raises(CannotContinueError, match="no column: seed"):
         mean_accuracies(runs.drop(columns="seed"))
@@ -327,7 +336,7 @@ def test_impossible_questions_are_refused() -> None:
         seeds_needed(found, "m0", "m0")
     with pytest.raises(WrongUseError, match="The power is 1"):
         seeds_needed(found, "m0", "m1", power=1)
-    with pytest.raises(CannotContinueError, match="seed noise is not known on cifar10"):
+    with pytest.raises(CannotContinueError, match="seed noise is unknown on cifar10"):
         seeds_needed(score_uncertainty(as_runs(PUBLISHED), ANCHORS, SIZES), "convmixer", "efficientnet")
     holed = noisy_pair(1)
     holed = holed[(holed["model"] != "m0") | (holed["dataset"] != "indoor67")]

@@ -1,4 +1,4 @@
-"""How many more training runs would separate two models, and on which data set."""
+"""Intervals and ties -> the further training runs that would separate two models, by data set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.errors import CannotContinueError, WrongUseError, unknown_name
-from harness.score.propagation import score_variance
+from harness.score.noise import score_variance
 from harness.score.uncertainty import ScoreUncertainty
 
 if TYPE_CHECKING:
@@ -22,14 +22,18 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """What it takes to tell ``a`` from ``b``; every seed counted is one more run of *each* of the two.
+    """The further seeds that separate ``a`` from ``b``; each seed is one more run of *both* models.
 
-    ``difference`` is the corrected score of ``a`` minus that of ``b`` and ``error`` its standard error now;
-    ``error_needed`` is where the difference would be found significant with the probability asked for, and
-    ``error_floor`` what remains with endless seeds, as test images stay as few as they are. ``single`` gives, for each
-    data set, the further seeds needed on that one alone, None where no number is enough. ``plan`` is the cheapest mix
-    over data sets; empty where the two are ``separated`` already, or where seeds cannot separate them (they are not
-    ``possible`` to separate). ``reason`` says it in a sentence.
+    Attributes:
+        difference: Corrected score of ``a`` minus that of ``b``.
+        error: Its standard error now.
+        error_needed: The standard error at which the difference is significant with the requested probability.
+        error_floor: The standard error with endless seeds on the same test images.
+        separated: Whether the two are separate already.
+        possible: Whether they are separate, or ``plan`` separates them.
+        single: Further seeds by data set, if all are on that one; None where no number is enough.
+        plan: The cheapest mix over data sets; empty where none is needed or none is enough.
+        reason: The result as a sentence.
     """
 
     a: str
@@ -48,16 +52,15 @@ class SeedPlan:
 def seeds_needed(
     uncertainty: ScoreUncertainty, a: str, b: str, *, power: float = DEFAULT_POWER, most: int = MOST_SEEDS
 ) -> SeedPlan:
-    """How many more seeds, and on which data set, would separate models ``a`` and ``b``?
+    """Compute how many more seeds, and on which data sets, separate models ``a`` and ``b``.
 
-    The difference seen is taken for the true one, and the seed variance seen for the true one too; both are guesses, so
-    the answer is a plan and not a promise. Two models are separate where their difference exceeds
-    ``uncertainty.critical`` standard errors, the rule by which its groups are made. An experiment that expects to land
-    on that line succeeds every other time, hence ``power``. At most ``most`` further seeds are considered.
+    The observed difference and seed variances are taken as the true ones. Both are estimates, so the result is a plan
+    and not a promise. Two models are separate where their difference exceeds ``uncertainty.critical`` standard errors,
+    the rule of the groups. An experiment that expects exactly that difference succeeds every other time, hence
+    ``power``. At most ``most`` further seeds are considered.
 
-    Raises ``WrongUseError`` for an unknown model, twice the same one or an impossible ``power``, and
-    ``CannotContinueError`` for an incomplete model or where the seed noise of a data set is unknown (train some model
-    there with a second seed first).
+    Raises ``WrongUseError`` for an unknown model, twice the same model or an impossible ``power``, and
+    ``CannotContinueError`` for an incomplete model or a data set with unknown seed noise.
     """
     from statistics import NormalDist
 
@@ -74,19 +77,17 @@ def seeds_needed(
     separated = abs(difference) > uncertainty.critical * now
     single: dict[str, int | None] = dict.fromkeys(names, 0 if separated else None)
     plan: dict[str, int] = {}
-    if not separated and floor < needed:
-        single = {name: pair.single(at, needed, most) for at, name in enumerate(names)}
-        extra = pair.mix(needed, most)
-        plan = {name: int(n) for name, n in zip(names, extra, strict=True) if n}
     if separated:
         reason = f"'{a}' and '{b}' are separate already: they differ by {abs(difference) / now:.1f} standard errors."
-    elif plan:
-        reason = (
-            f"Train '{a}' and '{b}' with more seeds: {', '.join(f'{n} on {name}' for name, n in plan.items())}. "
-            f"If they differ by as much as it seems, that separates them with probability {power:.0%}."
-        )
     elif floor < needed:
+        single = {name: pair.single(at, needed, most) for at, name in enumerate(names)}
+        plan = {name: int(n) for name, n in zip(names, pair.mix(needed, most), strict=True) if n}
         reason = f"Separating '{a}' and '{b}' would take more than {most} further seeds of each."
+        if plan:
+            reason = (
+                f"Train '{a}' and '{b}' with more seeds: {', '.join(f'{n} on {name}' for name, n in plan.items())}. "
+                f"If the observed difference is the true one, that separates them with probability {power:.0%}."
+            )
     else:
         reason = (
             f"No number of seeds would separate '{a}' and '{b}': the test sets are too small. They differ by "
@@ -98,7 +99,7 @@ def seeds_needed(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Arrays (2, data sets) of two models, on the normalised scale but for the counts."""
+    """Counts, and variances and weights on the normalised scale, as arrays (2, data sets) of two models."""
 
     seeds: Floats
     sampling: Floats
@@ -107,14 +108,14 @@ class _Pair:
     lam: float
 
     def error(self, extra: Floats) -> float:
-        """Standard error of the difference of scores with ``extra`` (data sets,) more seeds of both models."""
+        """Return the standard error of the difference of scores with ``extra`` (data sets,) more seeds of both."""
         import numpy as np
 
         spread = np.sqrt(self.sampling + self.seed_variance / (self.seeds + extra))
         return math.sqrt(float(score_variance(self.weights, spread, self.lam).sum()))
 
     def single(self, at: int, needed: float, most: int) -> int | None:
-        """Fewest further seeds on one data set alone that bring the error down to ``needed``; None where none do."""
+        """Return the fewest further seeds on one data set that reach the error ``needed``; None for none."""
         import numpy as np
 
         extra = np.zeros(self.seeds.shape[1])
@@ -128,9 +129,9 @@ class _Pair:
         return high
 
     def mix(self, needed: float, most: int) -> Floats:
-        """Seeds (data sets,) added one by one where each helps most; zeros where ``most`` are not enough.
+        """Return the seeds (data sets,), added one by one where each helps most; zeros if ``most`` are not enough.
 
-        Each further seed on a data set helps less than the one before, so taking the best next one is optimal.
+        Each further seed on a data set helps less than the one before, so the best next one is optimal.
         """
         import numpy as np
 
@@ -163,7 +164,7 @@ def _pair(uncertainty: ScoreUncertainty, a: str, b: str) -> _Pair:
     blind = [dataset for dataset, degrees in zip(cells.datasets, fewest, strict=True) if degrees == 0]
     if blind:
         raise CannotContinueError(
-            f"The seed noise is not known on {', '.join(blind)}, so nobody can say how many seeds would be enough. "
+            f"The seed noise is unknown on {', '.join(blind)}, so the number of seeds cannot be computed. "
             "Train there with a second seed first."
         )
     anchors = uncertainty.anchors

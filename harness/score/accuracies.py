@@ -1,4 +1,4 @@
-"""A user's CSV of accuracies in, a checked pandas table out; whatever is wrong is named by file, row and column."""
+"""A user's CSV file of accuracies -> a checked pandas table; errors name file, row and column."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_accuracies(path: Path | str, *, known: Iterable[str] | None = None) -> pd.DataFrame:
-    """Read a table of accuracies: comma-separated UTF-8 with a column ``model`` and one column a data set, in percent.
+    """Read comma-separated UTF-8 with a column ``model`` and one column per data set, in percent.
 
-    Returns float64 percent, index ``model``, columns in the order of the file. With ``known``, a column that is not one
-    of these data sets is refused. Rows are counted as lines of the file, so the header is row 1.
+    Returns float64 percent, index ``model``, columns in the order of the file. With ``known``, other data sets are
+    refused. Rows are counted as lines of the file, so the header is row 1.
 
     Raises ``CannotContinueError``, naming file, row and column, for a file that cannot be read, is not UTF-8, is empty,
     or is separated by something other than commas; without a model column, a model or a data set; with repeated or
-    unknown names, rows of another length, cells that are missing or no number, or accuracies outside 0 to 100 percent;
-    and where all of them are at most 1, which means fractions.
+    unknown names, rows of another length, cells that are missing or not a number, or accuracies outside 0 to 100
+    percent; and if all of them are at most 1, which means fractions.
     """
     import pandas as pd
 
@@ -74,12 +74,12 @@ def _text(path: Path) -> str:
         raise CannotContinueError(f"{path}: cannot be read: {error.strerror or error}.") from error
     if not raw.strip():
         raise CannotContinueError(
-            f"{path}: the file is empty. A header (model, then the data sets) and a row for each model are expected."
+            f"{path}: the file is empty. Expected: a header (model, then the data sets) and one row per model."
         )
     if raw.startswith(_UTF16_MARKS) or b"\x00" in raw:
         raise CannotContinueError(f"{path}: is not UTF-8 text (it looks like UTF-16). Save it as CSV in UTF-8.")
     try:
-        # Spreadsheets put a byte-order mark in front of UTF-8; it must not become part of the first column's name.
+        # Spreadsheets put a byte-order mark before UTF-8, which must not become part of the first column's name.
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -90,7 +90,7 @@ def _text(path: Path) -> str:
 
 
 def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """Every line that holds anything, stripped, with its number in the file; the header is the first."""
+    """Return the cells of each line that is not empty, stripped, with its number; the header is the first."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, list[str]]] = []
     try:
@@ -101,7 +101,7 @@ def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise CannotContinueError(f"{path}, row {reader.line_num}: is not valid CSV: {error}.") from error
     if not rows:
-        raise CannotContinueError(f"{path}: the file is empty; it holds nothing but separators.")
+        raise CannotContinueError(f"{path}: the file is empty; it holds only separators.")
     line, header = rows[0]
     if len(header) == 1:
         for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
@@ -124,10 +124,10 @@ def _datasets(path: Path, line: int, header: Sequence[str], known: Sequence[str]
         if not name:
             raise CannotContinueError(f"{where}, column {at + 1}: the column has no name.")
         if name in header[:at]:
-            raise CannotContinueError(f"{where}, column {at + 1}: the column '{name}' is there more than once.")
+            raise CannotContinueError(f"{where}, column {at + 1}: the column '{name}' appears more than once.")
     datasets = [name for name in header if name != MODEL_COLUMN]
     if not datasets:
-        raise CannotContinueError(f"{where}: there is no data set beside the column '{MODEL_COLUMN}'.")
+        raise CannotContinueError(f"{where}: the only column is '{MODEL_COLUMN}'. Add one column per data set.")
     for dataset in datasets:
         if known is not None and dataset not in known:
             raise CannotContinueError(f"{where}, column '{dataset}': {unknown_name('data set', dataset, known)}")
@@ -135,13 +135,13 @@ def _datasets(path: Path, line: int, header: Sequence[str], known: Sequence[str]
 
 
 def _accuracy(where: str, cell: str) -> float:
-    """One cell in percent; ``where`` opens the sentence of a refusal."""
+    """Return one cell in percent; ``where`` begins the error message."""
     if cell.lower() in _MISSING:
         raise CannotContinueError(
             f"{where}: the accuracy is missing ('{cell}'). Fill it in, or leave that model or data set out."
         )
     try:
-        # Python reads 9_4 as 94, which in a table of numbers is a slip of the keyboard.
+        # Python reads 9_4 as 94, but in a table it is a typing error.
         value = math.nan if "_" in cell else float(cell)
     except ValueError:
         value = math.nan

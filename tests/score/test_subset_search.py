@@ -13,6 +13,7 @@ from scipy import stats
 from harness.errors import CannotContinueError, WrongUseError
 from harness.score import (
     Anchors,
+    SearchSettings,
     fit_subset,
     read_accuracies,
     score,
@@ -70,13 +71,15 @@ def test_the_paper_s_subset_wins_by_r2_and_not_by_q2(published: pd.DataFrame, an
     assert best["bootstrap"] < 0.5
     assert any("Judge by Q^2" in sentence for sentence in found.warnings)
     # The paper's fourth data set makes the prediction of a new model worse, not better.
-    three = search_subsets(published, anchors, size=3, resamples=0).table.set_index("datasets")
+    three = search_subsets(published, anchors, size=3, settings=SearchSettings(resamples=0)).table.set_index("datasets")
     assert three["q2"][[("cifar10", "stanford_dogs", "indoor67")]].item() > best["q2"] + 0.1
 
 
 @pytest.mark.parametrize("size", range(1, 7))
 def test_every_subset_equals_plain_loops(published: pd.DataFrame, anchors: Anchors, size: int) -> None:
-    table = search_subsets(published, anchors, size=size, resamples=0).table.set_index("datasets")
+    table = search_subsets(published, anchors, size=size, settings=SearchSettings(resamples=0)).table.set_index(
+        "datasets"
+    )
     y = score(published, anchors)["xscore"].reindex(published.index).to_numpy()
     assert len(table) == math.comb(7, size)
     assert table["r2"].is_monotonic_decreasing
@@ -98,7 +101,7 @@ def test_rank_agreement_is_undefined_for_equal_predictions() -> None:
     frame, _ = synthetic(8, 3)
     frame["d0"] = 50.0
     anchors = Anchors("constant", dict.fromkeys(frame, 0.0), dict.fromkeys(frame, 100.0))
-    table = search_subsets(frame, anchors, size=1, resamples=0).table.set_index("datasets")
+    table = search_subsets(frame, anchors, size=1, settings=SearchSettings(resamples=0)).table.set_index("datasets")
     constant = table.loc[[("d0",)]].iloc[0]
     assert math.isnan(constant["spearman"])
     assert math.isnan(constant["kendall"])
@@ -106,8 +109,8 @@ def test_rank_agreement_is_undefined_for_equal_predictions() -> None:
 
 
 def test_normalised_values_give_the_same_fit(published: pd.DataFrame, anchors: Anchors) -> None:
-    plain = search_subsets(published, anchors, resamples=50, seed=4).table
-    scaled = search_subsets(published, anchors, resamples=50, seed=4, on="normalized").table
+    plain = search_subsets(published, anchors, settings=SearchSettings(resamples=50, seed=4)).table
+    scaled = search_subsets(published, anchors, settings=SearchSettings("normalized", resamples=50, seed=4)).table
     same = ["datasets", "r2", "q2", "spearman", "kendall", "spearman_left_out", "bootstrap"]
     pd.testing.assert_frame_equal(plain[same], scaled[same])
     slope = plain["coefficients"][0]["cifar10"] * (anchors.maximum["cifar10"] - anchors.minimum["cifar10"])
@@ -120,14 +123,16 @@ def test_left_out_ranking_equals_refits(published: pd.DataFrame, anchors: Anchor
     left_out = [
         design[i] @ np.linalg.lstsq(np.delete(design, i, 0), np.delete(y, i), rcond=None)[0] for i in range(len(y))
     ]
-    best = search_subsets(published, anchors, resamples=0).table.iloc[0]
+    best = search_subsets(published, anchors, settings=SearchSettings(resamples=0)).table.iloc[0]
     assert best["spearman_left_out"] == pytest.approx(stats.spearmanr(left_out, y).statistic)
 
 
 def test_the_bootstrap_is_seeded_and_counts_winners() -> None:
     frame, anchors = synthetic(30, 5)
-    one = search_subsets(frame, anchors, size=2, resamples=60, seed=1)
-    pd.testing.assert_frame_equal(one.table, search_subsets(frame, anchors, size=2, resamples=60, seed=1).table)
+    one = search_subsets(frame, anchors, size=2, settings=SearchSettings(resamples=60, seed=1))
+    pd.testing.assert_frame_equal(
+        one.table, search_subsets(frame, anchors, size=2, settings=SearchSettings(resamples=60, seed=1)).table
+    )
     y = score(frame, anchors)["xscore"].reindex(frame.index).to_numpy()
     rng = np.random.default_rng(1)
     wins: dict[tuple[str, ...], int] = {}
@@ -145,7 +150,7 @@ def test_the_bootstrap_is_seeded_and_counts_winners() -> None:
 @pytest.mark.parametrize("models", [4, 5])
 def test_an_underdetermined_fit_says_so(models: int) -> None:
     frame, anchors = synthetic(models, 6)
-    found = search_subsets(frame, anchors, size=4, resamples=20)
+    found = search_subsets(frame, anchors, size=4, settings=SearchSettings(resamples=20))
     assert (found.table["r2"] == 1).all()
     assert found.table["q2"].isna().all()
     assert found.table["bootstrap"].isna().all()
@@ -201,16 +206,16 @@ def test_impossible_searches_are_refused(published: pd.DataFrame, anchors: Ancho
     with pytest.raises(WrongUseError, match="Lambda is -1"):
         search_subsets(published, anchors, lam=-1)
     with pytest.raises(WrongUseError, match="not on 'rank'"):
-        search_subsets(published, anchors, on="rank")  # type: ignore[arg-type]
+        SearchSettings(on="rank")  # type: ignore[arg-type]
     with pytest.raises(WrongUseError, match="At least one subset"):
-        search_subsets(published, anchors, detailed=0)
+        SearchSettings(detailed=0)
     with pytest.raises(WrongUseError, match="Did you mean 'cifar10'"):
         fit_subset(published, anchors, ["cifar1O"])
     with pytest.raises(WrongUseError, match="more than once"):
         fit_subset(published, anchors, ["cifar10", "cifar10"])
     with pytest.raises(CannotContinueError, match="at least three"):
         search_subsets(published.iloc[:2], anchors)
-    with pytest.raises(CannotContinueError, match="'convmixer' is not known; accuracies are missing for: cifar100"):
+    with pytest.raises(CannotContinueError, match="'convmixer' is unknown; accuracies are missing for: cifar100"):
         search_subsets(published.mask(published == 77.58), anchors)
     with pytest.raises(CannotContinueError, match="same full score"):
         search_subsets(pd.DataFrame([published.iloc[0]] * 4, index=list("abcd")), anchors)

@@ -1,4 +1,4 @@
-"""Which few data sets stand for all of them: exhaustive subset search, and the full score predicted from a subset."""
+"""Accuracies -> how well each subset of the data sets predicts the full score, by exhaustive search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.errors import CannotContinueError, WrongUseError, unknown_name
 from harness.score.anchors import Anchors
-from harness.score.least_squares import combinations, fit_subsets
+from harness.score.least_squares import SubsetFits, combinations, fit_subsets
 from harness.score.xscore import DEFAULT_LAMBDA, check_accuracies, check_enough_datasets, normalize, score
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class SubsetModel:
     """The regression of the full score on a subset's accuracies: ``intercept + sum of coefficient times predictor``.
 
     ``coefficients`` are per percent where ``on`` is ``accuracy``, and per unit of the anchors' scale where it is
-    ``normalized``. ``q2`` is None where leaving a model out leaves no determined fit; ``warning`` then says so.
+    ``normalized``. ``q2`` is None, with a ``warning``, where a fit without one of the models is undetermined.
     """
 
     datasets: tuple[str, ...]
@@ -47,8 +47,8 @@ class SubsetModel:
     def predict(self, accuracies: pd.DataFrame) -> pd.Series[float]:
         """Predict the full score of every model (index) from its accuracies in percent; NaN where one is missing.
 
-        The series is named ``xscore7_predicted`` where the full score covers seven data sets, and so on. It is not the
-        xScore computed on the subset alone. Raises ``CannotContinueError`` where a data set's column is missing.
+        The series is named ``xscore7_predicted`` for a full score over seven data sets. It is not the xScore of the
+        subset itself. Raises ``CannotContinueError`` where a data set's column is missing.
         """
         import pandas as pd
 
@@ -65,16 +65,54 @@ class SubsetModel:
         return pd.Series(self.intercept + x @ weights, index=table.index, name=f"xscore{self.full_size}_predicted")
 
 
+def _check_predictors(on: str) -> None:
+    if on not in ("accuracy", "normalized"):
+        raise WrongUseError(f"The search is on 'accuracy' or 'normalized' values, not on '{on}'.")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of ``search_subsets``.
+
+    Attributes:
+        on: Predictors: accuracies, or normalised values. An affine change of each column leaves R^2, Q^2 and every
+            prediction as they are and changes only the coefficients, so it is no independent confirmation.
+        detailed: Number of subsets with rank agreement and coefficients, best by R^2 and best by Q^2, and of those that
+            the bootstrap compares, best by R^2.
+        resamples: Resamples of the bootstrap over models.
+        seed: Fixes the resamples.
+
+    Raises ``WrongUseError`` for impossible values.
+    """
+
+    on: Predictors = "accuracy"
+    detailed: int = 100
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_predictors(self.on)
+        if self.detailed < 1 or self.resamples < 0:
+            raise WrongUseError(
+                "At least one subset is needed in detail and zero or more resamples; "
+                f"got {self.detailed} and {self.resamples}."
+            )
+
+
+_USUAL = SearchSettings()
+
+
 @dataclass(frozen=True)
 class SubsetSearch:
     """Every subset of one size, best R^2 first, equal ones in the order of the columns.
 
     ``table`` has the columns ``datasets`` (tuple of names), ``r2``, ``q2`` (NaN where undetermined) and, for the
-    detailed subsets only (``bootstrap`` for fewer still), ``spearman`` and ``kendall`` (predicted against full score,
-    in the sample), ``spearman_left_out`` (the same with each model predicted by the fit without it), ``bootstrap``
-    (share of the resamples in which the subset has the highest R^2), ``intercept`` and ``coefficients`` (dictionary by
-    data set). Undetailed rows hold NaN and None. ``resamples`` counts the resamples behind ``bootstrap``. ``warnings``
-    are sentences that belong beside the table.
+    detailed subsets only, ``spearman`` and ``kendall`` (predicted against full score, in the sample),
+    ``spearman_left_out`` (the same with each model predicted by the fit without it), ``bootstrap`` (share of the
+    resamples in which the subset has the highest R^2), ``intercept`` and ``coefficients`` (dictionary by data set).
+    Other rows hold NaN and None. ``resamples`` counts the resamples behind ``bootstrap``. ``warnings`` are sentences
+    for readers of the table.
     """
 
     table: pd.DataFrame
@@ -93,61 +131,53 @@ def search_subsets(
     *,
     size: int = 4,
     lam: float = DEFAULT_LAMBDA,
-    on: Predictors = "accuracy",
-    detailed: int = 100,
-    resamples: int = 1000,
-    seed: int = 0,
+    settings: SearchSettings = _USUAL,
 ) -> SubsetSearch:
     """Regress the full xScore on every subset of ``size`` data sets, over the models (paper, Section 3.2).
 
-    ``accuracies`` (models, data sets) in percent, complete. R^2 and leave-one-model-out Q^2 are computed for all
-    subsets; rank agreement and coefficients for the ``detailed`` best by R^2 and the ``detailed`` best by Q^2, and the
-    bootstrap over models among the ``detailed`` best by R^2 only. With at most ``detailed`` subsets that is all of
-    them. Resamples with too few different models to test a fit (at most ``size + 1``) are drawn again; where that is
-    the rule rather than the exception there is no bootstrap, and a warning. ``seed`` fixes the resamples.
+    ``accuracies`` (models, data sets) in percent, complete. All subsets get R^2 and leave-one-model-out Q^2.
+    Resamples with too few different models to test a fit (at most ``size + 1``) are drawn again. Where most are of that
+    kind, there is no bootstrap, and a warning.
 
-    ``on="normalized"`` regresses on normalised values. An affine change of each column leaves R^2, Q^2 and every
-    prediction as they are and changes the coefficients alone: it is no independent confirmation.
-
-    Raises ``WrongUseError`` for an impossible size, lambda or number, ``CannotContinueError`` for bad or incomplete
-    accuracies, fewer than three models, or a full score in which all models are equal.
+    Raises ``WrongUseError`` for an impossible size or lambda, ``CannotContinueError`` for bad or incomplete accuracies,
+    fewer than three models, or a full score in which all models are equal.
     """
     import numpy as np
     import pandas as pd
-    from scipy import stats
 
     names = [str(dataset) for dataset in accuracies.columns]
-    _check_search(names, size, on, detailed, resamples)
+    _check_size(names, size)
     y = _full_score(accuracies, anchors, lam)
-    x = _predictors(accuracies, anchors, on)
+    x = _predictors(accuracies, anchors, settings.on)
     subsets = combinations(len(names), size)
     fits = fit_subsets(x, y, subsets)
     by_r2 = np.argsort(-np.round(fits.r2, 12), kind="stable")
     by_q2 = np.argsort(-np.nan_to_num(fits.q2, nan=-np.inf), kind="stable")
-    chosen = np.union1d(by_r2[:detailed], by_q2[:detailed])
-    columns: dict[str, list[Any]] = {
-        name: [math.nan] * len(subsets)
-        for name in ("spearman", "kendall", "spearman_left_out", "bootstrap", "intercept")
+    best = by_r2[: settings.detailed]
+    details = {
+        at: _details(x[:, subsets[at]], y, [names[c] for c in subsets[at]], has_q2=not np.isnan(fits.q2[at]))
+        for at in np.union1d(best, by_q2[: settings.detailed]).tolist()
     }
-    columns["coefficients"] = [None] * len(subsets)
-    for at in chosen.tolist():
-        fit = _solve(x[:, subsets[at]], y)
-        columns["spearman"][at] = _spearman(fit.fitted, y)
-        columns["kendall"][at] = float(stats.kendalltau(fit.fitted, y, method="asymptotic").statistic)
-        columns["spearman_left_out"][at] = math.nan if np.isnan(fits.q2[at]) else _spearman(fit.left_out, y)
-        columns["intercept"][at] = fit.intercept
-        columns["coefficients"][at] = {names[c]: float(b) for c, b in zip(subsets[at], fit.slopes, strict=True)}
-    candidates = np.sort(by_r2[:detailed])
-    wins, used = _bootstrap_wins(x, y, subsets[candidates], resamples, np.random.default_rng(seed))
+    candidates = np.sort(best)
+    wins, used = _bootstrap_wins(x, y, subsets[candidates], settings)
     for at, share in zip(candidates.tolist(), wins, strict=True):
-        columns["bootstrap"][at] = float(share)
+        details[at]["bootstrap"] = float(share)
+    columns = {key: [value] * len(subsets) for key, value in _UNKNOWN.items()}
+    for at, row in details.items():
+        for key, value in row.items():
+            columns[key][at] = value
     table = pd.DataFrame(
         {"datasets": [tuple(names[c] for c in subset) for subset in subsets.tolist()], "r2": fits.r2, "q2": fits.q2}
         | columns
     )
     table = table.iloc[by_r2].reset_index(drop=True)
-    warnings = _search_warnings(len(y), size, fits.q2, fits.rank, used, resamples)
-    return SubsetSearch(table, size, len(y), on, lam, anchors.name, used, warnings)
+    warnings = _fit_warnings(len(y), size, fits)
+    if settings.resamples and not used:
+        warnings.append(
+            f"There is no bootstrap: most resamples of {len(y)} models hold too few different ones to test "
+            f"{size + 1} coefficients."
+        )
+    return SubsetSearch(table, size, len(y), settings.on, lam, anchors.name, used, tuple(warnings))
 
 
 def fit_subset(
@@ -170,13 +200,13 @@ def fit_subset(
             raise WrongUseError(unknown_name("data set", dataset, names))
     if len(set(datasets)) != len(datasets):
         raise WrongUseError(f"A data set is named more than once in the subset: {', '.join(datasets)}.")
-    _check_search(names, len(datasets), on, 1, 0)
+    _check_size(names, len(datasets))
+    _check_predictors(on)
     y = _full_score(reference, anchors, lam)
     subset = np.array([[names.index(dataset) for dataset in datasets]], dtype=np.intp)
     x = _predictors(reference, anchors, on)
     fits = fit_subsets(x, y, subset)
     fit = _solve(x[:, subset[0]], y)
-    warnings = _search_warnings(len(y), len(datasets), fits.q2, fits.rank, 0, 0)
     return SubsetModel(
         datasets=tuple(datasets),
         full_size=len(names),
@@ -187,7 +217,7 @@ def fit_subset(
         coefficients=MappingProxyType(dict(zip(datasets, fit.slopes.tolist(), strict=True))),
         r2=float(fits.r2[0]),
         q2=None if np.isnan(fits.q2[0]) else float(fits.q2[0]),
-        warning=" ".join(warnings) or None,
+        warning=" ".join(_fit_warnings(len(y), len(datasets), fits)) or None,
     )
 
 
@@ -200,7 +230,7 @@ class _Fit:
 
 
 def _solve(x: Floats, y: Floats) -> _Fit:
-    """One fit in full; ``left_out`` is each point's prediction by the fit without it, where its leverage is below 1."""
+    """Return one fit; ``left_out`` is each point's prediction by the fit without it, if its leverage is below 1."""
     import numpy as np
 
     centre = x.mean(axis=0)
@@ -213,65 +243,80 @@ def _solve(x: Floats, y: Floats) -> _Fit:
     return _Fit(intercept, slopes, fitted, y - (y - fitted) / free)
 
 
+# Columns of a search that only detailed subsets have.
+_UNKNOWN: Mapping[str, Any] = MappingProxyType(
+    dict.fromkeys(("spearman", "kendall", "spearman_left_out", "bootstrap", "intercept"), math.nan)
+    | {"coefficients": None}
+)
+
+
+def _details(x: Floats, y: Floats, names: Sequence[str], *, has_q2: bool) -> dict[str, Any]:
+    """Return the columns of one detailed subset."""
+    from scipy import stats
+
+    fit = _solve(x, y)
+    return {
+        "spearman": _spearman(fit.fitted, y),
+        "kendall": float(stats.kendalltau(fit.fitted, y, method="asymptotic").statistic),
+        "spearman_left_out": _spearman(fit.left_out, y) if has_q2 else math.nan,
+        "bootstrap": math.nan,
+        "intercept": fit.intercept,
+        "coefficients": {name: float(slope) for name, slope in zip(names, fit.slopes, strict=True)},
+    }
+
+
 def _spearman(predicted: Floats, full: Floats) -> float:
-    """Spearman's rho of the predicted and the full scores; NaN where all predictions are equal."""
+    """Return Spearman's rho of the predicted and the full scores; NaN where all predictions are equal."""
     import numpy as np
     from scipy import stats
 
     return float(stats.spearmanr(predicted, full).statistic) if np.ptp(predicted) > 0 else math.nan
 
 
-def _bootstrap_wins(
-    x: Floats, y: Floats, subsets: Ints, resamples: int, generator: np.random.Generator
-) -> tuple[Floats, int]:
-    """Share of the resamples of models in which each subset has the highest R^2, and how many resamples count."""
+def _bootstrap_wins(x: Floats, y: Floats, subsets: Ints, settings: SearchSettings) -> tuple[Floats, int]:
+    """Return the share of resamples of models in which each subset has the highest R^2, and the resamples used."""
     import numpy as np
 
+    generator, resamples = np.random.default_rng(settings.seed), settings.resamples
     models, size = len(y), subsets.shape[1]
     wins, used = np.zeros(len(subsets)), 0
     for _ in range(2 * resamples):
         if used == resamples:
             break
         rows = generator.integers(0, models, models)
-        # With no more different models than coefficients every subset fits perfectly, and there is no winner.
+        # With at most as many different models as coefficients every subset fits perfectly, and none wins.
         if len(np.unique(rows)) <= size + 1 or np.ptp(y[rows]) == 0:
             continue
         r2 = fit_subsets(x[rows], y[rows], subsets).r2
         best = r2 >= r2.max() - 1e-12
         wins += best / best.sum()
         used += 1
-    # Fewer than asked for after twice as many draws: most resamples say nothing, and the rest are a biased choice.
+    # Too few after twice as many draws: most resamples cannot be used, and the others are a biased choice.
     if used < resamples or used == 0:
         return np.full(len(subsets), np.nan), 0
     return wins / used, used
 
 
-def _search_warnings(models: int, size: int, q2: Floats, rank: Ints, used: int, resamples: int) -> tuple[str, ...]:
+def _fit_warnings(models: int, size: int, fits: SubsetFits) -> list[str]:
     import numpy as np
 
-    warnings = []
+    count = f"{models} models and {size + 1} coefficients"
     if models <= size + 1:
-        warnings.append(
-            f"{models} models and {size + 1} coefficients: every fit is perfect by construction, so R^2 = 1 says "
-            f"nothing and Q^2 does not exist. Use at least {size + 3} models, or a smaller subset."
-        )
-    elif models < 3 * (size + 1):
-        warnings.append(
-            f"{models} models and {size + 1} coefficients: R^2 is high for almost any subset. Judge by Q^2."
-        )
-    if models > size + 1 and bool(np.isnan(q2).any()):
-        warnings.append("Q^2 is undefined where a fit without one of the models is not determined.")
-    if models > size + 1 and bool((rank < size).any()):
+        return [
+            f"{count}: every fit is perfect by construction, so R^2 = 1 means nothing and Q^2 does not exist. "
+            f"Use at least {size + 3} models, or a smaller subset."
+        ]
+    warnings = []
+    if models < 3 * (size + 1):
+        warnings.append(f"{count}: R^2 is high for almost any subset. Judge by Q^2.")
+    if bool(np.isnan(fits.q2).any()):
+        warnings.append("Q^2 is undefined where a fit without one of the models is undetermined.")
+    if bool((fits.rank < size).any()):
         warnings.append("In some subsets a data set is constant or follows exactly from the others; it adds nothing.")
-    if resamples and not used:
-        warnings.append(
-            f"There is no bootstrap: most resamples of {models} models hold too few different ones to test "
-            f"{size + 1} coefficients."
-        )
-    return tuple(warnings)
+    return warnings
 
 
-def _check_search(names: Sequence[str], size: int, on: str, detailed: int, resamples: int) -> None:
+def _check_size(names: Sequence[str], size: int) -> None:
     check_enough_datasets(names)
     if not 1 <= size < len(names):
         raise WrongUseError(
@@ -284,23 +329,17 @@ def _check_search(names: Sequence[str], size: int, on: str, detailed: int, resam
             f"There are {count:,} subsets of {size} of {len(names)} data sets; at most {MOST_SUBSETS:,} are searched. "
             "Use fewer data sets or another size."
         )
-    if on not in ("accuracy", "normalized"):
-        raise WrongUseError(f"The search is on 'accuracy' or 'normalized' values, not on '{on}'.")
-    if detailed < 1 or resamples < 0:
-        raise WrongUseError(
-            f"At least one subset is needed in detail and zero or more resamples; got {detailed} and {resamples}."
-        )
 
 
 def _full_score(accuracies: pd.DataFrame, anchors: Anchors, lam: float) -> Floats:
-    """The score on all data sets, in the order of ``accuracies``, of models that are complete and not all equal."""
+    """Return the score on all data sets, in the order of ``accuracies``; models must be complete and not all equal."""
     import numpy as np
 
     full = score(accuracies, anchors, lam=lam)
     gaps = full[full["missing"] != ""]
     if len(gaps):
         raise CannotContinueError(
-            f"The full score of '{gaps.index[0]}' is not known; accuracies are missing for: {gaps['missing'].iloc[0]}. "
+            f"The full score of '{gaps.index[0]}' is unknown; accuracies are missing for: {gaps['missing'].iloc[0]}. "
             "The search needs complete models: leave the incomplete ones out."
         )
     if len(full) < 3:
