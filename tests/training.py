@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from types import SimpleNamespace
+from typing import Any
 
 from harness.api import EpochRecord
 from harness.train.checkpoint import find_checkpoint
+from harness.train.observer import Observer
 from harness.train.profile import HostWatch
 from harness.train.run import Task, Trained, build_model, run_task
+from harness.train.state import TrainingState
 
 
-class Watch:
+class Watch(Observer):
     """Counts steps, keeps the records of epochs, and stops after some steps if asked to."""
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -20,16 +22,14 @@ class Watch:
         self.steps = 0
         self.records: list[EpochRecord] = []
 
-    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
-        self.records = list(history)
+    def training_started(self, state: TrainingState) -> None:
+        self.records = list(state.history)
 
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+    def step_finished(self, state: TrainingState) -> None:
         self.steps += 1
 
-    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
+    def epoch_finished(self, state: TrainingState, record: EpochRecord) -> None:
         self.records.append(record)
-
-    def batch_evaluated(self) -> None: ...
 
     def should_stop(self) -> bool:
         return self.steps == self.stop_after
@@ -40,6 +40,11 @@ def train(task: Task, watch: Watch | None = None) -> Trained:
     built = build_model(task)
     found = find_checkpoint(task.checkpoint, fingerprint=built.fingerprint)
     return run_task(task, built, found, watch or Watch())
+
+
+def state_at(epoch: int, step: int = 0, *, steps: int = 8) -> Any:
+    """A position for observers that look at nothing else of a training's state."""
+    return SimpleNamespace(epoch=epoch, step=step, steps=steps)
 
 
 @dataclass

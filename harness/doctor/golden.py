@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from harness.catalog import Catalog, discover
 from harness.registry import Protocol, load_benchmark
 from harness.train.environment import frozen_numerics
-from harness.train.loop import build_optimizer
-from harness.train.pipeline import InputPipeline, build_pipeline
+from harness.train.pipeline import Augment, InputPipeline
 from harness.train.schedule import learning_rate
-from harness.train.seeds import generator
+from harness.train.seeds import Position, generator
+from harness.train.setup import build_optimizer, build_pipeline
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,7 +47,7 @@ def compute(protocol: Protocol, catalog: Catalog) -> dict[str, Numbers]:
     """Return what every part of a protocol makes of the certificate's images, on the CPU: by part, a sample of it."""
     with frozen_numerics():
         pipeline = build_pipeline(
-            protocol, catalog, num_classes=_CLASSES, mean=_MEAN, std=_STD, device=torch.device("cpu")
+            protocol, catalog, num_classes=_CLASSES, moments=(_MEAN, _STD), device=torch.device("cpu")
         )
         return {
             **_draws(),
@@ -110,11 +110,11 @@ def _augmented(pipeline: InputPipeline) -> dict[str, Numbers]:
     floats = stored.permute(0, 3, 1, 2).float().div(255)
     targets = F.one_hot(labels, _CLASSES).float()
     found = {}
-    for name, transform in {**pipeline.at_stored, **pipeline.at_input}.items():
+    for stage in (stage for stage in pipeline.stages if isinstance(stage, Augment)):
         for step in range(4):
-            images, mixed = transform(floats, targets, generator(0, "augment", name, 0, step))
-            found[f"augmentation.{name}.{step}"] = _sample(images.numpy()) + _sample(mixed.numpy())
-    inputs, mixed = pipeline.train_batch(stored, labels, seed=0, epoch=3, step=5)
+            images, mixed = stage.apply(floats, targets, Position(0, 0, step))
+            found[f"augmentation.{stage.name}.{step}"] = _sample(images.numpy()) + _sample(mixed.numpy())
+    inputs, mixed = pipeline.train_batch(stored, labels, Position(0, 3, 5))
     found["train_batch"] = _sample(inputs.contiguous().numpy()) + _sample(mixed.numpy())
     found["test_batch"] = _sample(pipeline.test_batch(stored).contiguous().numpy())
     return found

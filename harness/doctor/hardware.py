@@ -143,8 +143,8 @@ def train_probe(device: str) -> str:
     from torch.nn import functional as F
 
     from harness.train.environment import frozen_numerics
-    from harness.train.loop import seeded
     from harness.train.run import weights_hash
+    from harness.train.setup import seeded
 
     with frozen_numerics(), seeded(0, "doctor"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of operators without a deterministic form; the comparison tells

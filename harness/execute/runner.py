@@ -14,9 +14,11 @@ from harness.results.profile import run_clock
 from harness.results.protocols import keep_protocol
 from harness.results.store import JobFolder
 from harness.train.checkpoint import find_checkpoint, spare_of
+from harness.train.observer import Observer
 from harness.train.options import RunOptions
 from harness.train.profile import OFF
 from harness.train.run import Built, Task, Trained, build_model, run_task
+from harness.train.state import TrainingState
 from harness.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ class JobRunner:
             self._notice([f"{task.job}: {found.reason}"])
         clock = run_clock(task, built, folder, found, self.reporter) if self.options.profile else OFF
         try:
-            return run_task(replace(task, clock=clock), built, found, _JobWatcher(self, folder, trackers))
+            return run_task(replace(task, clock=clock), built, found, _JobObserver(self, folder, trackers))
         finally:
             clock.close()
 
@@ -143,33 +145,35 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-@dataclass(frozen=True)
-class _JobWatcher:
-    """Passes on what happens in a run to the history file, the observers and the reporter."""
+class _JobObserver(Observer):
+    """Passes the events of a run on to the history file, the observer hooks, the trackers and the reporter."""
 
-    runner: JobRunner
-    folder: JobFolder
-    trackers: RunTrackers
+    def __init__(self, runner: JobRunner, folder: JobFolder, trackers: RunTrackers) -> None:
+        self._runner = runner
+        self._reporter = runner.reporter
+        self._folder = folder
+        self._trackers = trackers
 
-    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
-        # A stop may have left an epoch too many or too few in the file; the checkpoint is what counts.
-        if history != self.folder.read_history():
-            self.folder.write_history(history)
+    def training_started(self, state: TrainingState) -> None:
+        # A stop may have left an epoch too many or too few in the file; the checkpoint decides.
+        if tuple(state.history) != self._folder.read_history():
+            self._folder.write_history(state.history)
 
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
-        self.runner.reporter.step_finished(self.folder.job, epoch, step, steps, loss)
+    def step_finished(self, state: TrainingState) -> None:
+        step = state.step - 1
+        self._reporter.step_finished(self._folder.job, state.epoch, step, state.steps, state.losses[step])
 
     def batch_evaluated(self) -> None:
-        self.runner.reporter.batch_evaluated(self.folder.job)
+        self._reporter.batch_evaluated(self._folder.job)
 
-    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
-        self.folder.append_history(record)
-        failures = self.runner.workspace.catalog.notify("harness_epoch_finished", job=self.folder.job, record=record)
-        for text in failures:
-            self.runner.reporter.notice(text)
-        if saved:
-            self.trackers.epochs_saved()
-        self.runner.reporter.epoch_finished(self.folder.job, record)
+    def epoch_finished(self, state: TrainingState, record: EpochRecord) -> None:
+        self._folder.append_history(record)
+        catalog = self._runner.workspace.catalog
+        for text in catalog.notify("harness_epoch_finished", job=self._folder.job, record=record):
+            self._reporter.notice(text)
+        if state.is_saved:
+            self._trackers.epochs_saved(state.history)
+        self._reporter.epoch_finished(self._folder.job, record)
 
     def should_stop(self) -> bool:
-        return self.runner.reporter.should_stop()
+        return self._reporter.should_stop()

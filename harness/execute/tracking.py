@@ -98,22 +98,22 @@ class RunTrackers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Pass on what is still untold, say why the run failed, unless it was only stopped, and close them."""
-        self.epochs_saved()
+        if any(one.usable for one in self._all):
+            self.epochs_saved(self._memory.folder.read_history())
         if isinstance(error, Exception) and not _is_stop(error):
             reason = one_line(error)
             self._ask("run_failed", lambda tracker: tracker.run_failed(reason))
         for one in self._all:
             self._report(one, one.stop())
 
-    def epochs_saved(self) -> None:
+    def epochs_saved(self, history: Iterable[EpochRecord]) -> None:
         """Pass on the epochs of the history that were never told: of a process that was killed, too.
 
         Called once a checkpoint holds them: others would be repeated after a kill, with the same loss in other seconds,
         and the tracker's curve would not be the one on disk. A run that fails passes on all it has, for its curve
         leads to the failure.
         """
-        if any(one.usable for one in self._all):
-            self._bring_up_to_date(self._memory.folder.read_history())
+        self._bring_up_to_date(history)
 
     def run_finished(self, result: RunResult, history: Iterable[EpochRecord]) -> None:
         """Pass the result on, after any epoch of the history that was never told."""

@@ -27,10 +27,9 @@ from harness.price.timings import Timing
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
 from harness.train.environment import frozen_numerics
-from harness.train.loop import Training
-from harness.train.pipeline import build_pipeline
-from harness.train.run import Task, build_model, run_task
-from harness.train.schedule import learning_rate_peak
+from harness.train.observer import Observer
+from harness.train.run import Task, build_model, make_training, run_task
+from harness.train.state import TrainingState
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,8 +135,8 @@ def time_trial(trial: Trial, catalog: Catalog) -> Timing:
     return Timing(build=build, setup=max(0.0, setup) + first, step=step, image=image, checkpoint=checkpoint)
 
 
-class _StopWatch:
-    """A run's watcher that marks the time of every step and stops the run when it has seen enough."""
+class _StopWatch(Observer):
+    """Marks the time of every step and stops the run after enough of them."""
 
     def __init__(self, device: torch.device, effort: Effort, steps: int) -> None:
         self._device = device
@@ -149,18 +148,12 @@ class _StopWatch:
         self.stopped = 0.0
         self._breaks: set[int] = set()
 
-    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
-        """Nothing to mark."""
-
-    def batch_evaluated(self) -> None:
-        """Never called: the run is stopped before its end."""
-
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+    def step_finished(self, state: TrainingState) -> None:
         if len(self.marks) + 1 in (self.warm, self._wanted):
             _wait_for(self._device)
         self.marks.append(time.monotonic())
 
-    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
+    def epoch_finished(self, state: TrainingState, record: EpochRecord) -> None:
         self._breaks.add(len(self.marks))
 
     def should_stop(self) -> bool:
@@ -189,24 +182,8 @@ class _StopWatch:
 
 def _evaluate(task: Task, module: nn.Module, images: int) -> tuple[float, float]:
     """Evaluate training images; return what the first pass costs more than the next, and seconds for one image."""
-    manifest = task.dataset.manifest
-    train = task.dataset.open_train()
-    training = Training(
-        protocol=task.protocol,
-        lr_max=learning_rate_peak(task.protocol, task.model.spec)[0],
-        seed=0,
-        train=train,
-        pipeline=build_pipeline(
-            task.protocol,
-            task.catalog,
-            num_classes=task.num_classes,
-            mean=manifest.mean,
-            std=manifest.std,
-            device=task.device,
-        ),
-        device=task.device,
-        memory_format=task.model.spec.memory_format,
-    )
+    training = make_training(task)
+    train = training.train
     count = min(len(train), images)
     sample = SplitArrays(train.images[:count].copy(), train.labels[:count].copy())
     spans = []

@@ -22,10 +22,11 @@ from harness.api import (
 )
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from harness.catalog import Catalog, Plugin
+    from harness.train.observer import Observer
+    from harness.train.state import TrainingState
 
 Notify: TypeAlias = Callable[..., object]
 """Called as ``notify(hook, **arguments)`` where the harness calls the three hooks of observers."""
@@ -219,33 +220,20 @@ def train(notify: Notify, folder: Path) -> RunResult:
         checkpoint=folder / "checkpoint.pt",
     )
     notify("harness_run_started", job=JOB)
-    result = run_task(task, build_model(task), Found(None, ()), _Watcher(notify)).result
+    result = run_task(task, build_model(task), Found(None, ()), _observe_epochs(notify)).result
     notify("harness_run_finished", job=JOB, result=result)
     return result
 
 
-@dataclass(frozen=True)
-class _Watcher:
-    """Passes epochs on to observers."""
+def _observe_epochs(notify: Callable[..., object]) -> Observer:
+    """Return an observer of a training that passes epochs on to the observer hooks."""
+    from harness.train.observer import Observer
 
-    notify: Callable[..., object]
+    class EpochObserver(Observer):
+        def epoch_finished(self, state: TrainingState, record: EpochRecord) -> None:
+            notify("harness_epoch_finished", job=JOB, record=record)
 
-    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
-        """Do nothing."""
-
-    def batch_evaluated(self) -> None:
-        """Do nothing."""
-
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
-        """Do nothing."""
-
-    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
-        """Tell the observers."""
-        self.notify("harness_epoch_finished", job=JOB, record=record)
-
-    def should_stop(self) -> bool:
-        """Never."""
-        return False
+    return EpochObserver()
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,30 @@
-"""Looks on at a run and writes down what was executed: the tensors that reach the model, its optimiser, its loss.
+"""The record of a run: the tensors that reach the model, its optimiser and its loss, as they were executed.
 
-Hooks of torch on the module and the optimiser see what really passes through them; what no hook can see, the loop
-hands over from the variables that it uses. A step costs some microseconds; what needs arithmetic is looked at in the
-first and the last step of every epoch alone.
+Hooks of torch on the module and the optimiser see the values that really pass; the loop's events give the rest. A step
+costs some microseconds. Checks by arithmetic happen in the first and the last step of every epoch alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from harness.train.deviations import COVERAGE, chained
-from harness.train.environment import numeric_flags
+from harness.train.environment import fill_uninitialized_memory, numeric_flags
+from harness.train.observer import Observer
+from harness.train.pipeline import Augment, Resize
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from torch import nn
+
+    from harness.registry import Protocol
+    from harness.train.feeder import Batch
+    from harness.train.pipeline import Stage
+    from harness.train.state import TrainingState
 
 _SETTINGS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 _LOSS_TOLERANCE = 2e-5
@@ -32,29 +35,33 @@ _MOMENT_TOLERANCE = 1e-4
 _PIXEL_TOLERANCE = 1e-4
 
 
-class Witness:
-    """What has been seen of one run so far; goes on from what a checkpoint holds.
+class RunRecorder(Observer):
+    """Records what a run executes; resumes from the record that a checkpoint holds.
 
     Attributes:
-        probing: Whether the present step is one of those that are looked at closely.
+        probing: Whether the present step is one of those that are examined closely.
     """
 
     def __init__(self, earlier: Mapping[str, Any] | None = None, *, position: tuple[int, int] = (0, 0)) -> None:
-        """Begin at a position (epoch, step), or go on from the ``state()`` of an earlier process."""
+        """Start at a position (epoch, step), or resume from the ``state()`` of an earlier process."""
         state = dict(earlier or {})
-        self._seen: dict[str, list[Any]] = {knob: list(values) for knob, values in state.get("seen", {}).items()}
+        self._seen: dict[str, list[Any]] = {name: list(values) for name, values in state.get("seen", {}).items()}
         self._rates: dict[str, list[float]] = {epoch: list(rates) for epoch, rates in state.get("rates", {}).items()}
         self._steps: dict[str, int] = dict(state.get("steps", {}))
         self._chain: str = state.get("chain", "")
         self._from: list[int] = list(state.get("from", position))
         self._epoch = ""
         self._last: dict[str, Any] = {}
+        self._augmentations: list[dict[str, Any]] = []
+        self._resized = False
+        self._evaluating = False
+        self._smoothing = 0.0
         self.probing = False
 
     def state(self) -> dict[str, Any]:
-        """Return all that has been seen, as plain values for a checkpoint."""
+        """Return the record as plain values for a checkpoint."""
         return {
-            "seen": {knob: list(values) for knob, values in self._seen.items()},
+            "seen": {setting: list(values) for setting, values in self._seen.items()},
             "rates": {epoch: list(rates) for epoch, rates in self._rates.items()},
             "steps": dict(self._steps),
             "chain": self._chain,
@@ -62,9 +69,9 @@ class Witness:
         }
 
     def facts(self) -> dict[str, Any]:
-        """Return what was executed, by the knobs of ``executed.expected_facts``; several values as ``varied``."""
+        """Return the record by the settings of ``deviations.expected_facts``; several values as ``varied``."""
         rates = [_one(self._rates[epoch]) for epoch in sorted(self._rates, key=int)]
-        facts = {knob: _one(values) for knob, values in sorted(self._seen.items())}
+        facts = {setting: _one(values) for setting, values in sorted(self._seen.items())}
         unsure = facts.pop(_UNSURE, None)
         facts.setdefault("label_smoothing", unsure)
         evaluation = {key.removeprefix("evaluation."): facts.pop(key) for key in list(facts) if "evaluation." in key}
@@ -79,74 +86,71 @@ class Witness:
             facts[COVERAGE] = self._from
         return facts
 
-    def see(self, knob: str, value: object) -> None:
-        """Write down a value, once however often it is seen."""
-        if knob in self._last and self._last[knob] == value:
+    def see(self, setting: str, value: object) -> None:
+        """Record a value, once however often it occurs."""
+        if setting in self._last and self._last[setting] == value:
             return
-        self._last[knob] = value
-        seen = self._seen.setdefault(knob, [])
+        self._last[setting] = value
+        seen = self._seen.setdefault(setting, [])
         if value not in seen:
             seen.append(value)
 
-    def saw(self, knob: str) -> bool:
-        """Whether a value of this knob has been written down, in this process or an earlier one."""
-        return knob in self._seen
+    def saw(self, setting: str) -> bool:
+        """Return True if a value of this setting was recorded, in this process or an earlier one."""
+        return setting in self._seen
 
-    # ------------------------------------------------------------------------------------------- told by the loop
+    # ------------------------------------------------------------------------------------------ events of the loop
 
-    def step_begins(self, epoch: int, step: int, steps: int, chosen: npt.NDArray[np.int64]) -> None:
-        """A batch is about to be made of the training images ``chosen``."""
-        self._epoch = str(epoch)
-        self._chain = chained(self._chain, chosen)
-        self.probing = step in (0, steps - 1)
+    def step_started(self, state: TrainingState, batch: Batch) -> None:
+        """Record the images of the batch; examine the first and the last step of an epoch closely."""
+        self._epoch = str(state.epoch)
+        self._chain = chained(self._chain, batch.chosen)
+        self._augmentations = []
+        self._resized = False
+        self.probing = state.step in (0, state.steps - 1)
+        fill_uninitialized_memory(self.probing)
+
+    def stage_applied(self, stage: Stage, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Record an augmentation in every step; check the deterministic stages by arithmetic in probed steps."""
+        if isinstance(stage, Augment):
+            at = "input" if self._resized else "stored"
+            self._augmentations.append({"name": stage.name, "at": at, "strengths": dict(stage.strengths)})
+        elif isinstance(stage, Resize):
+            self._resized = True
+            if self.probing and not self._evaluating:
+                self.see("resizing", applied_resizing(before, after, stage.settings))
+        elif self._evaluating:
+            if not self.saw("evaluation.normalisation"):
+                self.see("evaluation.normalisation", applied_moments(before, after, stage.mean, stage.std))
+        elif self.probing:
+            self.see("normalisation", applied_moments(before, after, stage.mean, stage.std))
 
     def loss_computed(
-        self, logits: torch.Tensor, targets: torch.Tensor, loss: torch.Tensor, declared: float, module: nn.Module
+        self, state: TrainingState, logits: torch.Tensor, targets: torch.Tensor, loss: torch.Tensor
     ) -> None:
-        """A loss is about to be differentiated.
-
-        Args:
-            logits, targets: float (N, C), as they went into the loss.
-            loss: The scalar that came out.
-            declared: The smoothing that the loop asked for; it counts only if the loss is what it gives.
-            module: The model, whose gradients must be empty at this point.
-        """
+        """Record the augmentations of the batch and, in probed steps, the loss by its definition."""
+        self.see("augmentations", self._augmentations)
         if not self.probing:
             return
-        smoothing, sure = applied_smoothing(logits.detach(), targets, float(loss.detach()), declared)
+        smoothing, sure = applied_smoothing(logits.detach(), targets, float(loss.detach()), self._smoothing)
         self.see("loss", "other than cross_entropy" if smoothing is None else "cross_entropy")
         self.see("label_smoothing" if sure else _UNSURE, smoothing)
-        fresh = all(parameter.grad is None for parameter in module.parameters())
+        fresh = all(parameter.grad is None for parameter in state.module.parameters())
         self.see("gradients", "of one batch" if fresh else "added up over batches")
 
-    # --------------------------------------------------------------------------------------- told by the pipeline
-
-    def augmented(self, chain: list[dict[str, Any]]) -> None:
-        """A batch went through these augmentations, in this order."""
-        self.see("augmentations", chain)
-
-    def resized(self, before: torch.Tensor, after: torch.Tensor, settings: Mapping[str, Any]) -> None:
-        """A training batch (N, 3, H, W) was brought to the input's size, by ``settings`` if they give ``after``."""
-        if not self.probing:
-            return
-        same = before.shape == after.shape
-        due = before if same else F.interpolate(before, size=tuple(after.shape[2:]), **settings)
-        agrees = torch.allclose(after, due, rtol=0, atol=_PIXEL_TOLERANCE)
-        self.see("resizing", dict(settings) if agrees else f"other than {settings.get('mode')}")
-
-    def normalised(self, before: torch.Tensor, after: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """A training batch (N, 3, H, W) was normalised, with moments (1, 3, 1, 1) if ``after`` is what they give."""
-        if self.probing:
-            self.see("normalisation", applied_moments(before, after, mean, std))
-
-    # ------------------------------------------------------------------------------------------ seen through hooks
+    # --------------------------------------------------------------------------------------------- hooks of torch
 
     @contextlib.contextmanager
-    def watching(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Look on at the training steps of a model and its optimiser."""
+    def attached(self, state: TrainingState, protocol: Protocol, compile_mode: str | None) -> Iterator[None]:
+        """Observe the forward passes of the model and the steps of its optimiser."""
+        self._smoothing = protocol.label_smoothing
+        if compile_mode is not None or self.saw("compiled"):
+            if (state.epoch or state.step) and not self.saw("compiled"):
+                self.see("compiled", "no")  # by the process that was stopped
+            self.see("compiled", compile_mode or "no")
         handles = [
-            module.register_forward_hook(self._forward),
-            optimizer.register_step_pre_hook(lambda which, *_: self._optimizer_step(module, which)),
+            state.module.register_forward_hook(self._forward),
+            state.optimizer.register_step_pre_hook(lambda which, *_: self._optimizer_step(state.module, which)),
         ]
         try:
             yield
@@ -155,8 +159,8 @@ class Witness:
                 handle.remove()
 
     @contextlib.contextmanager
-    def watching_evaluation(self, module: nn.Module) -> Iterator[None]:
-        """Look on while the test split goes through the model."""
+    def attached_to_evaluation(self, module: nn.Module) -> Iterator[None]:
+        """Observe the forward passes of the test split."""
         count = 0
 
         def forward(part: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:
@@ -169,15 +173,17 @@ class Witness:
             self.see("evaluation.autocast", torch.is_autocast_enabled(images.device.type))
 
         handle = module.register_forward_hook(forward)
+        self._evaluating = True
         try:
             yield
         finally:
+            self._evaluating = False
             handle.remove()
         self.see("test_images", count)
 
     def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if not isinstance(output, torch.Tensor):
-            return  # no model of the interface; the loop says so in a sentence
+            return  # not a model of the interface; the loop raises the error
         images = inputs[0]
         kind = images.device.type
         key = (images.shape, images.dtype, output.dtype, output.shape, module.training, numeric_flags(kind))
@@ -219,13 +225,12 @@ class Witness:
             self.see("trained_parameters", _coverage(module, optimizer))
 
 
-def read_strengths(transform: object, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an augmentation's strengths from the transform itself, or those that it was built with.
-
-    A transform that is a dataclass says what it holds; of any other it is only known what it was given.
-    """
-    own = {field.name for field in fields(transform)} if is_dataclass(transform) else set()
-    return {name: getattr(transform, name) if name in own else value for name, value in given.items()}
+def applied_resizing(before: torch.Tensor, after: torch.Tensor, settings: Mapping[str, Any]) -> object:
+    """Return the settings if they turn images (N, 3, H, W) ``before`` into ``after``, else that they do not."""
+    same = before.shape == after.shape
+    due = before if same else F.interpolate(before, size=tuple(after.shape[2:]), **settings)
+    agrees = torch.allclose(after, due, rtol=0, atol=_PIXEL_TOLERANCE)
+    return dict(settings) if agrees else f"other than {settings.get('mode')}"
 
 
 def applied_smoothing(

@@ -1,7 +1,7 @@
-"""Where a run's time goes: a clock that the training tells what it does next, and one that does nothing.
+"""The profile of a run: a clock that the loop's events and torch's hooks drive, and one that does nothing.
 
-A clock only looks at the time. It draws no random number and touches no tensor, so a run ends in the same bits with
-either of them.
+A clock only reads the time. It draws no random number and changes no tensor, so a run ends in the same bits with either
+of them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
 from harness.api import Shares
+from harness.train.observer import Observer
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
-T = TypeVar("T")
+    from harness.api import EpochRecord
+    from harness.train.feeder import Batch
+    from harness.train.state import TrainingState
 
 
 class Phase(StrEnum):
@@ -27,8 +30,8 @@ class Phase(StrEnum):
 
     START = "start"  # open and hash the training images, move the model to the device, read a checkpoint
     WAITING = "waiting"  # for a batch of stored images and labels to be on the device
-    AUGMENTATION = "augmentation"  # and the rest of the input pipeline: to float, upsampling, normalisation
-    FORWARD = "forward"  # layout of the inputs, the model, the loss
+    AUGMENTATION = "augmentation"  # the input pipeline: to float, augmentations, resizing, normalisation, layout
+    FORWARD = "forward"  # the model, the loss
     BACKWARD = "backward"
     OPTIMIZER = "optimizer"
     EVALUATION = "evaluation"  # open and hash the test images, the test pass
@@ -77,27 +80,26 @@ def shares_of(piece: Piece) -> Shares:
     return Shares(piece.epoch or 0, waiting / whole, augmentation / whole, piece.idle)
 
 
-class Clock:
-    """The clock of a run that is not profiled: told the same, it does nothing."""
+class Clock(Observer):
+    """The clock of a run that is not profiled: it does nothing."""
 
     def enter(self, phase: Phase) -> None:
-        """The run leaves what it did and does this from now on."""
+        """Begin a phase; the present one ends."""
 
-    def waiting_for(self, batches: Iterator[T]) -> Iterator[T]:
-        """Give the same batches; what the run does for each to come is ``Phase.WAITING``."""
-        return batches
+    @contextlib.contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Spend a while in a phase, then return to ``Phase.OTHER``."""
+        self.enter(phase)
+        yield
+        self.enter(Phase.OTHER)
 
-    def epoch_started(self, epoch: int, step: int, steps: int) -> None:
-        """An epoch of so many steps begins, or goes on at ``step``."""
-
-    def step_finished(self) -> None:
-        """A training step has ended."""
-
-    def epoch_finished(self) -> None:
-        """An epoch and its checkpoint are done. A clock of a device that works on its own waits for it here."""
+    @contextlib.contextmanager
+    def attached(self, state: TrainingState) -> Iterator[None]:
+        """Observe the forward passes of a model and the steps of its optimiser."""
+        yield
 
     def close(self) -> None:
-        """The run has ended, however that happened."""
+        """End the account; the run has ended, finished or not."""
 
 
 OFF = Clock()
@@ -224,44 +226,60 @@ class RunClock(Clock):
         self._watch.lap(self._phase, self._present)
         self._phase = phase
 
-    def waiting_for(self, batches: Iterator[T]) -> Iterator[T]:
-        """Give the same batches, and take the time until each is there."""
-        nothing = object()
-        while True:
-            self.enter(Phase.WAITING)
-            batch = next(batches, nothing)
-            self.enter(Phase.OTHER)
-            if batch is nothing:
-                return
-            yield cast(T, batch)
+    @contextlib.contextmanager
+    def attached(self, state: TrainingState) -> Iterator[None]:
+        """Observe the forward passes of a model and the steps of its optimiser."""
+        handles = [
+            state.module.register_forward_pre_hook(lambda *_: self.enter(Phase.FORWARD)),
+            state.optimizer.register_step_pre_hook(lambda *_: self.enter(Phase.OPTIMIZER)),
+            state.optimizer.register_step_post_hook(lambda *_: self.enter(Phase.OTHER)),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    def epoch_started(self, epoch: int, step: int, steps: int) -> None:
-        """Begin an epoch's account. What was measured beyond this position is trained again, and forgotten."""
+    def epoch_started(self, state: TrainingState) -> None:
+        """Begin an epoch's account; measurements beyond this position are dropped, since it is trained again."""
         self.enter(Phase.OTHER)
         self._watch.settle()
-        half = [piece for piece in self.pieces if piece.epoch == epoch]
-        self.pieces = [piece for piece in self.pieces if piece.epoch is not None and piece.epoch < epoch]
-        if sum(piece.steps for piece in half) <= step:
+        half = [piece for piece in self.pieces if piece.epoch == state.epoch]
+        self.pieces = [piece for piece in self.pieces if piece.epoch is not None and piece.epoch < state.epoch]
+        if sum(piece.steps for piece in half) <= state.step:
             self.pieces += half
-        self._present = Piece(epoch)
+        self._present = Piece(state.epoch)
         self.pieces.append(self._present)
-        self._left = steps - step
+        self._left = state.steps - state.step
 
-    def step_finished(self) -> None:
-        """Count a step, and now and then tell how the epoch goes."""
+    def batch_awaited(self, state: TrainingState) -> None:
+        """Begin to wait."""
+        self.enter(Phase.WAITING)
+
+    def step_started(self, state: TrainingState, batch: Batch) -> None:
+        """Begin the input pipeline."""
+        self.enter(Phase.AUGMENTATION)
+
+    def loss_computed(
+        self, state: TrainingState, logits: torch.Tensor, targets: torch.Tensor, loss: torch.Tensor
+    ) -> None:
+        """Begin the backward pass."""
+        self.enter(Phase.BACKWARD)
+
+    def step_finished(self, state: TrainingState) -> None:
+        """Count a step, and report the epoch's shares about once a second."""
         self._present.steps += 1
         self._left -= 1
         if self._watch.window_due(self._present, self._left):
-            self.enter(Phase.PROFILING)
-            self._watch.turn_window(self._present)
-            self.enter(Phase.OTHER)
+            with self.during(Phase.PROFILING):
+                self._watch.turn_window(self._present)
         now = self._watch.now()
         if now - self._told >= _TELL_SECONDS:
             self._told = now
             self._tell(shares_of(self._present))
 
-    def epoch_finished(self) -> None:
-        """End the epoch's account, tell of it and have it saved."""
+    def epoch_finished(self, state: TrainingState, record: EpochRecord) -> None:
+        """End the epoch's account, report it and save it. A clock of a device that works on its own waits here."""
         self.enter(Phase.OTHER)
         self._watch.settle()
         self._told = self._watch.now()

@@ -23,15 +23,17 @@ from harness.models import architecture_digest, build_module, count_parameters
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
 from harness.train.deviations import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
-from harness.train.environment import frozen_numerics, kept_memory
-from harness.train.loop import Training, TrainingState, Watcher, build_optimizer, seeded, to_layout
-from harness.train.observe import Witness
+from harness.train.environment import compiled, frozen_numerics, kept_memory
+from harness.train.loop import Training
+from harness.train.observe import RunRecorder
+from harness.train.observer import Observer, Observers
 from harness.train.options import RunOptions
-from harness.train.pipeline import build_pipeline
 from harness.train.profile import OFF, Clock, Phase
 from harness.train.provenance import describe_environment
-from harness.train.save_timer import SaveTimer
+from harness.train.save_timer import Saver, SaveTimer
 from harness.train.schedule import learning_rate_peak
+from harness.train.setup import build_optimizer, build_pipeline, seeded, to_layout
+from harness.train.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def build_model(task: Task) -> Built:
     )
 
 
-def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Trained:
+def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trained:
     """Carry out a job from its checkpoint, or from the start, to its result.
 
     Args:
@@ -110,11 +112,11 @@ def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Traine
         built: From ``build_model``; the module is moved and trained in place.
         found: From ``find_checkpoint``. Damaged files have been set aside, or the next checkpoint would make one of
             them the spare.
-        watcher: Told of steps and epochs; may ask to stop.
+        observer: Receives every event; may ask to stop.
 
     Raises:
         TrainingError: the run went wrong in a way that repeating it would not mend.
-        StoppedError: the watcher asked to stop.
+        StoppedError: the observer asked to stop.
     """
     with (
         frozen_numerics(),
@@ -124,9 +126,9 @@ def run_task(task: Task, built: Built, found: Found, watcher: Watcher) -> Traine
     ):
         warnings.simplefilter("always")
         run = JobInProgress(task, built, found)
-        watcher.training_started(tuple(run.state.history))
-        run.train(watcher)
-        logits, labels = run.test(watcher)
+        observer.training_started(run.state)
+        run.train(observer)
+        logits, labels = run.test(observer)
         facts = run.facts()
         environment = describe_environment(
             task.device, task.catalog, model=task.model, job=task.job, protocol=task.protocol
@@ -178,7 +180,7 @@ def deviations_of(task: Task, facts: Mapping[str, Any]) -> tuple[Deviation, ...]
     return compare_facts(facts, expected)
 
 
-def make_training(task: Task, witness: Witness) -> Training:
+def make_training(task: Task) -> Training:
     """Return the fixed part of a job's training, with the train split opened."""
     manifest = task.dataset.manifest
     return Training(
@@ -190,15 +192,11 @@ def make_training(task: Task, witness: Witness) -> Training:
             task.protocol,
             task.catalog,
             num_classes=task.num_classes,
-            mean=manifest.mean,
-            std=manifest.std,
+            moments=(manifest.mean, manifest.std),
             device=task.device,
         ),
         device=task.device,
         memory_format=task.model.spec.memory_format,
-        witness=witness,
-        compile_mode=task.options.compile_mode,
-        clock=task.clock,
     )
 
 
@@ -213,10 +211,11 @@ class JobInProgress:
         self.fingerprint = built.fingerprint
         self.started = checkpoint.started if checkpoint else _now()
         self.began = time.monotonic()
-        self.training = make_training(task, self._witness(checkpoint))
+        self.training = make_training(task)
+        self.recorder = _recorder(checkpoint)
         self.train_pixels = pixel_digest(self.training.train.images)
-        self.training.witness.see("train_images", len(self.training.train))
-        self.training.witness.see("data", self.train_pixels)
+        self.recorder.see("train_images", len(self.training.train))
+        self.recorder.see("data", self.train_pixels)
         if not self.training.steps:
             raise DatasetError(
                 f"The data set '{manifest.dataset}' has {manifest.counts['train']} training images, "
@@ -248,16 +247,23 @@ class JobInProgress:
         """Wall-clock time spent on the job, the pauses between processes left out."""
         return self.earlier_seconds + time.monotonic() - self.began
 
-    def train(self, watcher: Watcher) -> None:
-        """Train from the position to the end, saving on the way; ``test`` saves the end itself."""
-        self.training.fit(self.state, watcher, self._save, SaveTimer(self.task.options.save_every))
+    def train(self, observer: Observer, *, saving: bool = True) -> None:
+        """Train from the position to the end, saving now and then unless told not to; ``test`` saves the end itself."""
+        task, state = self.task, self.state
+        saver = Saver(self._save if saving else lambda _: None, SaveTimer(task.options.save_every))
+        with (
+            self.recorder.attached(state, task.protocol, task.options.compile_mode),
+            task.clock.attached(state),
+            compiled(state.module, task.options.compile_mode),
+        ):
+            self.training.fit(state, Observers(self.recorder, task.clock, observer), saver)
 
     @property
     def mishaps(self) -> list[str]:
         """What went wrong on the way, over all processes that worked on the job."""
         return [str(entry["reason"]) for entry in self.interruptions if "reason" in entry]
 
-    def test(self, watcher: Watcher) -> tuple[torch.Tensor, torch.Tensor]:
+    def test(self, observer: Observer) -> tuple[torch.Tensor, torch.Tensor]:
         """Seal the weights, then read the test split: the only place where that happens."""
         epochs = self.task.protocol.epochs
         # Counted on disk before it is opened, so that a stop in between can't hide a read.
@@ -271,47 +277,41 @@ class JobInProgress:
                 "test": (test.labels.tolist(), pixel_digest(test.images)),
             },
         )
-        logits = self.training.predict(self.state.module, test, watcher)
+        with self.recorder.attached_to_evaluation(self.state.module):
+            logits = self.training.predict(self.state.module, test, Observers(self.recorder, observer))
         self.task.clock.enter(Phase.OTHER)
         return logits, torch.from_numpy(test.labels.copy())
 
     def facts(self) -> dict[str, Any]:
         """What was executed, over all processes that worked on the job."""
-        facts = self.training.witness.facts()
+        facts = self.recorder.facts()
         if not isinstance(facts["data"], dict):  # else the processes trained on different images, which stays visible
             facts["data"] = self.content
         facts["test_reads"] = accounted_reads(self.test_reads, self.interruptions, self.task.protocol.epochs)
         return facts
 
-    @staticmethod
-    def _witness(checkpoint: Checkpoint | None) -> Witness:
-        if checkpoint is None:
-            return Witness()
-        return Witness(checkpoint.witnessed, position=(checkpoint.epoch, checkpoint.step))
-
     def _save(self, state: TrainingState, *, test_reads: int | None = None, roll: bool = True) -> None:
         done = state.epoch >= self.task.protocol.epochs
-        self.task.clock.enter(Phase.CHECKPOINT)
-        save_checkpoint(
-            self.task.checkpoint,
-            Checkpoint(
-                fingerprint=self.fingerprint,
-                epoch=state.epoch,
-                step=state.step,
-                weights=state.module.state_dict(),
-                optimizer=None if done else state.optimizer.state_dict(),
-                losses=state.losses,
-                history=tuple(state.history),
-                started=self.started,
-                seconds=self.seconds(),
-                epoch_seconds=state.epoch_seconds,
-                test_reads=self.test_reads if test_reads is None else test_reads,
-                interruptions=self.interruptions,
-                witnessed=self.training.witness.state(),
-            ),
-            roll=roll,
-        )
-        self.task.clock.enter(Phase.OTHER)
+        with self.task.clock.during(Phase.CHECKPOINT):
+            save_checkpoint(
+                self.task.checkpoint,
+                Checkpoint(
+                    fingerprint=self.fingerprint,
+                    epoch=state.epoch,
+                    step=state.step,
+                    weights=state.module.state_dict(),
+                    optimizer=None if done else state.optimizer.state_dict(),
+                    losses=state.losses,
+                    history=tuple(state.history),
+                    started=self.started,
+                    seconds=self.seconds(),
+                    epoch_seconds=state.epoch_seconds,
+                    test_reads=self.test_reads if test_reads is None else test_reads,
+                    interruptions=self.interruptions,
+                    witnessed=self.recorder.state(),
+                ),
+                roll=roll,
+            )
 
     def _go_on(self, found: Checkpoint) -> None:
         state = self.state
@@ -323,6 +323,12 @@ class JobInProgress:
         state.history = list(found.history)
         self.earlier_seconds, self.earlier_reads = found.seconds, found.test_reads
         self.interruptions = found.interruptions
+
+
+def _recorder(checkpoint: Checkpoint | None) -> RunRecorder:
+    if checkpoint is None:
+        return RunRecorder()
+    return RunRecorder(checkpoint.witnessed, position=(checkpoint.epoch, checkpoint.step))
 
 
 def _metrics(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> tuple[dict[str, float], list[str]]:

@@ -1,10 +1,15 @@
-"""The rule of when a run in progress is saved. Light to import, because prices count checkpoints by it, too."""
+"""The times at which a run in progress is saved. Light to import, because prices count checkpoints by it, too."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from harness.api import StoppedError
+
+if TYPE_CHECKING:
+    from harness.train.state import TrainingState
 
 SAVE_EVERY: Final = 300.0
 """Seconds between two checkpoints within an epoch, unless the user sets another interval."""
@@ -37,6 +42,33 @@ class SaveTimer:
     def saved(self) -> None:
         """Count from now on: a checkpoint was written."""
         self._last = self._now()
+
+
+class Saver:
+    """Saves a run in progress when its timer says so."""
+
+    def __init__(self, save: Callable[[TrainingState], object], timer: SaveTimer) -> None:
+        self._save = save
+        self._timer = timer
+
+    def step_finished(self, state: TrainingState, *, stop: bool) -> None:
+        """Save if a checkpoint is due. Raises StoppedError after saving where the run is to stop."""
+        if stop or self._timer.due():
+            state.stop_clock()
+            self._keep(state)
+            state.start_clock()
+        if stop:
+            raise StoppedError
+
+    def epoch_finished(self, state: TrainingState) -> None:
+        """Save if a checkpoint is due at the end of an epoch that is not the last one."""
+        if self._timer.epoch_due():
+            self._keep(state)
+
+    def _keep(self, state: TrainingState) -> None:
+        self._save(state)
+        state.is_saved = True
+        self._timer.saved()
 
 
 def count_saves(epochs: int, epoch_seconds: float) -> int:

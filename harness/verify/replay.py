@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
-from harness.api import EpochRecord, StoppedError
+from harness.api import StoppedError
 from harness.data.store import SplitArrays, open_split
 from harness.errors import HarnessError, TrainingError
 from harness.results.predictions import read_predictions
 from harness.train.checkpoint import Checkpoint, Found
 from harness.train.environment import frozen_numerics, kept_memory
-from harness.train.loop import TrainingState, Watcher, seeded, to_layout
-from harness.train.observe import Witness
+from harness.train.observer import Observer
 from harness.train.run import Built, JobInProgress, Task, make_training
-from harness.train.save_timer import SaveTimer
+from harness.train.setup import seeded, to_layout
+from harness.train.state import TrainingState
 from harness.verify.checks import Check, Run
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def _repeat_end(run: Run, start: Checkpoint | None, final: Checkpoint) -> Iterat
 
     begin = f"epoch {start.epoch + 1}, step {start.step + 1}" if start else "the first step"
     where = f"from {begin} to the end"
-    state = repeat(run.task, run.build(), start, _Watch())
+    state = repeat(run.task, run.build(), start, _StopAfter())
     losses = state.losses.cpu()
     differences = run.differences()
     if not differences:
@@ -133,7 +132,7 @@ def _repeat_beginning(run: Run, note: str) -> Iterator[Check]:
         yield Check("replay", "skipped", detail="The history is empty.")
         return
     steps = run.dataset.manifest.counts["train"] // run.protocol.batch_size
-    state = repeat(run.task, run.build(), None, _Watch(stop_after=steps))
+    state = repeat(run.task, run.build(), None, _StopAfter(steps))
     found, expected = state.losses.cpu().double().mean().item(), history[0].loss
     differences = run.differences()
     if differences:
@@ -152,24 +151,15 @@ def _within_tolerance(found: float, expected: float, where: str, differences: li
     return Check("replay", "ok" if near else "failed", found, expected, detail)
 
 
-class _Watch:
-    """Stops a repetition after some steps."""
+class _StopAfter(Observer):
+    """Stops a repetition after some steps; never for None."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
-        self._left = stop_after
+    def __init__(self, steps: int | None = None) -> None:
+        self._left = steps
 
-    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
-        pass
-
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+    def step_finished(self, state: TrainingState) -> None:
         if self._left is not None:
             self._left -= 1
-
-    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
-        pass
-
-    def batch_evaluated(self) -> None:
-        pass
 
     def should_stop(self) -> bool:
         return self._left == 0
@@ -194,17 +184,17 @@ def evaluate(task: Task, built: Built, weights: Mapping[str, torch.Tensor], test
         raise TrainingError(f"The weights do not fit the model: {str(error).splitlines()[-1].strip()}") from error
     with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return make_training(task, Witness()).predict(module, test)
+        return make_training(task).predict(module, test)
 
 
-def repeat(task: Task, built: Built, start: Checkpoint | None, watcher: Watcher) -> TrainingState:
-    """Train again from a position to the end, or to where the watcher stops, without writing anything.
+def repeat(task: Task, built: Built, start: Checkpoint | None, observer: Observer) -> TrainingState:
+    """Train again from a position to the end, or to where the observer stops, without writing anything.
 
     Args:
         task: The job with everything looked up.
         built: From ``build_model``; the module is trained in place.
         start: Where to begin; None for the first step.
-        watcher: Told of steps and epochs; may stop.
+        observer: Receives every event; may stop.
 
     Returns:
         The state at the end. After a stop, its losses (steps,) are those of the epoch that was stopped in.
@@ -213,5 +203,5 @@ def repeat(task: Task, built: Built, start: Checkpoint | None, watcher: Watcher)
         warnings.simplefilter("ignore")
         run = JobInProgress(task, built, Found(start))
         with contextlib.suppress(StoppedError):
-            run.training.fit(run.state, watcher, lambda _: None, SaveTimer(math.inf))
+            run.train(observer, saving=False)
         return run.state

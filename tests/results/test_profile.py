@@ -11,23 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from harness.api import Job, LogReporter, Shares, StoppedError, StopSignal
+from harness.api import EpochRecord, Job, LogReporter, Shares, StoppedError, StopSignal
 from harness.catalog import Catalog
 from harness.execute.runner import JobRunner
 from harness.registry import Benchmark
 from harness.results.profile import Profile, read_profile, run_clock, write_profile
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.checkpoint import Found
-from harness.train.loop import Training
 from harness.train.options import RunOptions
 from harness.train.profile import OFF, TRAINING, Clock, HostWatch, Phase, Piece, RunClock
-from harness.train.run import Task, build_model, run_task
+from harness.train.run import JobInProgress, Task, build_model, run_task
 from harness.workspace.workspace import Workspace
 from tests.support import Command, Shell, cell_folder, read_result
-from tests.training import FakeTime, Watch
+from tests.training import FakeTime, Watch, state_at
 
 JOB = Job("tiny-1.0", "tiny", "dots", 0)
 PROFILED = ("tiny", "--dataset", "dots", "--threads", "1", "--profile")
+
+RECORD = EpochRecord(epoch=0, lr=1e-3, loss=1.0, images_per_second=1.0, seconds=1.0)
 
 
 def folder(runs: str | Path = "runs", job: Job = JOB) -> JobFolder:
@@ -153,16 +154,16 @@ def test_run_without_profile_has_the_clock_that_does_nothing(
 ) -> None:
     seen = []
     monkeypatch.setattr("harness.results.profile.RunClock", _Forbidden)
-    fit = Training.fit
+    train = JobInProgress.train
     monkeypatch.setattr(
-        Training, "fit", lambda self, *given, **named: seen.append(self.clock) or fit(self, *given, **named)
+        JobInProgress,
+        "train",
+        lambda self, *given, **named: seen.append(self.task.clock) or train(self, *given, **named),
     )
     assert tiny_harness("run", "tiny", "--dataset", "dots").code == 0
     assert seen == [OFF]
     assert type(OFF) is Clock
     assert vars(OFF) == {}
-    batches = iter([1, 2])
-    assert OFF.waiting_for(batches) is batches
     ran = tiny_harness("run", "tiny", "--dataset", "dots", "--profile", "--runs", "other", "--format", "json")
     assert ran.rows[0]["detail"] == "AssertionError: a clock was made without --profile"
 
@@ -269,7 +270,7 @@ def test_what_is_trained_again_is_measured_again(task: Task, tmp_path: Path) -> 
         save=lambda clock: None,
         pieces=[Piece(0, 8, {"forward": 1.0}), Piece(1, 6, {"forward": 1.0}), Piece(2, 2, {"forward": 1.0})],
     )
-    clock.epoch_started(1, 4, 8)
+    clock.epoch_started(state_at(1, 4, steps=8))
     assert [piece.epoch for piece in clock.pieces] == [0, 1]
     assert clock.pieces[1].steps == 0
     clock.close()
@@ -277,8 +278,8 @@ def test_what_is_trained_again_is_measured_again(task: Task, tmp_path: Path) -> 
     place = JobFolder(task.job, tmp_path)
     built = build_model(task)
     save = run_clock(task, built, place, Found(None), Stopping(9))
-    save.epoch_started(0, 0, 8)
-    save.step_finished()
+    save.epoch_started(state_at(0, 0, steps=8))
+    save.step_finished(state_at(0))
     save.close()
     afresh = run_clock(task, built, place, Found(None), Stopping(9))
     assert afresh.pieces == []  # begun from nothing: what was measured before is of another attempt
@@ -296,9 +297,9 @@ def test_run_that_fails_keeps_what_was_measured(tiny_harness: Command) -> None:
 def test_full_disk_does_not_end_a_run_for_its_profile(task: Task, tmp_path: Path) -> None:
     nowhere = JobFolder(task.job, tmp_path / "missing" / "folder")
     clock = run_clock(task, build_model(task), nowhere, Found(None), Stopping(9))
-    clock.epoch_started(0, 0, 8)
-    clock.step_finished()
-    clock.epoch_finished()
+    clock.epoch_started(state_at(0, 0, steps=8))
+    clock.step_finished(state_at(0))
+    clock.epoch_finished(state_at(1), RECORD)
     clock.close()
     assert not nowhere.path.exists()
     assert [piece.steps for piece in clock.pieces] == [1]
@@ -307,13 +308,13 @@ def test_full_disk_does_not_end_a_run_for_its_profile(task: Task, tmp_path: Path
 def test_shares_are_reported_before_the_epoch_ends(task: Task, tmp_path: Path, fake_time: FakeTime) -> None:
     reporter = Stopping(99)
     clock = run_clock(task, build_model(task), JobFolder(task.job, tmp_path), Found(None), reporter)
-    clock.epoch_started(0, 0, 8)
+    clock.epoch_started(state_at(0, 0, steps=8))
     for phase in (Phase.AUGMENTATION, Phase.FORWARD):
         assert reporter.told == []
         clock.enter(phase)
         fake_time.spend(0.75)
         clock.enter(Phase.OTHER)
-        clock.step_finished()
+        clock.step_finished(state_at(0))
     assert reporter.told == [Shares(0, waiting=0.0, augmentation=0.5, idle=1.0)]
 
 

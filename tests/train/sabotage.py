@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.data.store import PreparedDataset, SealedTest, SplitArrays
-from harness.train import loop, pipeline, run
+from harness.train import loop, pipeline, run, setup
 from harness.train.loop import Training
-from harness.train.pipeline import InputPipeline
+from harness.train.pipeline import InputPipeline, Normalise, Resize
 
 Patch = pytest.MonkeyPatch
 
@@ -39,22 +39,22 @@ def other_optimizer(patch: Patch, kind: type[torch.optim.Optimizer] = torch.opti
     patch.setattr(run, "build_optimizer", build)
 
 
-def other_pipeline(patch: Patch, **change: Callable[[InputPipeline], Any]) -> None:
+def other_stages(patch: Patch, change: Callable[[list[Any]], Sequence[Any]]) -> None:
     def build(*arguments: Any, **named: Any) -> InputPipeline:
-        built = pipeline.build_pipeline(*arguments, **named)
-        return replace(built, **{name: new(built) for name, new in change.items()})
+        built = setup.build_pipeline(*arguments, **named)
+        return replace(built, stages=change(list(built.stages)))
 
     patch.setattr(run, "build_pipeline", build)
 
 
 def in_every_step(patch: Patch, around: Callable[[Any], contextlib.AbstractContextManager[Any]]) -> None:
-    step = Training._step
+    step = Training.step
 
-    def wrapped(self: Training, state: Any, order: Any) -> None:
+    def wrapped(self: Training, state: Any, *rest: Any) -> torch.Tensor:
         with around(state):
-            step(self, state, order)
+            return step(self, state, *rest)
 
-    patch.setattr(Training, "_step", wrapped)
+    patch.setattr(Training, "step", wrapped)
 
 
 def batch_size(patch: Patch) -> None:
@@ -64,9 +64,10 @@ def batch_size(patch: Patch) -> None:
 def batch_size_in_one_step(patch: Patch) -> None:
     train_batch = InputPipeline.train_batch
 
-    def smaller(self: InputPipeline, *batch: torch.Tensor, **where: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, targets = train_batch(self, *batch, **where)
-        count = 6 if (where["epoch"], where["step"]) == (1, 3) else 8
+    def smaller(self: InputPipeline, *batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = train_batch(self, *batch)
+        position = batch[2]
+        count = 6 if (position.epoch, position.step) == (1, 3) else 8
         return inputs[:count], targets[:count]
 
     patch.setattr(InputPipeline, "train_batch", smaller)
@@ -113,9 +114,11 @@ def steps_left_out(patch: Patch) -> None:
 
 
 def strength(patch: Patch) -> None:
-    build = pipeline._build
+    build = setup._build
     patch.setattr(
-        pipeline, "_build", lambda spec, use: build(spec, msgspec.structs.replace(use, strengths=weaker(use.strengths)))
+        setup,
+        "_build",
+        lambda catalog, use: build(catalog, msgspec.structs.replace(use, strengths=weaker(use.strengths))),
     )
 
 
@@ -124,19 +127,19 @@ def weaker(strengths: dict[str, float]) -> dict[str, float]:
 
 
 def augmentations_in_another_order(patch: Patch) -> None:
-    other_pipeline(patch, at_stored=lambda built: dict(reversed(built.at_stored.items())))
+    other_stages(patch, lambda stages: [stages[1], stages[0], *stages[2:]])
 
 
 def augmentation_dropped(patch: Patch) -> None:
-    other_pipeline(patch, at_input=lambda built: {})
+    other_stages(patch, lambda stages: [stage for stage in stages if getattr(stage, "name", "") != "cutmix"])
 
 
 def augmentation_moved(patch: Patch) -> None:
-    other_pipeline(patch, at_input=lambda built: {}, at_stored=lambda built: {**built.at_stored, **built.at_input})
+    other_stages(patch, lambda stages: [*stages[:2], stages[3], stages[2], stages[4]])
 
 
 def input_size(patch: Patch) -> None:
-    other_pipeline(patch, input_size=lambda built: 16)
+    other_stages(patch, lambda stages: [*stages[:2], Resize(16), *stages[3:]])
 
 
 def resizing_by_settings(patch: Patch) -> None:
@@ -144,23 +147,24 @@ def resizing_by_settings(patch: Patch) -> None:
 
 
 def resizing_behind_its_settings(patch: Patch) -> None:
-    patch.setattr(InputPipeline, "_upsample", lambda self, images: F.interpolate(images, (12, 12), mode="nearest"))
+    patch.setattr(Resize, "__call__", lambda self, images: F.interpolate(images, (12, 12), mode="nearest"))
 
 
 def normalisation_of_imagenet(patch: Patch) -> None:
-    moments = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    other_pipeline(
-        patch, **{name: lambda built, v=values: torch.tensor(v).view(1, 3, 1, 1) for name, values in moments.items()}
-    )
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    other_stages(patch, lambda stages: [*stages[:4], Normalise(mean, std)])
 
 
 def normalisation_forgotten(patch: Patch) -> None:
-    patch.setattr(InputPipeline, "_normalise", lambda self, images: images)
+    patch.setattr(Normalise, "__call__", lambda self, images: images)
 
 
 def evaluation_not_normalised(patch: Patch) -> None:
+    test_batch = InputPipeline.test_batch
     patch.setattr(
-        InputPipeline, "test_batch", lambda self, images: self._upsample(images.permute(0, 3, 1, 2).float() / 255)
+        InputPipeline,
+        "test_batch",
+        lambda self, *batch: test_batch(replace(self, stages=self.stages[:-1]), *batch),
     )
 
 

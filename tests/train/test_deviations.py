@@ -23,7 +23,7 @@ from harness.train.deviations import (
     expected_order,
     facts_digest,
 )
-from harness.train.observe import Witness
+from harness.train.observe import RunRecorder
 from harness.train.run import Task, Trained, build_model, deviations_of, run_task
 from tests.support import FILES, Command, cell_folder
 from tests.train.sabotage import SABOTAGE, batch_size_in_one_step, smoothing_forgotten
@@ -155,7 +155,7 @@ def test_state_goes_through_a_checkpoint(task: Task) -> None:
     fingerprint = build_model(task).fingerprint
     checkpoint = find_checkpoint(task.checkpoint, fingerprint=fingerprint).checkpoint
     assert checkpoint is not None
-    again = Witness(json.loads(json.dumps(checkpoint.witnessed)))
+    again = RunRecorder(json.loads(json.dumps(checkpoint.witnessed)))
     assert again.state() == checkpoint.witnessed
 
 

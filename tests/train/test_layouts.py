@@ -12,7 +12,7 @@ import sys
 import torch
 from harness.catalog import discover
 from harness.models import build_module
-from harness.train.loop import to_layout
+from harness.train.setup import to_layout
 
 formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 for name, offer in sorted(discover().models.items()):

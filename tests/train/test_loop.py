@@ -24,11 +24,14 @@ from harness.errors import DatasetError, TrainingError
 from harness.registry import Benchmark, load_benchmark
 from harness.train.environment import frozen_numerics
 from harness.train.feeder import Feeder
-from harness.train.loop import Training, TrainingState, build_optimizer
-from harness.train.pipeline import InputPipeline, build_pipeline
+from harness.train.loop import Training
+from harness.train.observer import Observer
+from harness.train.pipeline import Augment, InputPipeline, Normalise, Resize
 from harness.train.run import Task
 from harness.train.schedule import learning_rate
-from harness.train.seeds import derive_seed, generator
+from harness.train.seeds import Position, derive_seed, generator
+from harness.train.setup import build_optimizer, build_pipeline
+from harness.train.state import TrainingState
 from tests.support import TINY_PLUGIN, TINY_REGISTRY
 from tests.training import Watch, train
 
@@ -68,7 +71,7 @@ def small_training(benchmark: Benchmark, catalog: Catalog, count: int = 16) -> T
     split = SplitArrays(
         random.integers(0, 256, (count, 10, 10, 3), dtype=np.uint8), random.integers(0, 4, count).astype(np.int64)
     )
-    pipeline = build_pipeline(protocol, catalog, num_classes=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), device=CPU)
+    pipeline = build_pipeline(protocol, catalog, num_classes=4, moments=((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)), device=CPU)
     return Training(protocol, 1e-2, 3, split, pipeline, CPU, "channels_last")
 
 
@@ -86,7 +89,8 @@ def test_one_step_is_a_plain_pytorch_step(tiny_benchmark: Benchmark, tiny_catalo
     module.train()
     chosen = order[:8]
     with Feeder(training.train, CPU).batches(order, size=8) as batches:
-        training._step(state, next(batches))
+        loss = training.step(state, next(batches), Observer())
+        state.losses[0] = loss
 
     x = torch.from_numpy(training.train.images[chosen]).permute(0, 3, 1, 2).float() / 255
     y = F.one_hot(torch.from_numpy(training.train.labels[chosen]), 4).float()
@@ -142,9 +146,10 @@ def test_augmentations_act_where_the_protocol_says(tiny_benchmark: Benchmark, ti
         return transform
 
     zero, one = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
-    pipeline = InputPipeline({"early": spy("early")}, {"late": spy("late")}, 12, 4, zero, one)
+    early, late = Augment("early", "stored", spy("early")), Augment("late", "input", spy("late"))
+    pipeline = InputPipeline((early, Resize(12), late, Normalise(zero, one)), 4)
     images = torch.randint(0, 256, (8, 10, 10, 3), dtype=torch.uint8)
-    inputs, targets = pipeline.train_batch(images, torch.arange(8) % 4, seed=0, epoch=0, step=0)
+    inputs, targets = pipeline.train_batch(images, torch.arange(8) % 4, Position(0, 0, 0))
     assert sizes == {"early": (8, 3, 10, 10), "late": (8, 3, 12, 12)}
     assert inputs.shape == (8, 3, 12, 12)
     assert inputs.dtype == targets.dtype == torch.float32

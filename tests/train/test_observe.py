@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from harness.catalog import Catalog
-from harness.train.observe import applied_moments, applied_smoothing, read_strengths
+from harness.train.observe import applied_moments, applied_smoothing
+from harness.train.setup import read_strengths
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.1, 0.37])

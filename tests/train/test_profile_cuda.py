@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from harness.api import EpochRecord
 from harness.train import profile_cuda
 from harness.train.profile import Phase, RunClock
+from tests.training import state_at
+
+RECORD = EpochRecord(epoch=0, lr=1e-3, loss=1.0, images_per_second=1.0, seconds=1.0)
 
 
 def test_idle_share_is_what_no_interval_covers() -> None:
@@ -71,15 +75,15 @@ def test_phases_on_cuda_sum_up_and_the_idle_share_is_measured() -> None:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record(torch.cuda.current_stream(device))
     clock = RunClock(profile_cuda.CudaWatch(device), tell=lambda shares: None, save=lambda clock: None)
-    clock.epoch_started(0, 0, 60)
+    clock.epoch_started(state_at(0, 0, steps=60))
     matrix = torch.rand(2048, 2048, device=device)
     for _ in range(60):
         clock.enter(Phase.FORWARD)
         for _ in range(10):
             matrix = matrix @ matrix.softmax(dim=1)
         clock.enter(Phase.WAITING)
-        clock.step_finished()
-    clock.epoch_finished()
+        clock.step_finished(state_at(0))
+    clock.epoch_finished(state_at(1), RECORD)
     clock.close()
     end.record(torch.cuda.current_stream(device))
     torch.cuda.synchronize(device)
