@@ -97,11 +97,15 @@ def test_fingerprint_covers_pixels_and_labels(
         assert other.manifest.fingerprint != first
 
 
-def test_prepared_once(prepare: Callable[..., PreparedDataset], monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare("dots")
-    monkeypatch.setattr(module, "_store", lambda *_, **__: pytest.fail("prepared again"))
-    prepare("dots")
-    prepare("dots", 64)
+def test_prepared_once(prepare: Callable[..., PreparedDataset]) -> None:
+    def times(folder: Path) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+
+    first = prepare("dots")
+    before = times(first.folder)
+    for again in (prepare("dots"), prepare("dots", 64)):
+        assert again.folder == first.folder
+        assert times(again.folder) == before
 
 
 def test_another_definition_is_prepared_anew(prepare: Callable[..., PreparedDataset], tiny_catalog: Catalog) -> None:
