@@ -19,7 +19,7 @@ from harness.errors import WrongUseError
 if TYPE_CHECKING:
     from harness.testing.rules import Check, Outcome
 
-KINDS = ("model", "dataset", "augmentation", "metric", "tracker")
+KINDS = ("model", "dataset", "augmentation", "metric", "tracker", "executor")
 
 
 @click.group()

@@ -31,6 +31,7 @@ _DESCRIPTIONS = {
     "augmentation": "The augmentation {title} for xscore-harness",
     "metric": "The metric {title} for xscore-harness",
     "tracker": "{title}, a tracker for xscore-harness",
+    "executor": "{title}, an executor for xscore-harness",
 }
 _LIBRARIES = {
     "model": ("torch",),
@@ -38,6 +39,7 @@ _LIBRARIES = {
     "augmentation": ("torch",),
     "metric": ("torch",),
     "tracker": (),
+    "executor": (),
 }
 _NEXT = {
     "model": ("harness check-budget {name}", "harness run {name} --suite pocket", "harness leaderboard --suite pocket"),
@@ -45,6 +47,7 @@ _NEXT = {
     "augmentation": ("harness list augmentations",),
     "metric": ("harness list metrics",),
     "tracker": ("harness list trackers", "harness run starnet --suite pocket --dataset pocket_digits --track {name}"),
+    "executor": ("harness list executors", "harness run starnet --suite pocket --executor {name}"),
 }
 
 
@@ -53,7 +56,7 @@ def scaffold(name: str, kind: str, into: Path, catalog: Catalog) -> Path:
 
     Args:
         name: The plugin's name, as users will type it.
-        kind: ``"model"``, ``"dataset"``, ``"augmentation"``, ``"metric"`` or ``"tracker"``.
+        kind: ``"model"``, ``"dataset"``, ``"augmentation"``, ``"metric"``, ``"tracker"`` or ``"executor"``.
         into: The parent folder, made if it is missing.
         catalog: The installed plugins, whose names are taken.
 
@@ -102,6 +105,7 @@ def _require_free(name: str, kind: str, catalog: Catalog) -> None:
         "augmentation": catalog.augmentations,
         "metric": catalog.metrics,
         "tracker": catalog.trackers,
+        "executor": catalog.executors,
     }
     offer = tables[kind].get(name) if kind in tables else None
     if offer is not None:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.api import (
+    Cell,
     DatasetSpec,
     EpochRecord,
     Job,
     ModelSpec,
+    Reporter,
+    Resources,
     RunResult,
     Sample,
     Split,
+    StoppedError,
     TrackedRun,
     Tracker,
     TrackerSpec,
+    Work,
+    write_text_atomically,
 )
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.catalog import Catalog, Plugin
     from harness.train.observer import Observer
     from harness.train.state import TrainingState
 
@@ -236,42 +245,6 @@ def _observe_epochs(notify: Callable[..., object]) -> Observer:
     return EpochObserver()
 
 
-@dataclass(frozen=True)
-class Observers:
-    """The observer hooks of one plugin: functions and the names of their arguments, by hook."""
-
-    functions: Mapping[str, tuple[Callable[..., object], tuple[str, ...]]] = field(default_factory=dict)
-
-    def notify(self, hook: str, **arguments: object) -> None:
-        """Call a hook with the arguments that it takes, if the plugin has it. Raises what the hook raises."""
-        if hook in self.functions:
-            function, names = self.functions[hook]
-            function(*(arguments[name] for name in names))
-
-
-def observers_in(catalog: Catalog, plugin: Plugin) -> Observers:
-    """Return the observer hooks of a plugin, which may be none."""
-    return Observers(
-        {
-            hook: (implementation.function, tuple(implementation.argnames))
-            for hook, implementations in catalog.observers.items()
-            for owner, implementation in implementations
-            if owner == plugin
-        }
-    )
-
-
-def observers_of(plugin: str) -> Observers:
-    """Return the observer hooks of a plugin by the name of its entry point. Raises LookupError if there are none."""
-    from harness.catalog import discover
-
-    catalog = discover()
-    for found in (observers_in(catalog, one) for one in catalog.plugins if one.name == plugin):
-        if found.functions:
-            return found
-    raise LookupError(f"no plugin named {plugin!r} with observer hooks was discovered")
-
-
 def tracker_of(name: str) -> TrackerSpec:
     """Return a tracker that is installed. Raises LookupError if there is none of that name."""
     from harness.catalog import discover
@@ -280,3 +253,106 @@ def tracker_of(name: str) -> TrackerSpec:
     if offer is None:
         raise LookupError(f"no tracker named {name!r} was discovered")
     return offer.spec
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a FakeRunOne: its job and arguments, and when it began and ended, by ``time.time``."""
+
+    job: Job
+    device: str
+    threads: int | None
+    began: float
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class FakeRunOne:
+    """Stands in for ``harness.api.RunOne``: it trains nothing and records its calls in a folder.
+
+    Attributes:
+        folder: The folder, which all processes and machines that call it can write to.
+        failing: Jobs that fail.
+        dying: Jobs that end their process, like a crash in compiled code. In the process ``home`` they only fail.
+        home: The process that created this.
+        seconds: The duration of a job, which may be stopped meanwhile.
+    """
+
+    folder: Path
+    failing: frozenset[Job] = frozenset()
+    dying: frozenset[Job] = frozenset()
+    home: int = field(default_factory=os.getpid)
+    seconds: float = 0.0
+
+    def __call__(
+        self, job: Job, /, *, device: str = "auto", threads: int | None = None, reporter: Reporter | None = None
+    ) -> Cell:
+        """Report three epochs and return the outcome. Raises StoppedError if the reporter asks to stop."""
+        from harness.execute.reporters import logged
+
+        call = Call(job, device, threads, began=time.time())
+        record = f"{uuid.uuid4().hex}.call"
+        self._write(record, json.dumps(asdict(call)))
+        with logged(reporter) as told:
+            told.job_started(job)
+            while not (stopping := told.should_stop()) and time.time() < call.began + self.seconds:
+                time.sleep(0.05)
+            if not stopping:
+                if job in self.dying and os.getpid() != self.home:
+                    os._exit(1)
+                for one in epoch_records():
+                    told.epoch_finished(job, one)
+            self._write(record, json.dumps(asdict(replace(call, ended=time.time()))))
+            if stopping:
+                raise StoppedError
+            if job in self.failing | self.dying:
+                cell = self.fail(job, "RuntimeError: this job fails on purpose")
+            else:
+                self._write(_file_of(job), "")
+                cell = self.look(job)
+            told.job_finished(cell)
+        return cell
+
+    def look(self, job: Job, /) -> Cell:
+        """Return a job's state."""
+        try:
+            reason = (self.folder / _file_of(job)).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return Cell(job, "missing")
+        return Cell(job, "failed", detail=reason) if reason else Cell(job, "done", run_result(job))
+
+    def fail(self, job: Job, reason: str, /) -> Cell:
+        """Record that a job failed, unless it is done."""
+        if self.look(job).state != "done":
+            self._write(_file_of(job), reason)
+        return self.look(job)
+
+    def calls(self) -> list[Call]:
+        """Return the calls so far, the earliest first."""
+        found = (json.loads(path.read_bytes()) for path in self.folder.glob("*.call"))
+        return sorted((Call(**one | {"job": Job(**one["job"])}) for one in found), key=lambda call: call.began)
+
+    def _write(self, name: str, text: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(self.folder / name, text)
+
+
+def _file_of(job: Job) -> str:
+    return f"{job.protocol}.{job.model}.{job.dataset}.{job.seed}.state"
+
+
+def executor_work(run_one: FakeRunOne, folder: Path, reporter: Reporter | None = None) -> Work:
+    """Return three jobs for an executor, which differ in their seeds: one at a time, on the CPU, with one thread.
+
+    Args:
+        run_one: Stands in for the training.
+        folder: The executor's own folder.
+        reporter: Receives the progress; None for nobody.
+    """
+    return Work(
+        jobs=tuple(replace(JOB, seed=seed) for seed in range(3)),
+        run_one=run_one,
+        resources=Resources(devices=("cpu",), jobs=1, threads=1),
+        reporter=reporter or Reporter(),
+        folder=folder,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import re
 import sys
 import tempfile
 import tomllib
@@ -18,7 +17,18 @@ from harness.api import PROJECT
 from harness.catalog import DISTRIBUTION, Catalog, Plugin
 from harness.errors import WrongUseError, unknown_name
 from harness.registry import Benchmark
-from harness.testing import augmentations, datasets, fakes, metrics, model_state, models, observers, plugins, trackers
+from harness.testing import (
+    augmentations,
+    datasets,
+    executors,
+    metrics,
+    model_state,
+    models,
+    observers,
+    plugins,
+    trackers,
+)
+from harness.testing.plugins import normal
 from harness.testing.rules import Check, Rule, checks
 
 RULES: tuple[Rule, ...] = (
@@ -30,6 +40,7 @@ RULES: tuple[Rule, ...] = (
     *metrics.RULES,
     *trackers.RULES,
     *observers.RULES,
+    *executors.RULES,
 )
 """All rules, in the order in which they are examined."""
 
@@ -92,7 +103,9 @@ class _Finder:
             yield f"metric {name}", metrics.RULES, metrics.MetricCase(metric.spec)
         for name, tracker in offered(catalog.trackers):
             yield f"tracker {name}", trackers.RULES, trackers.TrackerCase(tracker.spec)
-        hooks = fakes.observers_in(catalog, plugin)
+        for name, executor in offered(catalog.executors):
+            yield f"executor {name}", executors.RULES, executors.ExecutorCase(executor)
+        hooks = observers.observers_in(catalog, plugin)
         if hooks.functions and only is None:
             yield f"observer {plugin.name}", observers.RULES, observers.ObserverCase(plugin.name, hooks)
 
@@ -108,11 +121,6 @@ class _Finder:
         protocols = self.benchmark.protocols.values()
         uses = [use.strengths for one in protocols for use in one.augmentations if use.name == augmentation]
         return tuple({repr(sorted(use.items())): use for use in uses}.values()) or ({},)
-
-
-def normal(name: str) -> str:
-    """Return a distribution's name as pip compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _offers(plugin: Plugin) -> set[str]:

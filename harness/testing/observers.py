@@ -7,14 +7,15 @@ import copy
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from harness.catalog import Catalog, Plugin, discover
 from harness.errors import one_line
 from harness.testing import fakes
 from harness.testing.rules import RAISED, Failed, Kind, Rule, Skipped, Warned, rule, shorten
@@ -157,6 +158,40 @@ def _times(case: FollowerCase) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
+class Observers:
+    """The observer hooks of one plugin: functions and the names of their arguments, by hook."""
+
+    functions: Mapping[str, tuple[Callable[..., object], tuple[str, ...]]] = field(default_factory=dict)
+
+    def notify(self, hook: str, **arguments: object) -> None:
+        """Call a hook with the arguments that it takes, if the plugin has it. Raises what the hook raises."""
+        if hook in self.functions:
+            function, names = self.functions[hook]
+            function(*(arguments[name] for name in names))
+
+
+def observers_in(catalog: Catalog, plugin: Plugin) -> Observers:
+    """Return the observer hooks of a plugin, which may be none."""
+    return Observers(
+        {
+            hook: (implementation.function, tuple(implementation.argnames))
+            for hook, implementations in catalog.observers.items()
+            for owner, implementation in implementations
+            if owner == plugin
+        }
+    )
+
+
+def observers_of(plugin: str) -> Observers:
+    """Return the observer hooks of a plugin by the name of its entry point. Raises LookupError if there are none."""
+    catalog = discover()
+    for found in (observers_in(catalog, one) for one in catalog.plugins if one.name == plugin):
+        if found.functions:
+            return found
+    raise LookupError(f"no plugin named {plugin!r} with observer hooks was discovered")
+
+
+@dataclass(frozen=True)
 class ObserverCase(FollowerCase):
     """The observers of a plugin.
 
@@ -166,10 +201,11 @@ class ObserverCase(FollowerCase):
     """
 
     plugin: str
-    observers: fakes.Observers
+    observers: Observers
     in_process: ClassVar[str] = (
-        "import sys; from dataclasses import replace; from harness.testing import fakes; "
-        "job = replace(fakes.JOB, seed=int(sys.argv[2])); fakes.play(fakes.observers_of(sys.argv[1]).notify, job)"
+        "import sys; from dataclasses import replace; from harness.testing.fakes import JOB, play; "
+        "from harness.testing.observers import observers_of; "
+        "play(observers_of(sys.argv[1]).notify, replace(JOB, seed=int(sys.argv[2])))"
     )
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import Distribution
+from importlib.metadata import Distribution, PackageNotFoundError, packages_distributions, requires
 from typing import Any
 
 from harness.catalog import Plugin
@@ -165,6 +166,27 @@ def has_metadata(case: PluginCase) -> str:
     if lacks:
         raise Failed(f"{case.plugin.distribution} lacks {shorten(lacks, 4)} in its metadata (pyproject.toml).")
     return f"{case.plugin.distribution} {case.plugin.version}"
+
+
+def normal(name: str) -> str:
+    """Return a distribution's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required_packages(distribution: str) -> set[str]:
+    """Return the import packages of all that a distribution requires, extras left out, and what that requires."""
+    found: set[str] = set()
+    pending = [distribution, _HARNESS]
+    while pending:
+        name = normal(pending.pop())
+        if name not in found:
+            found.add(name)
+            try:
+                needs = requires(name) or ()
+            except PackageNotFoundError:  # for another system, say
+                continue
+            pending += [re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in needs if "extra ==" not in text]
+    return {package for package, owners in packages_distributions().items() if found & {normal(one) for one in owners}}
 
 
 def _field(found: Distribution, name: str) -> str:

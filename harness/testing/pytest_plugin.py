@@ -71,7 +71,8 @@ def _checks(config: pytest.Config, file: Path, name: str | None) -> tuple[Check,
     from harness.data.store import default_data_root
     from harness.errors import WrongUseError
     from harness.registry import load_benchmark
-    from harness.testing.find import find_checks, importable, normal, project_above, read_project
+    from harness.testing.find import find_checks, importable, project_above, read_project
+    from harness.testing.plugins import normal
 
     if name is None:
         folder = project_above(file)

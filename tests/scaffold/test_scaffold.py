@@ -52,7 +52,7 @@ def test_the_new_files_follow_their_stated_style(kind: str, tmp_path: Path) -> N
 
 
 def test_its_tests_pass_without_installation(tmp_path: Path) -> None:
-    """All five kinds, installed, are in test_examples.py."""
+    """All kinds, installed, are in test_examples.py."""
     folder = scaffold("mine", "metric", tmp_path / "a folder with spaces", discover())
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error::UserWarning"],

@@ -7,6 +7,7 @@ from tests.support import ROOT, Command
 from tests.testing import (
     test_augmentations,
     test_datasets,
+    test_executors,
     test_metrics,
     test_models,
     test_observers,
@@ -23,6 +24,7 @@ OFFENDERS = (
     *test_metrics.OFFENDERS,
     *test_trackers.OFFENDERS,
     *test_observers.OFFENDERS,
+    *test_executors.OFFENDERS,
 )
 ELSEWHERE = {"plugin-metadata", "dataset-train-blind"}  # their offenders need files, and have tests of their own
 

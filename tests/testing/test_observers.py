@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import fakes
-from harness.testing.observers import RULES, ObserverCase
+from harness.testing.observers import RULES, ObserverCase, observers_of
 from harness.testing.rules import Outcome
 from tests.testing.offending import Offender, assert_exactly, complaints
 
@@ -64,7 +63,7 @@ def examine(install: Callable[..., Path], changes: dict[str, str]) -> dict[str, 
     places = ("started", "epoch", "finished")
     filled = {place: changes.get(place, "pass").replace("\n        ", "\n    ") for place in places}
     install("my_observer", source.format(**filled))
-    return complaints(RULES, ObserverCase("my_observer", fakes.observers_of("my_observer")))
+    return complaints(RULES, ObserverCase("my_observer", observers_of("my_observer")))
 
 
 @pytest.mark.parametrize("number", range(len(OFFENDERS)), ids=lambda number: f"{number}-{OFFENDERS[number].rule}")
@@ -84,5 +83,5 @@ def test_a_healthy_observer_keeps_every_rule_and_leaves_nothing_behind(
 
 def test_an_observer_that_workers_do_not_find_is_caught(install: Callable[..., Path]) -> None:
     install("my_observer", textwrap.dedent(OBSERVER).format(started="pass", epoch="pass", finished="pass"))
-    found = complaints(RULES[-1:], ObserverCase("another", fakes.observers_of("my_observer")))
+    found = complaints(RULES[-1:], ObserverCase("another", observers_of("my_observer")))
     assert "no plugin named 'another'" in found["observer-spawns"].detail
