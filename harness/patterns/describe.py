@@ -36,7 +36,7 @@ class Described:
 
     @property
     def present(self) -> dict[str, bool]:
-        """Whether the model has each element."""
+        """True by element for those that the model has."""
         return {name: element.present for name, element in self.elements.items()}
 
 
@@ -54,7 +54,7 @@ def describe_models(catalog: Catalog, names: Iterable[str], counting: Counting) 
     described, failures = [], []
     for name in names:
         offer = catalog.model(name)
-        # "fvcore" parts these entries from those of an earlier harness, which counted parameters in another way.
+        # "fvcore" separates these entries from those of older versions, which counted parameters differently.
         key = hash_of(["fvcore", name, source_stamp(offer.spec), RULES, version("fvcore"), *_size(counting)])
         one = cache.get(key, Described)
         if one is None:

@@ -46,7 +46,7 @@ class Element:
 
     @property
     def present(self) -> bool:
-        """Whether the model has it."""
+        """True if the model has it."""
         return self.count > 0
 
 

@@ -53,22 +53,22 @@ class Node:
 
     @property
     def is_view(self) -> bool:
-        """Whether it moves values without changing them."""
+        """True if it moves values without changing them."""
         return self.op in _VIEWS
 
     @property
     def is_mixing(self) -> bool:
-        """Whether it is a learned convolution or linear map."""
+        """True for a learned convolution or linear map."""
         return self.op in _MIXING and bool(self.weight)
 
     @property
     def is_norm(self) -> bool:
-        """Whether it is a batch normalisation, which is per channel and linear in evaluation mode."""
+        """True for a batch normalisation, which is per channel and linear in evaluation mode."""
         return self.op in _POINTWISE_LEARNED
 
     @property
     def is_add(self) -> bool:
-        """Whether it adds two activations of one shape."""
+        """True if it adds two activations of one shape."""
         same = len(self.input_shapes) == 2 and self.input_shapes[0] == self.input_shapes[1]
         return self.op in ("add", "add_") and same
 
@@ -96,13 +96,13 @@ class Node:
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether it is a convolution of each channel by itself over more than one position."""
+        """True for a convolution of each channel by itself over more than one position."""
         channels = self.input_shapes[0][1] if self.op == "convolution" and len(self.weight) == 4 else 0
         return channels > 1 and self.groups == channels and max(self.kernel) > 1
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether it is an ungrouped 1x1 convolution on a map of more than one position."""
+        """True for an ungrouped 1x1 convolution on a map of more than one position."""
         return self.op == "convolution" and self.kernel == (1, 1) and self.groups == 1 and self.pixels > 1
 
 

@@ -73,7 +73,7 @@ class PageContent:
         board: The suite's leaderboard, or the published one where nothing is measured.
         measured: True for the suite's leaderboard.
         published: The published leaderboard with measured models ranked among them.
-        proxy: The data set that stands for ImageNet in Figure 1; empty for none.
+        proxy: The data set that represents ImageNet in Figure 1; empty for none.
         search: Subset search on the published table.
         patterns: Of installed models.
         histories: One row per epoch: model, dataset, seed, epoch, loss.

@@ -35,7 +35,7 @@ _MANY_MODELS = 2000
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How values of a metric become scores.
+    """Settings that turn values of a metric into scores.
 
     Attributes:
         lam: Weight of the variance.

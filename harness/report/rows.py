@@ -37,7 +37,7 @@ class RowUncertainty:
 
 @dataclass(frozen=True)
 class RowTraining:
-    """How a model was trained.
+    """Facts about the training of a model.
 
     Attributes:
         seeds: Number of seeds by data set.
@@ -124,12 +124,12 @@ class BoardRow:
 
     @property
     def is_model(self) -> bool:
-        """Whether this is a model and not the baseline."""
+        """True for a model, False for the baseline."""
         return self.kind == MODEL_KIND
 
     @property
     def is_measured(self) -> bool:
-        """Whether a row of the published leaderboard is the user's own."""
+        """True for the user's own row of the published leaderboard."""
         return self.published is not None and self.published.source == MEASURED
 
     def as_row(self) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class BoardColumn:
         digits: Decimals.
         is_number: False for text.
         viewers: Where it is shown.
-        is_needed: Whether these rows need the column.
+        is_needed: Tells if these rows need the column.
     """
 
     key: str

@@ -6,7 +6,6 @@ The package is cheap to import: its functions import pandas, NumPy and SciPy whe
 from __future__ import annotations
 
 from harness.score.accuracies import read_accuracies
-from harness.score.anchors import Anchors
 from harness.score.noise import UncertaintySettings, as_runs, mean_accuracies
 from harness.score.seed_plan import SeedPlan, seeds_needed
 from harness.score.subset_search import SearchSettings, SubsetModel, SubsetSearch, fit_subset, search_subsets
@@ -16,6 +15,7 @@ from harness.score.xscore import (
     DEFAULT_LAMBDA,
     INCOMPLETE,
     NORMALIZED_PREFIX,
+    Anchors,
     LambdaSensitivity,
     check_accuracies,
     lambda_sensitivity,

@@ -9,9 +9,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.errors import CannotContinueError, WrongUseError, unknown_name
-from harness.score.anchors import Anchors
 from harness.score.least_squares import SubsetFits, combinations, fit_subsets
-from harness.score.xscore import DEFAULT_LAMBDA, check_accuracies, check_enough_datasets, normalize, score
+from harness.score.xscore import DEFAULT_LAMBDA, Anchors, check_accuracies, check_enough_datasets, normalize, score
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,7 +26,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from harness.score.anchors import Anchors
 from harness.score.noise import (
     Cells,
     UncertaintySettings,
@@ -37,7 +36,7 @@ from harness.score.noise import (
     score_variance,
     score_weights,
 )
-from harness.score.xscore import COMPLETE, DEFAULT_LAMBDA, check_lambda, score
+from harness.score.xscore import COMPLETE, DEFAULT_LAMBDA, Anchors, check_lambda, score
 
 if TYPE_CHECKING:
     import numpy as np
