@@ -15,7 +15,7 @@ from harness.cache import Cache, cache_folder
 from harness.catalog import Offer
 from harness.errors import PluginError, one_line
 from harness.fingerprint import hash_of
-from harness.garbage import gc_paused
+from harness.machine import gc_paused
 from harness.macs import fvcore_nn
 
 if TYPE_CHECKING:

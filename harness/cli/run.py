@@ -23,8 +23,7 @@ from harness.execute.forkserver import begin_imports
 from harness.execute.resources import ResourceRequest, resolve_resources
 from harness.execute.run_one import LocalRunOne
 from harness.execute.tracking import check_trackers
-from harness.garbage import gc_paused
-from harness.machine import find_device
+from harness.machine import find_device, gc_paused
 from harness.plan import Plan, build_plan
 from harness.price.estimate import Estimator, Setting
 from harness.results.store import executor_folder

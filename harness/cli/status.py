@@ -15,7 +15,7 @@ from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
 from harness.cli.plan import COLUMNS, DIGITS, time_left, with_other_seeds
 from harness.errors import CannotContinueError
-from harness.garbage import gc_paused
+from harness.machine import gc_paused
 from harness.plan import build_plan
 from harness.results.store import RunsFolder, executor_folder
 from harness.workspace.survey import survey_plan

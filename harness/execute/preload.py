@@ -6,7 +6,7 @@ import contextlib
 import gc
 import warnings
 
-from harness.garbage import gc_paused
+from harness.machine import gc_paused
 
 # The worker meets the same error again, and can report it.
 with warnings.catch_warnings(), contextlib.suppress(Exception), gc_paused():

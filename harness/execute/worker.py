@@ -19,8 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
 from harness.api import Cell, Job, StoppedError, StopSignal, StoreError
-from harness.garbage import gc_paused
-from harness.machine import THREAD_VARIABLES
+from harness.machine import THREAD_VARIABLES, gc_paused
 
 _Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.api import ModelSpec
 from harness.catalog import Offer
-from harness.garbage import gc_paused
+from harness.machine import gc_paused
 from harness.models import Architecture, build_module
 from harness.price.price import Basis
 from harness.price.timings import Timing, Timings, mean_timing

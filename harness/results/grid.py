@@ -12,7 +12,7 @@ import msgspec
 
 from harness.api import Cell, Job, RunResult
 from harness.errors import HarnessError, StoreError
-from harness.garbage import gc_paused
+from harness.machine import gc_paused
 from harness.results.schema import SCHEMA
 from harness.results.store import JobFolder, RunsFolder, job_place
 

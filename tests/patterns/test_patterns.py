@@ -18,7 +18,7 @@ from harness.catalog import discover
 from harness.errors import CannotContinueError
 from harness.models import build_module
 from harness.patterns.associate import associate, confound, pareto_front, warnings
-from harness.patterns.detect import RULE_OF, detect
+from harness.patterns.describe import RULE_OF, detect
 from tests.support import Command
 
 # By hand, from the papers and the stage tables: what each architecture has beyond what its neighbours have.
