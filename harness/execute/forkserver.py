@@ -43,7 +43,7 @@ def process_context(devices: Sequence[str]) -> _Context:
 def begin_imports(device: str) -> None:
     """Start the fork server, which imports torch, if workers for the device of ``--device`` will be forked."""
     known = device_without_torch(device)
-    if known is None or not forks_workers((known.address,)):
+    if known is None or process_context((known.address,)).get_start_method() != "forkserver":
         return
     from multiprocessing import forkserver  # not made for every system
 

@@ -208,6 +208,23 @@ def test_fork_server_does_not_inherit_stdout() -> None:
     assert ran.stdout.strip() == "[False, True]"
 
 
+BEGIN_AND_FORK = """
+from harness.execute.forkserver import begin_imports, process_context
+begin_imports("cpu")
+found = "import os, sys; os._exit(10 if 'timm' in sys.modules else 20)"
+process = process_context(["cpu"]).Process(target=exec, args=(found,))
+process.start()
+process.join()
+print(process.exitcode)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked under Linux alone")
+def test_workers_start_with_what_the_fork_server_has_imported() -> None:
+    ran = subprocess.run([sys.executable, "-c", BEGIN_AND_FORK], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "10"
+
+
 @pytest.mark.parametrize(
     ("asked", "devices", "threads"),
     [
