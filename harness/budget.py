@@ -1,4 +1,4 @@
-"""A model's spec -> BudgetReport: trainable parameters, counted by fvcore, and the verdict on them; MACs to inform.
+"""Judges a model by a budget: trainable parameters, counted by fvcore. Multiply-adds are counted to inform.
 
 Parameters are trainable and as trained, head included, from a fresh build at every class count.
 """

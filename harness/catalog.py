@@ -1,5 +1,5 @@
-"""Installed entry points -> Catalog: every model, data set, augmentation, metric, executor and tracker with its owner,
-and every failure with its reason.
+"""Loads the installed plugins, and gives the catalog: every model, data set, augmentation, metric, executor and tracker
+with its owner, and every failure with its reason.
 
 One plugin never harms another: each is loaded, registered and asked on its own, and one that misbehaves is taken out
 whole and recorded. Only a contested name is less than that: it costs the plugin that name and nothing else.

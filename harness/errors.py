@@ -1,4 +1,7 @@
-"""The errors that are the user's to solve. The core raises them; only ``harness.cli`` turns them into messages."""
+"""Defines the errors that a user can solve, and their exit codes.
+
+The core raises them; only ``harness.cli`` turns them into messages.
+"""
 
 from __future__ import annotations
 

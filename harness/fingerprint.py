@@ -1,4 +1,4 @@
-"""What makes a result what it is: hashes of the architecture, the data and the protocol, joined in one fingerprint."""
+"""The fingerprint of a result: one hash of the architecture, the data and the protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hooks, and nothing else. Plugins implement any of them, in a module or object that an entry point names."""
+"""Declares the hooks, and nothing else. A plugin implements any of them, in a module or object of an entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A built module -> MacCount: multiply-adds counted by fvcore, with torch's own counter as a cross-check.
+"""Counts the multiply-adds of a built module by fvcore, with torch's own counter as a cross-check.
 
 MACs are fvcore's, 1 per multiply-add, for one image in evaluation mode. The total includes normalisation and pooling;
 the products are convolutions, linear layers and attention only. torch's counter must find exactly twice the products;

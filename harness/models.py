@@ -1,4 +1,4 @@
-"""A model's spec -> a built module, its architecture digest and its parameters."""
+"""Builds a model from its spec, and gives its architecture digest and its parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmark + Catalog + Selection -> Plan: which jobs there are, in which order. Reads no file and builds no model."""
+"""Turns a benchmark, a catalog and a selection into the ordered jobs. Reads no file and builds no model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's TOML file -> a protocol of their own, beside the frozen ones and never to be taken for one of them."""
+"""Reads a user's TOML file as a protocol of their own, which is kept apart from the frozen ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""registry.toml -> Benchmark: protocols, budgets, suites, anchors and published table, validated, typed and frozen."""
+"""Reads registry.toml: protocols, budgets, suites, anchors and the published table, validated, typed and frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TOML file -> typed values; errors name file, key, found and expected."""
+"""Reads a TOML file as typed values; an error names file, key, what was found and what was expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything a plugin author imports: the hook marker, the specs a hook returns, and the values an observer sees.
+"""Defines what plugins import: the hook marker, the specs that hooks return, and the values of jobs and results.
 
 Importing this module costs milliseconds: torch, timm and torchvision appear in annotations only. Keep plugin modules
 as cheap by importing them inside ``build``, ``read`` and ``compute``.

@@ -1,4 +1,4 @@
-"""The command line: ``harness COMMAND``. The only place where errors become messages and exit codes."""
+"""Turns a command line into rows on stdout, messages on stderr and an exit code, with one module per command."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Data sets on disk: readers of plugins in, memory-mapped uint8 arrays with a fingerprint out."""
+"""Turns the sources of a data set into checked, memory-mapped uint8 arrays with a fingerprint."""

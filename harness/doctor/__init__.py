@@ -1,1 +1,1 @@
-"""What this machine can run, and what is missing: one small check after the other, none of which stops the others."""
+"""Checks this machine for one suite, and gives findings with advice; a failing check stops no other."""

@@ -1,1 +1,1 @@
-"""How a plan is carried out: executors call ``run_one`` for every job, wherever they like."""
+"""Trains the jobs of a plan, in processes here or on a cluster, and gives the outcome of each job."""

@@ -1,1 +1,1 @@
-"""Architectural elements of models, found in their operations, and their association with the score."""
+"""Finds architectural elements in a model's operations, and gives their association with the score."""

@@ -1,1 +1,1 @@
-"""Estimates of the time, memory, disk and energy that jobs take."""
+"""Estimates the time, disk and energy that the jobs of a plan take on a device."""

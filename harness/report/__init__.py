@@ -1,1 +1,1 @@
-"""Finished results -> leaderboards, and one self-contained HTML page with tables and figures."""
+"""Turns finished results into leaderboards, and into one self-contained HTML page with tables and figures."""

@@ -1,1 +1,1 @@
-"""Results on disk: where each job's files are, what they hold, and what state a job is in."""
+"""Stores results in the runs folder, and gives what is stored there and the state of every job."""

@@ -1,4 +1,4 @@
-"""Writes a complete distribution for a new plugin: code that works, its tests, README, licence and CI file.
+"""Turns a name and a kind into a new plugin: code that works, its tests, README, licence and CI file.
 
 The files are jinja templates inside the package, so no network is needed.
 """

@@ -1,4 +1,4 @@
-"""Accuracies -> scores, subset search and uncertainty, as plain arithmetic on pandas frames.
+"""Turns accuracies into scores, subset searches and uncertainty, by plain arithmetic on pandas frames.
 
 The package is cheap to import: its functions import pandas, NumPy and SciPy when they are called.
 """

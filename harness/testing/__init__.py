@@ -1,4 +1,4 @@
-"""For plugin authors: conformance rules with their reasons, and small stand-ins to test against.
+"""Examines plugins by conformance rules, each with its reason, and gives authors fakes to test against.
 
 A test file of three lines runs every rule as a test of its own, by the pytest plugin that the harness installs:
 

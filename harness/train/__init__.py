@@ -1,1 +1,1 @@
-"""One job -> weights, history and test predictions, under the frozen protocol."""
+"""Trains one job under its protocol, and gives weights, history, test predictions and a record of the run."""

@@ -1,1 +1,1 @@
-"""A finished run -> what can be shown of it: every claim of its result against files, code and data."""
+"""Checks every claim of a finished run against files, code and data, and gives a verdict per claim."""

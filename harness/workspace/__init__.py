@@ -1,1 +1,1 @@
-"""The place of work: benchmark, catalog, runs folder, data folder, and the finished results there."""
+"""Joins benchmark, plugins, runs folder and data folder in one value, and gives the finished results there."""
