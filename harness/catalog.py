@@ -144,7 +144,7 @@ class Catalog:
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except (Exception, SystemExit) as error:
-                failures.append(f"{plugin}: {hook} raised {one_line(error)}; the run goes on without it.")
+                failures.append(f"{plugin}: {hook} raised {one_line(error)}; the run continues without it.")
         return failures
 
     def _get(self, kind: str, name: str, table: Mapping[str, Offer[_S]]) -> Offer[_S]:

@@ -174,7 +174,7 @@ def test_observer_that_raises_is_reported_and_others_called(install: Callable[..
     catalog = discover()
     failures = catalog.notify("harness_run_started", job="the job")
     assert failures == [
-        "plugin 'aa_fails' of aa-fails 1.0: harness_run_started raised OSError: away; the run goes on without it."
+        "plugin 'aa_fails' of aa-fails 1.0: harness_run_started raised OSError: away; the run continues without it."
     ]
     import bb_works  # type: ignore[import-not-found]
 

@@ -1,4 +1,4 @@
-"""What the user typed about devices and jobs -> Resources, checked against this machine."""
+"""ResourceRequest (devices and jobs, as typed) -> Resources, checked against this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRequest:
-    """What the user asked for, as typed.
+    """The resources that the user asked for, as typed.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.

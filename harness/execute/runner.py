@@ -42,7 +42,7 @@ class JobRunner:
     options: RunOptions = field(default_factory=RunOptions)
 
     def __call__(self, job: Job) -> Cell:
-        """Train a job, unless it is done or another process works on it, and return how it stands then.
+        """Train a job, unless it is done or another process works on it, and return its state.
 
         A job that fails is recorded and returned, not raised.
 
@@ -138,7 +138,7 @@ def _sentence(error: BaseException) -> str:
         first = str(error).partition(". ")[0]
         return (
             f"The device ran out of memory: {first}. Run fewer jobs on it at a time (--jobs-per-gpu), or end what else "
-            "uses it. The same command goes on from the last checkpoint."
+            "uses it. The same command resumes from the last checkpoint."
         )
     if isinstance(error, MemoryError):
         return "This machine ran out of memory. Run fewer jobs at a time (--jobs), or end what else uses it."

@@ -1,4 +1,4 @@
-"""Trackers of a run: chosen by the user, opened, told what happens, and kept from ever harming the run."""
+"""Trackers of a run: opened, fed with epochs and results, and kept from harming the run."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ def missing_modules(spec: TrackerSpec) -> list[str]:
 
 
 class RunTrackers:
-    """The open trackers of one run, as a context: leaving it closes them, told of the error that ended the run if any.
+    """The open trackers of one run, as a context; leaving it closes them and reports the error of the run, if any.
 
-    No method raises for a tracker's sake. One that fails, or takes longer than its patience, is reported and left.
+    No method raises an error of a tracker. A tracker that fails, or exceeds its patience, is reported and dropped.
     """
 
     def __init__(self, followed: Sequence[_Followed], memory: _Memory, tell: Callable[[str], object]) -> None:
         self._all = followed
         self._memory = memory
-        self._tell = tell
+        self._notice = tell
 
     def __enter__(self) -> RunTrackers:
-        """Open them. The id is written down first, so that a process that is killed meanwhile leaves no run behind."""
+        """Open them. The id is written first, so that a process killed meanwhile leaves no unknown run behind."""
         self._remember()
         for one in self._all:
             self._report(one, one.start())
@@ -97,7 +97,7 @@ class RunTrackers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Pass on what is still untold, say why the run failed, unless it was only stopped, and close them."""
+        """Pass on the remaining epochs and the reason of a failure, and close them."""
         if any(one.usable for one in self._all):
             self.epochs_saved(self._memory.folder.read_history())
         if isinstance(error, Exception) and not _is_stop(error):
@@ -107,16 +107,16 @@ class RunTrackers:
             self._report(one, one.stop())
 
     def epochs_saved(self, history: Iterable[EpochRecord]) -> None:
-        """Pass on the epochs of the history that were never told: of a process that was killed, too.
+        """Pass on the epochs that the trackers have not received, of killed processes too.
 
-        Called once a checkpoint holds them: others would be repeated after a kill, with the same loss in other seconds,
-        and the tracker's curve would not be the one on disk. A run that fails passes on all it has, for its curve
-        leads to the failure.
+        Call it once a checkpoint holds them: other epochs are repeated after a kill, with the same loss in other
+        seconds, and the tracker's curve would differ from the one on disk. A run that fails passes on all of them,
+        since its curve leads to the failure.
         """
         self._bring_up_to_date(history)
 
     def run_finished(self, result: RunResult, history: Iterable[EpochRecord]) -> None:
-        """Pass the result on, after any epoch of the history that was never told."""
+        """Pass on the remaining epochs, then the result."""
         self._bring_up_to_date(history)
         self._ask("run_finished", lambda tracker: tracker.run_finished(result))
 
@@ -136,11 +136,13 @@ class RunTrackers:
 
     def _report(self, one: _Followed, problem: str) -> None:
         if problem:
-            self._tell(f"{one.run.job}: {one.offer.owner}: tracker {one.name}: {problem}; the run goes on without it.")
+            self._notice(
+                f"{one.run.job}: {one.offer.owner}: tracker {one.name}: {problem}; the run continues without it."
+            )
 
     def _remember(self) -> None:
         if self._all:
-            with contextlib.suppress(StoreError):  # if the disk is full the run itself will say so
+            with contextlib.suppress(StoreError):  # if the disk is full, the run itself reports it
                 self._memory.save()
 
 
@@ -225,7 +227,7 @@ class _Followed:
 
 @dataclass
 class _Memory:
-    """What is kept beside a job's files: the run's id in the trackers' stores, and which epochs each was told of."""
+    """The file beside a job's results: the run's id in the trackers' stores, and the epochs that each received."""
 
     folder: JobFolder
     id: str = ""

@@ -1,8 +1,7 @@
 """The state of a run between two steps, on disk: replaced atomically and loadable without unpickling code.
 
-The checkpoint before the last one stays as a spare. A damaged checkpoint, from a disk that lies about flushing say,
-costs then the time between two checkpoints instead of the whole run. After the end the spare is the last position from
-which training can be repeated, which ``harness verify --replay`` does.
+The previous checkpoint stays as a spare. A damaged checkpoint then costs the time between two checkpoints instead of
+the whole run. After the end, the spare is the last position from which ``harness verify --replay`` can repeat training.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ class DamagedCheckpointError(HarnessError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything that a run needs to go on, its random numbers being functions of the position.
+    """Everything that a run needs to resume; its random numbers are functions of the position.
 
     Attributes:
-        fingerprint: The job's; a checkpoint of another one is not used.
-        epoch, step: The step that comes next; ``epoch`` equals the number of epochs once training has ended.
+        fingerprint: The job's; a checkpoint of another job is not used.
+        epoch, step: The next step; ``epoch`` equals the number of epochs once training has ended.
         weights: The model's state dict.
         optimizer: The optimiser's state dict; None once training has ended.
         losses: float32, the losses of the current epoch's steps so far.
@@ -43,9 +42,9 @@ class Checkpoint:
         started: When the job was first started, UTC.
         seconds: Wall-clock time spent so far.
         epoch_seconds: Of these, time spent in the steps of the current epoch.
-        test_reads: How often the test split has been opened.
-        interruptions: When and where the run went on after a stop.
-        witnessed: What was executed so far, from ``Witness.state``; None where an earlier harness did not look.
+        test_reads: Number of times that the test split was opened.
+        interruptions: Time and position of every resume.
+        witnessed: The record so far, from ``RunRecorder.state``; None from a harness that kept none.
     """
 
     fingerprint: str
@@ -65,11 +64,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to go on from.
+    """The place to resume from: a checkpoint, or nothing.
 
     Attributes:
-        checkpoint: None where training starts afresh.
-        damaged: Files that can't be used, and the sentence that says why; the caller sets them aside.
+        checkpoint: None to start anew.
+        damaged: Unusable files, each with the reason; the caller sets them aside.
     """
 
     checkpoint: Checkpoint | None
@@ -77,18 +76,18 @@ class Found:
 
     @property
     def reason(self) -> str:
-        """Say what was damaged and what follows; empty where nothing was."""
+        """A sentence about the damaged files and the consequence; empty if there are none."""
         if not self.damaged:
             return ""
         files = " ".join(f"{sentence}." for _, sentence in self.damaged)
         if self.checkpoint is None:
             return f"A checkpoint was damaged and set aside; training started again. {files}"
         place = f"epoch {self.checkpoint.epoch + 1}, step {self.checkpoint.step + 1}"
-        return f"A checkpoint was damaged and set aside; training went on from the spare at {place}. {files}"
+        return f"A checkpoint was damaged and set aside; training resumed from the spare at {place}. {files}"
 
 
 def spare_of(path: Path) -> Path:
-    """Return where the checkpoint before the one at ``path`` is kept."""
+    """Return the path of the spare of the checkpoint at ``path``."""
     return path.with_name(f"{path.stem}.spare{path.suffix}")
 
 

@@ -1,7 +1,7 @@
-"""(protocol, model, data set, seed) -> the facts that a run must show, and the knobs in which two sets of facts differ.
+"""(protocol, model, data set, seed) -> the facts that a run must show, and the settings in which two runs differ.
 
-A fact is what was seen on the objects that did the work (``harness.train.observe``), not what was configured. What is
-expected is written down here a second time, apart from the code that trains, so that a change of that code is noticed.
+A fact is read from the objects that did the work (``harness.train.observe``), not from the configuration. The expected
+facts are written here a second time, apart from the code that trains, so that a change of that code is noticed.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Facts: TypeAlias = Mapping[str, Any]
-"""What was executed, by knob; values that JSON can hold."""
+"""Executed settings by name; values that JSON can hold."""
 
 COVERAGE = "seen_from"
-"""The key that says from which (epoch, step) on a run was watched; absent where that is its beginning."""
+"""The key of the (epoch, step) at which the record starts; absent if that is the start of the run."""
 
 _WHOLE_RUN = ("epochs", "steps_per_epoch", "learning_rates", "order")
-"""Knobs that can only be compared where a run was watched from its beginning."""
+"""Settings that can only be compared if the record covers the whole run."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A knob that stood otherwise than the protocol says.
+    """A setting that differed from the protocol's.
 
-    ``found`` is ``{"varied": [...]}`` where it changed in the course of the run, and None where it was never seen.
+    ``found`` is ``{"varied": [...]}`` if it changed during the run, and None if it was never recorded.
     """
 
-    knob: str
+    setting: str
     found: Any
     expected: Any
 
     def __str__(self) -> str:
-        return f"{self.knob} was {_short(self.found)}, expected {_short(self.expected)}"
+        verb = "alternated between" if _varied(self.found) else "was"
+        return f"{self.setting} {verb} {_short(self.found)}, expected {_short(self.expected)}"
 
 
 def expected_facts(protocol: Protocol, model: ModelSpec, data: DatasetManifest, seed: int) -> dict[str, Any]:
-    """Return what a run of a job must show from its beginning to its end."""
+    """Return the facts that a whole run of a job must show."""
     classes = len(data.classes)
     steps = data.counts["train"] // protocol.batch_size
     peak, _ = learning_rate_peak(protocol, model)
@@ -106,16 +107,16 @@ def expected_facts(protocol: Protocol, model: ModelSpec, data: DatasetManifest, 
 
 
 def compare_facts(found: Facts, expected: Facts) -> tuple[Deviation, ...]:
-    """Return every knob in which a run was not what was expected.
+    """Return every setting in which a run differs from the expected facts.
 
-    Where a run was watched from the middle on, as after an update of harness, the knobs that need all of it are left
-    out; ``COVERAGE`` in the facts says so.
+    If the record starts in the middle of the run, settings of the whole run are left out.
     """
     partly = COVERAGE in found
     return tuple(
-        Deviation(knob, found.get(knob), value)
-        for knob, value in expected.items()
-        if not _equal(found.get(knob), value) and not (partly and (knob in _WHOLE_RUN or found.get(knob) is None))
+        Deviation(setting, found.get(setting), value)
+        for setting, value in expected.items()
+        if not _equal(found.get(setting), value)
+        and not (partly and (setting in _WHOLE_RUN or found.get(setting) is None))
     )
 
 
@@ -144,8 +145,8 @@ def chained(chain: str, indices: npt.NDArray[np.int64]) -> str:
 def accounted_reads(reads: int, interruptions: Sequence[Mapping[str, Any]], epochs: int) -> int:
     """Return how often the test split was read, leaving out repetitions that a stop explains.
 
-    A process that ends between the last step and the result has to read the split again when it goes on. The weights
-    are final by then, so that read tells nobody anything; it is an interruption in the last position.
+    A process that ends between the last step and the result reads the split again when it resumes. The weights are
+    final by then, so the read reveals nothing; it is an interruption in the last position.
     """
     after_the_end = sum(entry.get("epoch", 0) >= epochs for entry in interruptions)
     return 1 if 1 <= reads <= 1 + after_the_end else reads
@@ -171,9 +172,13 @@ def _float32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def _short(value: object) -> str:
-    if isinstance(value, Mapping) and set(value) == {"varied"}:
-        return " and ".join(_short(inner) for inner in value["varied"]) + " by turns"
+def _varied(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"varied"}
+
+
+def _short(value: Any) -> str:
+    if _varied(value):
+        return " and ".join(_short(inner) for inner in value["varied"])
     if value is None:
         return "never seen"
     text = value if isinstance(value, str) else json.dumps(value, default=list)

@@ -89,7 +89,7 @@ def _default_variable(name: str, value: str) -> Iterator[None]:
 def fill_uninitialized_memory(wanted: bool) -> None:
     """Set whether torch fills new tensors with NaN under deterministic algorithms.
 
-    A model that reads memory which nobody wrote then fails, instead of differing from run to run. It costs a pass over
+    A model that reads uninitialised memory then fails, instead of differing from run to run. It costs a pass over
     every new tensor, so a run fills only in its probed steps: the first and the last one of each epoch.
     """
     settings: Any = torch.utils.deterministic

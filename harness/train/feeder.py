@@ -94,8 +94,8 @@ class Feeder:
             return batch, self._stream.record_event()
 
     def _read(self, values: npt.NDArray[np.generic], chosen: Indices) -> torch.Tensor:
-        # Not by indexing: ``take`` lets other threads run meanwhile, and writes where it is told to. The mode says
-        # what to do with numbers outside of the split, of which there are none; the usual one would copy twice.
+        # Not by indexing: ``take`` lets other threads run meanwhile, and writes into a given array. All numbers are
+        # inside the split, so the mode does not matter; the default one would copy twice.
         kind = torch.from_numpy(np.empty(0, values.dtype)).dtype
         read = torch.empty((len(chosen), *values.shape[1:]), dtype=kind, pin_memory=self._stream is not None)
         np.take(values, chosen, axis=0, out=read.numpy(), mode="clip")

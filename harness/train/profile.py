@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Phase(StrEnum):
-    """What a run does at a moment; always exactly one of these."""
+    """The activity of a run; it is in exactly one phase at any time."""
 
     START = "start"  # open and hash the training images, move the model to the device, read a checkpoint
     WAITING = "waiting"  # for a batch of stored images and labels to be on the device
@@ -42,7 +42,7 @@ class Phase(StrEnum):
 
 TRAINING = (Phase.WAITING, Phase.AUGMENTATION, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER)
 """The phases that make up an epoch's training steps."""
-_TELL_SECONDS = 1.0  # between two messages about the present epoch
+_TELL_SECONDS = 1.0  # between two reports about the current epoch
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Piece:
 
 
 def shares_of(piece: Piece) -> Shares:
-    """Return what a line of a live display says of an epoch."""
+    """Return an epoch's shares for a line of a live display."""
     whole = piece.training_seconds or 1.0
     waiting, augmentation = (piece.seconds.get(phase, 0.0) for phase in (Phase.WAITING, Phase.AUGMENTATION))
     return Shares(piece.epoch or 0, waiting / whole, augmentation / whole, piece.idle)
@@ -113,19 +113,19 @@ class Watch(Interface):
         """Seconds on the host's clock."""
 
     def lap(self, phase: Phase, piece: Piece) -> None:
-        """A phase ends at this moment: add it to the piece, now or once the device has got so far."""
+        """End a phase: add it to the piece, now or once the device reaches this point."""
 
     def settle(self) -> None:
         """Wait until all laps have been added."""
 
     def window_due(self, piece: Piece, left: int) -> bool:
-        """Whether ``turn_window`` is to be called after this step, with so many steps left in the epoch."""
+        """Return True to have ``turn_window`` called after this step; ``left`` steps remain in the epoch."""
 
     def turn_window(self, piece: Piece) -> None:
         """Begin, or end, the window in which the device's work is recorded."""
 
     def close(self) -> None:
-        """Let go of what is held, wherever the run has stopped."""
+        """Release what is held, wherever the run stopped."""
 
 
 class HostWatch:
@@ -187,11 +187,11 @@ class HostWatch:
 
 
 class RunClock(Clock):
-    """The clock of a profiled run; goes on from what earlier processes measured.
+    """The clock of a profiled run; resumes from the measurements of earlier processes.
 
     Attributes:
-        outside: What is no part of an epoch.
-        pieces: The epochs, in order; an epoch that was stopped in has a piece for each process.
+        outside: The time outside epochs.
+        pieces: The epochs, in order; a stopped epoch has one piece per process.
     """
 
     def __init__(
@@ -207,9 +207,9 @@ class RunClock(Clock):
 
         Args:
             watch: Takes the time.
-            tell: Told how the present epoch goes, about once a second and at its end.
-            save: Called when there is something new to be kept.
-            pieces, outside: What earlier processes that worked on the run measured.
+            tell: Receives the current epoch's shares, about once a second and at its end.
+            save: Called when there is something new to keep.
+            pieces, outside: Measurements of earlier processes of the run.
         """
         self.pieces = list(pieces)
         self.outside = Piece(None, seconds=dict(outside or {}))

@@ -26,14 +26,14 @@ _PENDING = 256  # events after which those that the device has passed are read, 
 
 @dataclass
 class StepWindow:
-    """When the one window of a process begins and ends: after the first steps, and within an epoch."""
+    """The one recorded window of a process: after the first steps, and within an epoch."""
 
     seen: int = 0
     rest: int = 0
     begun: bool = False
 
     def due(self, done: int, left: int) -> bool:
-        """Whether it begins or ends after this step, the ``done``-th of its epoch with so many ``left``."""
+        """Return True if it begins or ends after this step, the ``done``-th of its epoch with ``left`` to come."""
         self.seen += 1
         if self.rest:
             self.rest -= 1
@@ -88,7 +88,7 @@ class CudaWatch:
             self._read()
 
     def window_due(self, piece: Piece, left: int) -> bool:
-        """Whether the window begins or ends after this step."""
+        """Return True if the window begins or ends after this step."""
         return self._window.due(piece.steps, left)
 
     def turn_window(self, piece: Piece) -> None:

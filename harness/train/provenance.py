@@ -1,6 +1,6 @@
-"""Where a result comes from: versions, machine, threads, flags, and the source of every plugin that took part.
+"""The origin of a result: versions, machine, threads, flags, and the source of every plugin that took part.
 
-Looked at once a run, after training. Whatever cannot be found out is None: no run fails because git is not installed.
+It is read once per run, after training. An unknown value is None: no run fails because git is not installed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _SECONDS = 10
 def describe_environment(
     device: torch.device, catalog: Catalog, *, model: Offer[ModelSpec], job: Job, protocol: Protocol
 ) -> dict[str, Any]:
-    """Return what a reader needs to judge or repeat a run.
+    """Return the facts that a reader needs to judge or repeat a run.
 
     Args:
-        device: Where it was trained.
-        catalog: Where the plugins that took part are looked up.
+        device: The training device.
+        catalog: The installed plugins.
         model: The model that was trained.
         job, protocol: Name the data set, the augmentations and the metric.
     """
@@ -66,10 +66,10 @@ def describe_environment(
 
 
 def describe_plugins(plugins: Mapping[str, Plugin]) -> list[dict[str, Any]]:
-    """Return where plugins come from, one entry for all that come from the same place.
+    """Return the origins of plugins, one entry per origin.
 
     Args:
-        plugins: By what they took part with, such as ``model mynet``.
+        plugins: Each by its role, such as ``model mynet``.
 
     Returns:
         Entries with ``distribution``, ``version``, ``commit`` and ``dirty`` of the source where that lies in a git
@@ -84,7 +84,7 @@ def describe_plugins(plugins: Mapping[str, Plugin]) -> list[dict[str, Any]]:
 
 
 class Sources:
-    """Asks git about folders and files, about each checkout once."""
+    """The answers of git about folders and files; each checkout is asked once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Path, Path | None], dict[str, Any]] = {}
@@ -95,7 +95,7 @@ class Sources:
         if path is None:
             return nothing
         folder = path if path.is_dir() else path.parent
-        # A file's package, as a whole, is what the plugin's behaviour depends on; a single module stands for itself.
+        # A plugin's behaviour depends on its whole package, or on its single module.
         package = folder if path.is_dir() or (folder / "__init__.py").is_file() else None
         while package is not None and (package.parent / "__init__.py").is_file():
             package = package.parent
@@ -116,7 +116,7 @@ class Sources:
 
 @functools.cache
 def _sources() -> Sources:
-    """The answers of git for a process: it goes on with the code that it has imported, whatever is committed later."""
+    """The answers of git for a process, which runs the code that it imported, whatever is committed later."""
     return Sources()
 
 
@@ -131,7 +131,7 @@ def _involved(catalog: Catalog, model: Offer[ModelSpec], job: Job, protocol: Pro
 
 
 def _source(module: str) -> Path | None:
-    """The file of a plugin's module; None if it can't be told."""
+    """Return the file of a plugin's module; None if it is unknown."""
     with contextlib.suppress(ImportError, AttributeError, ValueError):
         found = importlib.util.find_spec(module.partition(":")[0])
         if found is not None and found.origin and Path(found.origin).is_file():
@@ -140,7 +140,7 @@ def _source(module: str) -> Path | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says, or None if it does not."""
+    """Return the output of a git command, or None if it fails."""
     # Variables of a surrounding git command, such as a hook, would lead to another checkout.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     with contextlib.suppress(OSError, subprocess.SubprocessError, UnicodeDecodeError):

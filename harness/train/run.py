@@ -1,4 +1,4 @@
-"""Task -> Trained: build, go on from a checkpoint if there is one, train, seal the weights, and read the test split."""
+"""Task -> Trained: build, resume from a checkpoint if there is one, train, seal the weights, read the test split."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Task:
 
     @property
     def over_budget(self) -> bool:
-        """Whether the model is over the budget and trained because the user asked."""
+        """True if the model is over the budget and trained because the user asked."""
         return self.job.model in self.options.over_budget
 
     @property
@@ -72,7 +72,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished job leaves: its result, and the test split's logits (N, C) and labels (N,)."""
+    """The outcome of a job: its result, and the test split's logits (N, C) and labels (N,)."""
 
     result: RunResult
     logits: torch.Tensor
@@ -166,7 +166,7 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def state_hash(weights: Mapping[str, torch.Tensor]) -> str:
-    """The same of a state dict, wherever and in whatever layout its tensors lie."""
+    """SHA-256 of a state dict like ``weights_hash``, independent of the device and the layout of its tensors."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -175,7 +175,7 @@ def state_hash(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def deviations_of(task: Task, facts: Mapping[str, Any]) -> tuple[Deviation, ...]:
-    """Compare what was executed with what the job's protocol, model and data ask for."""
+    """Compare the executed facts with those that the job's protocol, model and data demand."""
     expected = expected_facts(task.protocol, task.model.spec, task.dataset.manifest, task.job.seed)
     return compare_facts(facts, expected)
 
@@ -201,7 +201,7 @@ def make_training(task: Task) -> Training:
 
 
 class JobInProgress:
-    """A job in progress: the training, its state, and what is saved of both."""
+    """A job in progress: the training, its state and its checkpoints."""
 
     def __init__(self, task: Task, built: Built, found: Found) -> None:
         checkpoint = found.checkpoint
@@ -233,22 +233,22 @@ class JobInProgress:
         self.interruptions: tuple[dict[str, Any], ...] = ()
         self.came_trained = checkpoint is not None and checkpoint.epoch >= task.protocol.epochs
         if checkpoint is not None:
-            self._go_on(checkpoint)
+            self._resume(checkpoint)
         if checkpoint is not None or found.reason:
             entry = {"went_on": _now(), "epoch": self.state.epoch, "step": self.state.step}
             self.interruptions = (*self.interruptions, entry | ({"reason": found.reason} if found.reason else {}))
 
     @property
     def test_reads(self) -> int:
-        """How often the test split has been opened for this job, earlier processes included."""
+        """Number of times that the test split was opened for this job, by earlier processes too."""
         return self.earlier_reads + self.sealed.reads
 
     def seconds(self) -> float:
-        """Wall-clock time spent on the job, the pauses between processes left out."""
+        """Wall-clock time spent on the job, without the pauses between processes."""
         return self.earlier_seconds + time.monotonic() - self.began
 
     def train(self, observer: Observer, *, saving: bool = True) -> None:
-        """Train from the position to the end, saving now and then unless told not to; ``test`` saves the end itself."""
+        """Train from the position to the end; ``test`` saves the end. Without ``saving`` nothing is written."""
         task, state = self.task, self.state
         saver = Saver(self._save if saving else lambda _: None, SaveTimer(task.options.save_every))
         with (
@@ -260,13 +260,13 @@ class JobInProgress:
 
     @property
     def mishaps(self) -> list[str]:
-        """What went wrong on the way, over all processes that worked on the job."""
+        """The damaged checkpoints of all processes that worked on the job, as sentences."""
         return [str(entry["reason"]) for entry in self.interruptions if "reason" in entry]
 
     def test(self, observer: Observer) -> tuple[torch.Tensor, torch.Tensor]:
-        """Seal the weights, then read the test split: the only place where that happens."""
+        """Seal the weights, then read the test split. Nothing else opens it."""
         epochs = self.task.protocol.epochs
-        # Counted on disk before it is opened, so that a stop in between can't hide a read.
+        # The read is counted on disk before it happens, so that a stop in between can't hide it.
         self._save(self.state, test_reads=self.test_reads + 1, roll=not self.came_trained)
         self.task.clock.enter(Phase.EVALUATION)
         test = self.sealed.open(epochs_done=len(self.state.history), epochs=epochs)
@@ -283,9 +283,9 @@ class JobInProgress:
         return logits, torch.from_numpy(test.labels.copy())
 
     def facts(self) -> dict[str, Any]:
-        """What was executed, over all processes that worked on the job."""
+        """Return the facts of the execution, over all processes that worked on the job."""
         facts = self.recorder.facts()
-        if not isinstance(facts["data"], dict):  # else the processes trained on different images, which stays visible
+        if not isinstance(facts["data"], dict):  # else processes trained on different images: keep that visible
             facts["data"] = self.content
         facts["test_reads"] = accounted_reads(self.test_reads, self.interruptions, self.task.protocol.epochs)
         return facts
@@ -313,7 +313,7 @@ class JobInProgress:
                 roll=roll,
             )
 
-    def _go_on(self, found: Checkpoint) -> None:
+    def _resume(self, found: Checkpoint) -> None:
         state = self.state
         state.module.load_state_dict(found.weights)
         if found.optimizer is not None:

@@ -27,10 +27,10 @@ def learning_rate(epoch: int, protocol: Protocol, lr_max: float) -> float:
 
 
 def learning_rate_peak(protocol: Protocol, spec: ModelSpec) -> tuple[float, str | None]:
-    """Return the peak for a model and who departs from the protocol's general one: ``protocol``, ``model`` or nobody.
+    """Return the peak for a model, and the source of an exception: ``protocol``, ``model`` or None.
 
     The protocol's own list of exceptions is frozen and goes first; a plugin may declare another peak for its model,
-    which then stands beside its results.
+    which is shown beside its results.
     """
     if spec.name in protocol.lr_max_exceptions:
         return protocol.lr_max_exceptions[spec.name], "protocol"

@@ -16,9 +16,9 @@ class TrainingState:
     """The changing part of a run. ``epoch`` and ``step`` name the step that comes next.
 
     Attributes:
-        losses: float32 (steps,) on the device, of the present epoch.
+        losses: float32 (steps,) on the device, of the current epoch.
         history: The finished epochs.
-        epoch_seconds: Time spent on the present epoch, by earlier processes too, until the clock was last stopped.
+        epoch_seconds: Time spent on the current epoch, by earlier processes too, until the clock was last stopped.
         is_saved: Whether a checkpoint holds this position.
     """
 

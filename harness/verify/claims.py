@@ -108,10 +108,10 @@ def check_executed(run: Run) -> Iterator[Check]:
         return
     deviations = compare_facts(facts, expected)
     for one in deviations:
-        if one.knob == "order" and _other_torch(run):
+        if one.setting == "order" and _other_torch(run):
             yield Check("executed: order", "skipped", detail=f"Another version of torch may shuffle otherwise: {one}.")
         else:
-            yield Check(f"executed: {one.knob}", "failed", one.found, one.expected, f"In this run {one}.")
+            yield Check(f"executed: {one.setting}", "failed", one.found, one.expected, f"In this run {one}.")
     if COVERAGE in facts:
         epoch, step = facts[COVERAGE]
         detail = (

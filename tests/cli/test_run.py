@@ -164,7 +164,7 @@ def test_observers_see_the_run_and_cannot_harm_it(
     assert ran.code == 0
     lines = log.read_text().splitlines()
     assert lines == ["started tiny dots", "epoch 0", "epoch 1", "epoch 2", f"finished {ran.rows[0]['accuracy']:.1f}"]
-    assert "the tracker's server is away; the run goes on without it" in ran.err
+    assert "the tracker's server is away; the run continues without it" in ran.err
 
 
 # ------------------------------------------------------------------------------------------------- as a real process

@@ -188,7 +188,7 @@ def test_damaged_checkpoint_falls_back_to_the_spare(damage: str, task_of: Callab
     assert [r.loss for r in went_on.history] == [r.loss for r in whole.history]
     (entry,) = went_on.result.interruptions
     assert entry["reason"].startswith(
-        "A checkpoint was damaged and set aside; training went on from the spare at epoch 1, step 7."
+        "A checkpoint was damaged and set aside; training resumed from the spare at epoch 1, step 7."
     )
     assert entry["reason"] in went_on.result.notes
 
