@@ -105,7 +105,7 @@ def test_old_profile_is_shown(finished: Command) -> None:
     ran = finished("run", "tiny2", "--dataset", "dots", "--profile")
     assert ran.code == 0
     assert "0 carried out by this command" in ran.err
-    assert "tiny2  dots" in ran.err.partition("Where the time went")[2]
+    assert "tiny2  dots" in ran.err.partition("Time by phase")[2]
 
 
 def test_old_bundle_is_merged_and_counts(finished: Command, harness: Command) -> None:

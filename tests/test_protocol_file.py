@@ -214,7 +214,7 @@ def test_two_contents_of_one_name_never_meet(tiny_harness: Command) -> None:
     write(SHORT.replace("epochs = 2", "epochs = 1\nwarmup_epochs = 0"))
     status = tiny_harness("status", "tiny", "--dataset", "dots", "--protocol", path, "--format", "json")
     assert [row["state"] for row in status.rows] == ["missing"]
-    assert f"other contents of this name, which are not looked at: {first}." in status.err
+    assert f"Results of other protocols of this name are ignored: {first}." in status.err
     assert tiny_harness("run", "tiny", "--dataset", "dots", "--protocol", path).code == 0
     assert len(list(Path("runs").glob("short-*/tiny/dots/seed-0/result.json"))) == 2
 
@@ -296,9 +296,9 @@ def test_anchors_of_one_protocol_are_refused_to_another(tiny_harness: Command) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("leaderboard", "--published"), "--published is about the frozen protocol"),
-        (("report", "page.html", "--published"), "--published is about the frozen protocol"),
-        (("score", "--accuracies", "mine.csv"), "has no protocol that could be known"),
+        (("leaderboard", "--published"), "--published uses the frozen protocol"),
+        (("report", "page.html", "--published"), "--published uses the frozen protocol"),
+        (("score", "--accuracies", "mine.csv"), "The protocol of a file given with --accuracies is unknown"),
     ],
 )
 def test_what_has_no_protocol_of_its_own_refuses_one(

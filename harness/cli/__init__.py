@@ -25,18 +25,18 @@ _COMMANDS = {
     "audit": (
         "audit",
         "audit",
-        "Look for test images that training has seen: by group, identical, or nearly so.",
+        "Find test images that training has seen: of the same group, identical, or nearly identical.",
     ),
     "plan": (
         "plan",
         "plan",
-        "Show which jobs 'harness run' would carry out, which are done, and what the others cost.",
+        "Show the jobs of 'harness run': which are done, and the estimated cost of the others.",
     ),
     "run": ("run", "run", "Train models on data sets under the frozen protocol."),
     "status": (
         "status",
         "status",
-        "Show how every job of a suite stands: done, running, failed, stale or missing.",
+        "Show the state of every job of a suite: done, running, failed, stale or missing.",
     ),
     "leaderboard": (
         "leaderboard",
@@ -51,12 +51,12 @@ _COMMANDS = {
     "select": (
         "select",
         "select",
-        "Try every subset of data sets: how well does it predict the score on all of them?",
+        "Rank the subsets of data sets by how well they predict the score on all of them.",
     ),
     "patterns": (
         "patterns",
         "patterns",
-        "Show the architectural elements of the paper's Table 6, found in what a model computes and never in its name.",
+        "Show the architectural elements of the paper's Table 6 that a model has, judged by its operations.",
     ),
     "report": (
         "report",
@@ -67,21 +67,21 @@ _COMMANDS = {
     "bundle": (
         "bundle",
         "bundle",
-        "Pack finished runs into one file that carries the hash of everything in it.",
+        "Pack finished runs into one file that contains the hash of each part.",
     ),
-    "merge": ("bundle", "merge", "Take finished runs in from bundles or other runs folders."),
+    "merge": ("bundle", "merge", "Add finished runs from bundles or other runs folders."),
     "doctor": (
         "doctor",
         "doctor",
-        "Look at this machine: devices, versions, threads, disk, data sets, determinism, executors, plugins.",
+        "Check this machine: devices, versions, threads, disk, data sets, determinism, executors, plugins.",
     ),
-    "plugin": ("plugin", "plugin", "Write a plugin, check it, and see how the installed ones are."),
+    "plugin": ("plugin", "plugin", "Write a plugin, check it, and list the installed ones."),
 }
-"""By name: the module of the command, what it is called there, and the first paragraph of its help."""
+"""The module of each command, its name there, and the first paragraph of its help."""
 
 
 class _OnDemand(MutableMapping[str, click.Command]):
-    """The commands by name, in the order of a user's work; the module of each is imported when it is asked for."""
+    """The commands by name, in the order of a user's work. A command's module is imported on first use."""
 
     def __init__(self) -> None:
         self._added: dict[str, click.Command] = {}
@@ -96,7 +96,7 @@ class _OnDemand(MutableMapping[str, click.Command]):
         self._added[name] = command
 
     def __delitem__(self, name: str) -> None:
-        raise TypeError("commands are not taken away")
+        raise TypeError("commands cannot be removed")
 
     def __iter__(self) -> Iterator[str]:
         return iter(_COMMANDS | self._added)
@@ -109,9 +109,9 @@ class _OnDemand(MutableMapping[str, click.Command]):
 
 
 class _Commands(click.Group):
-    """A group that lists commands in the order of a user's work and answers a typing slip with a suggestion.
+    """A group that lists commands in the order of a user's work and suggests one after a typing error.
 
-    Its help imports none of them, so it is there at once.
+    Its help imports no command, so it appears at once.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -156,7 +156,7 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -
     epilog="""\b
 Start here:
   harness run --all --suite pocket        train 11 models on 4 small data sets, on any machine
-  harness leaderboard --suite pocket      who is good everywhere?
+  harness leaderboard --suite pocket      rank them
 
 \b
 Your own model:
@@ -164,7 +164,7 @@ Your own model:
   harness check-budget mynet              does it fit the budget of parameters?
   harness run mynet --suite pocket
 
-Every command explains itself: harness COMMAND --help.""",
+Help for each command: harness COMMAND --help""",
 )
 @click.option(
     "--version",
@@ -172,7 +172,7 @@ Every command explains itself: harness COMMAND --help.""",
     is_eager=True,
     expose_value=False,
     callback=_show_version,
-    help="Show the version, those of the libraries that matter, and exit.",
+    help="Show the versions of the harness and its main libraries, and exit.",
 )
 def cli() -> None:
     """Benchmark small vision models: one frozen protocol, many data sets, one score that rewards being good everywhere.
@@ -184,7 +184,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that :func:`run_command` returns."""
     code = run_command(arguments)
-    gc.freeze()  # else the interpreter looks at every object of torch on its way out, which takes a second
+    gc.freeze()  # else the interpreter visits every object of torch at exit, which takes a second
     sys.exit(code)
 
 
@@ -205,7 +205,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _say("Interrupted. Everything finished so far is kept.", INTERRUPTED)
     except BrokenPipeError:
-        # The reader has gone, as in 'harness status | head': not an error, and nothing more can be said to it.
+        # The reader has closed the pipe, as in 'harness status | head'. That is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0

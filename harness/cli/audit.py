@@ -1,4 +1,4 @@
-"""``harness audit``: what leaks from a data set's train split into its test split?"""
+"""``harness audit``: images that leak from a data set's train split into its test split."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _COLUMNS = {
 def audit(
     datasets: tuple[str, ...], sheet: Path | None, data: Path | None, registry: Path | None, format_: str
 ) -> None:
-    """Look for test images that training has seen: by group, identical, or nearly so.
+    """Find test images that training has seen: of the same group, identical, or nearly identical.
 
-    The counts are of test images. 'majority %' is the accuracy of always answering with the most frequent class. The
-    pairs that are most alike are drawn on a contact sheet, since only people can tell a twin from a likeness.
+    The counts are of test images. 'majority %' is the accuracy of always predicting the most frequent class. A contact
+    sheet shows the most similar pairs, since only people can tell duplicates from similar images.
 
     \b
     harness audit ham10000
@@ -69,11 +69,11 @@ def audit(
             folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"audit-{name}.png"
         drawn = write_contact_sheet(prepared, found.pairs, path)
-        click.echo(f"{name}: {found.sentence or 'nothing shared between train and test was found'}.", err=True)
+        click.echo(f"{name}: {found.sentence or 'no image shared between train and test was found'}.", err=True)
         if not found.groups:
-            click.echo(f"{name}: the plugin names no groups, so leakage by group cannot be seen.", err=True)
+            click.echo(f"{name}: the plugin names no groups, so leakage by group cannot be checked.", err=True)
         if drawn:
-            click.echo(f"{name}: the {drawn} pairs that are most alike: {path}", err=True)
+            click.echo(f"{name}: the {drawn} most similar pairs: {path}", err=True)
         rows.append({**asdict(found), "sheet": str(path) if drawn else None})
     shown = rows if format_ == "json" else [{k: v for k, v in row.items() if k != "pairs"} for row in rows]
     print_rows(shown, format_, columns=_COLUMNS, digits={"majority_accuracy": 2})

@@ -1,4 +1,4 @@
-"""``harness bundle`` and ``harness merge``: finished runs to another machine and back."""
+"""``harness bundle`` and ``harness merge``: move finished runs between machines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MERGED = {
 @suite_option
 @click.option("--dataset", "datasets", metavar="DATASET", multiple=True, help="Only this data set; repeatable.")
 @click.option(
-    "-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The bundle."
+    "-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file."
 )
 @runs_option
 @registry_option
@@ -49,10 +49,10 @@ def bundle(
     registry: Path | None,
     format_: str,
 ) -> int:
-    """Pack finished runs into one file that carries the hash of everything in it.
+    """Pack finished runs into one file that contains the hash of each part.
 
-    Name runs by their folders or models by their names, or say --all; --suite and --dataset leave out the others. Runs
-    that are not finished are left out, and named. The file is an ordinary zip archive; 'harness merge' takes it in.
+    Name folders of runs or names of models, or use --all; --suite and --dataset narrow the choice. Unfinished runs are
+    left out and listed. The file is an ordinary zip archive, which 'harness merge' reads.
 
     \b
     harness bundle --all -o results.zip
@@ -64,7 +64,7 @@ def bundle(
     from harness.results.store import RunsFolder
 
     if everything == bool(names):
-        raise WrongUseError("Name runs or models, or say --all, and not both.")
+        raise WrongUseError("Name runs or models, or use --all, not both.")
     wanted = _suite_filter(suite, registry)
     folders = [
         folder
@@ -72,7 +72,7 @@ def bundle(
         if (not datasets or folder.job.dataset in datasets) and wanted(folder)
     ]
     if len({folder.job for folder in folders}) < len(folders):
-        raise WrongUseError("Two of the named runs are of the same job; a bundle holds one of each.")
+        raise WrongUseError("Two of the named runs belong to the same job; a bundle holds one run per job.")
     reasons = {folder.job: why_not(folder) for folder in folders}
     whole = [folder for folder in folders if not reasons[folder.job]]
     rows: list[dict[str, Any]] = [
@@ -102,12 +102,12 @@ def bundle(
 @runs_option
 @format_option
 def merge(sources: tuple[Path, ...], runs: Path, format_: str) -> int:
-    """Take finished runs in from bundles or other runs folders.
+    """Add finished runs from bundles or other runs folders.
 
-    Everything is compared with its hash before anything is written. What is here already stays: an identical run is
-    skipped, and one that differs is kept beside it under set-aside, which exits with 1. A protocol of your own comes
-    with its runs; where another lies in its folder, they are left out, which exits with 1, too. A damaged or altered
-    bundle leaves everything as it was and exits with 3.
+    All hashes are checked before anything is written. Existing runs stay: an identical run is skipped, and a different
+    one is kept under set-aside, which exits with 1. Your own protocol comes with its runs; if its folder holds another
+    protocol, the runs are left out, which exits with 1, too. A damaged or altered bundle changes nothing and exits
+    with 3.
 
     \b
     harness merge results.zip
@@ -132,7 +132,7 @@ def merge(sources: tuple[Path, ...], runs: Path, format_: str) -> int:
 
 
 def _chosen(names: Sequence[str], runs: Any) -> list[JobFolder]:
-    """The runs that were named, finished or not: folders by path, models by name, all for none."""
+    """Return the named runs, finished or not: folders by path, models by name; without names, all runs."""
     from harness.results.merge import all_folders
     from harness.verify.verify import find_runs
 

@@ -1,4 +1,4 @@
-"""``harness doctor``: what this machine can run, what is missing, and what to do about it."""
+"""``harness doctor``: check whether this machine is ready, and give advice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.cli.options import (
 )
 from harness.cli.output import print_rows
 
-_COLUMNS = {"name": "what", "verdict": "verdict", "found": "found", "advice": "to do"}
+_COLUMNS = {"name": "check", "verdict": "verdict", "found": "found", "advice": "to do"}
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "bright_black"}
 
 
@@ -28,16 +28,23 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "br
 @suite_option
 @runs_option
 @data_option
-@click.option("--device", metavar="auto|cpu|cuda[:i]|mps", default="auto", show_default=True, help="Where to train.")
-@click.option("--resume", is_flag=True, help="Train a small job twice, kill the second again and again, and compare.")
 @click.option(
-    "--kills", type=click.IntRange(min=1), metavar="N", default=3, show_default=True, help="How often --resume kills."
+    "--device", metavar="auto|cpu|cuda[:i]|mps", default="auto", show_default=True, help="Device to train on."
+)
+@click.option("--resume", is_flag=True, help="Train a small job twice, kill the second repeatedly, and compare.")
+@click.option(
+    "--kills",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=3,
+    show_default=True,
+    help="Number of kills by --resume.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Of the instants at which --resume kills.  [default: random]",
+    help="Random seed of the times at which --resume kills.  [default: random]",
 )
 @registry_option
 @format_option
@@ -45,14 +52,14 @@ def doctor(
     suite: str | None, runs: Path, data: Path | None, device: str, resume: bool, kills: int, seed: int | None,
     registry: Path | None, format_: str,
 ) -> int:  # fmt: skip
-    """Look at this machine: devices, versions, threads, disk, data sets, determinism, executors, plugins.
+    """Check this machine: devices, versions, threads, disk, data sets, determinism, executors, plugins.
 
-    Each line says what works, what does not, and what to do. Exits with 1 if there is a problem; a warning is none.
+    Each line has a verdict, the facts and advice. Exits with 1 if there is a problem, but not for a warning.
 
     \b
-    harness doctor                          is this machine ready for the default suite?
+    harness doctor                          check for the default suite
     harness doctor --suite pocket
-    harness doctor --resume                 proves here that a killed run loses nothing; half a minute
+    harness doctor --resume                 also check that a killed run resumes to the same bits; half a minute
     """
     from harness.doctor.check import Check, Examination, Finding, examine
     from harness.doctor.hardware import (
@@ -90,7 +97,7 @@ def doctor(
         chance = random.SystemRandom().randrange(10**6) if seed is None else seed
 
         def check_resume(examination: Examination) -> list[Finding]:
-            click.echo(f"The instants of the kills come from --seed {chance}.", err=True)
+            click.echo(f"The times of the kills come from --seed {chance}.", err=True)
             proof = prove_resume(
                 examination, registry, kills=kills, seed=chance, say=lambda text: click.echo(text, err=True)
             )

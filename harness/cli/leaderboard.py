@@ -1,4 +1,4 @@
-"""``harness leaderboard``: who is good everywhere?"""
+"""``harness leaderboard``: rank models by xScore."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @result_options(metric_option, anchors_option, protocol_option)
-@click.option("--published", is_flag=True, help="The published table, with your own finished models in their place.")
-@click.option("--baseline/--no-baseline", default=None, help="The majority-class row.  [default: not in json and csv]")
+@click.option("--published", is_flag=True, help="Show the published table, with your finished models in it.")
+@click.option(
+    "--baseline/--no-baseline", default=None, help="Show the majority-class row.  [default: not in json, csv]"
+)
 @click.option(
     "--separate",
     nargs=2,
     metavar="MODEL MODEL",
     shell_complete=completion.models,
-    help="How many more seeds, on which data set, would tell these two apart?",
+    help="Show how many more seeds, on which data set, would separate these two.",
 )
 @format_option
 def leaderboard(
@@ -43,9 +45,9 @@ def leaderboard(
 ) -> None:
     """Rank the installed models by xScore: the mean of normalised accuracies minus lambda times their variance.
 
-    Only finished results that are still current count; 'harness status' shows the others. Ranks come with the interval
-    that the noise allows; models that share a letter cannot be told apart. With --published and no --suite the score is
-    over all published data sets.
+    Only finished and current results count; 'harness status' shows the others. Each rank has the interval that the
+    noise allows; models that share a letter cannot be separated. With --published and no --suite, the score covers all
+    published data sets.
 
     \b
     harness leaderboard --suite pocket
@@ -57,10 +59,10 @@ def leaderboard(
     from harness.workspace.finished import collect
 
     if published and request.protocol:
-        raise WrongUseError("--published is about the frozen protocol; leave --protocol out.")
+        raise WrongUseError("--published uses the frozen protocol; leave --protocol out.")
     workspace = request.open()
     if published and (request.metric or request.anchors):
-        raise WrongUseError("--published is about top-1 with the published anchors; leave --metric and --anchors out.")
+        raise WrongUseError("--published uses top-1 and the published anchors; leave --metric and --anchors out.")
     if published:
         board = published_board(workspace, request.suite, request.lam)
         notes: Iterable[str] = board.notes
@@ -83,17 +85,17 @@ def leaderboard(
 
 
 def ablation_of(benchmark: Benchmark, suite: str | None) -> str:
-    """Return the name of the user's own protocol that a suite was put under, or nothing."""
+    """Return the name of the user's own protocol that a suite uses, or an empty text."""
     name = benchmark.suite(suite).protocol
     return name if name in benchmark.ablations else ""
 
 
 def _print_seeds(board: Leaderboard, one: str, other: str, format_: str) -> None:
-    """Print what it takes to tell two models apart, one row a data set, and say it in a sentence."""
+    """Print the seeds that separate two models: one row per data set, and a sentence on stderr."""
     from harness.score import seeds_needed
 
     if board.uncertainty is None:
-        raise CannotContinueError("This metric has no known noise, so nothing can be said about further seeds.")
+        raise CannotContinueError("The noise of this metric is unknown, so the seeds needed cannot be computed.")
     plan = seeds_needed(board.uncertainty, one, other)
     rows = [
         {
@@ -111,7 +113,7 @@ def _print_seeds(board: Leaderboard, one: str, other: str, format_: str) -> None
         }
         for name, needed in plan.single.items()
     ]
-    columns = {"dataset": "data set", "seeds_alone": "more seeds, here alone", "seeds_in_plan": "cheapest plan"}
+    columns = {"dataset": "data set", "seeds_alone": "more seeds, only here", "seeds_in_plan": "cheapest plan"}
     print_rows(rows, format_, columns=columns)
     click.echo(plan.reason, err=True)
 
@@ -159,7 +161,7 @@ def measured_board(
 
 
 def published_board(workspace: Workspace, suite: str | None, lam: float) -> Leaderboard:
-    """Rank the published models and, where there are finished results, the user's among them."""
+    """Rank the published models together with the user's finished ones."""
     from harness.report.published import build_published, full_suite
     from harness.report.ranking import Measurements, ScoreSettings, build_leaderboard
     from harness.workspace.finished import collect
@@ -179,7 +181,7 @@ def print_board(rows: Sequence[BoardRow], format_: str, *, leaking: Iterable[str
     """Print a leaderboard: everything in json and csv, ``board_columns`` in the formats for people.
 
     An asterisk marks data sets that are known to share images between train and test. Scores under a user's own
-    protocol are marked in each row or in the heading, which stays with a table that is copied elsewhere.
+    protocol are marked in each row or in the heading, so that a copied table keeps the mark.
     """
     from harness.report.rows import board_columns
 

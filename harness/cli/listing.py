@@ -1,4 +1,4 @@
-"""``harness list``: what is installed, from whom, and what is broken."""
+"""``harness list``: the installed plugins and their contents."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _datasets(benchmark: Benchmark, catalog: Catalog, root: Path) -> _Rows:
 
 
 def _prepared(offer: Any, root: Path, sizes: set[int]) -> dict[str, Any]:
-    """In which forms a data set is prepared, their size on disk, and their fingerprints."""
+    """Return the prepared forms of a data set, their size on disk and their fingerprints."""
     try:
         found = [find_prepared(root, offer.spec.name, definition(offer), size) for size in sorted(sizes)]
     except DatasetError:
@@ -218,9 +218,9 @@ def list_command(kind: str, data: Path | None, registry: Path | None, format_: s
     """Show what is installed: models by default.
 
     \b
-    harness list                    the models, and who installed them
-    harness list datasets           what there is to train on
-    harness list plugins            every plugin, and why a broken one is broken
+    harness list                    the models and their packages
+    harness list datasets           the data sets, prepared or not
+    harness list plugins            every plugin, with the error of a broken one
     """
     benchmark, catalog = load(registry)
     rows_of, columns = _KINDS[kind]
@@ -231,7 +231,7 @@ def list_command(kind: str, data: Path | None, registry: Path | None, format_: s
     troubled = [plugin for plugin in catalog.plugins if plugin.state != "ok"]
     if troubled and kind != "plugins":
         them = "1 plugin has" if len(troubled) == 1 else f"{len(troubled)} plugins have"
-        click.echo(f"{them} a problem: 'harness list plugins' says which.", err=True)
+        click.echo(f"{them} a problem; see 'harness list plugins'.", err=True)
 
 
 def version_text() -> str:
@@ -250,13 +250,13 @@ def version_text() -> str:
 
 
 def show_version(context: click.Context, _: click.Parameter, value: bool) -> None:
-    """Print the version and end, as the callback of an option."""
+    """Print the version and exit; the callback of an option."""
     if value and not context.resilient_parsing:
         click.echo(version_text())
         context.exit()
 
 
 def _plugins_line() -> str:
-    """Count entry points without loading them: whether they work is for 'harness list plugins' to say."""
+    """Count entry points without loading them; 'harness list plugins' shows whether they work."""
     owners = [entry.dist.name if entry.dist else "?" for entry in entry_points(group=PROJECT)]
     return f"{len(owners)} of {len(set(owners))} distribution{'s' if len(set(owners)) != 1 else ''}"

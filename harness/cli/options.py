@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they lead to."""
+"""Options that several commands share, and the values made from them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ format_option = click.option(
     type=click.Choice(FORMATS),
     default="table",
     show_default=True,
-    help="How to print the data.",
+    help="Output format.",
 )
 registry_option = click.option(
     "--registry",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Another registry file than the shipped one.",
+    help="Registry file to use instead of the shipped one.",
 )
 suite_option = click.option(
     "--suite",
@@ -71,7 +71,7 @@ protocol_option = click.option(
     "--protocol",
     metavar="NAME|FILE.toml",
     shell_complete=completion.protocols,
-    help="Another protocol than the suite's: the registry's, or a file of your own.",
+    help="Protocol to use instead of the suite's: a name from the registry, or your own file.",
 )
 DEFAULT_LAMBDA = 0.5
 lambda_option = click.option(
@@ -87,13 +87,13 @@ metric_option = click.option(
     "--metric",
     metavar="METRIC",
     shell_complete=completion.metrics,
-    help="Another metric than the protocol's; 'harness list metrics' shows them.",
+    help="Metric to use instead of the protocol's; 'harness list metrics' shows them.",
 )
 anchors_option = click.option(
     "--anchors",
     metavar="NAME|FILE.toml",
     shell_complete=completion.anchors,
-    help="Anchors of the registry, your own frozen ones, or 'own' for the table's extrema.",
+    help="Anchors from the registry, your own frozen ones, or 'own' for the table's extrema.",
 )
 
 
@@ -101,13 +101,13 @@ accuracies_option = click.option(
     "--accuracies",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.csv",
-    help="A table instead of runs: column 'model', one column per data set, in percent.",
+    help="CSV file to use instead of runs: a column 'model' and a column per data set, in percent.",
 )
 
 
 @dataclass(frozen=True)
 class Request:
-    """The jobs that a user means, and the folders of their files."""
+    """The selected jobs and the folders of their files."""
 
     selection: Selection
     runs: Path
@@ -121,7 +121,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRequest:
-    """The finished results that a user means, and their scale.
+    """The selected finished results, and the settings of their score.
 
     Attributes:
         suite: The suite's name; None for the registry's default.
@@ -151,7 +151,7 @@ class ResultRequest:
         benchmark = workspace.benchmark
         suite, used = benchmark.suite(self.suite), benchmark.protocol(self.protocol).name
         if used != suite.protocol and used not in benchmark.ablations:
-            say(f"The suite '{suite.name}' is made for {suite.protocol}; these results are of {used}.")
+            say(f"The suite '{suite.name}' is designed for {suite.protocol}; these results are of {used}.")
         return replace(workspace, benchmark=under_protocol(benchmark, self.suite, self.protocol))
 
 
@@ -192,7 +192,7 @@ def result_options(*others: Callable[..., Any]) -> Callable[[Callable[..., Any]]
 
     Args:
         others: Those of ``metric_option``, ``anchors_option``, ``accuracies_option`` and ``protocol_option`` that the
-            command takes.
+            command has.
     """
     return grouped(
         "request", ResultRequest, suite_option, lambda_option, *others, runs_option, data_option, registry_option
@@ -238,7 +238,7 @@ def open_workspace(
 ) -> Workspace:
     """Read the registry, discover the plugins, and name the folders.
 
-    With a protocol, the benchmark knows it by what the user gave, and stderr says so where it is an ablation.
+    With a protocol, the benchmark contains it under the given name. An ablation is described on stderr.
     """
     from harness.workspace.workspace import Workspace
 
@@ -250,7 +250,7 @@ def open_workspace(
         for sentence in describe_ablation(benchmark, found):
             say(sentence)
         if others := other_contents(benchmark, folder, found):
-            say(f"There are also results of other contents of this name, which are ignored: {', '.join(others)}.")
+            say(f"Results of other protocols of this name are ignored: {', '.join(others)}.")
     return Workspace(benchmark, catalog, folder, data_root(data))
 
 

@@ -1,4 +1,4 @@
-"""Rows -> stdout, in any of the formats. Data goes to stdout; everything else that a command says goes to stderr."""
+"""Print rows to stdout in one of the formats. Messages go to stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STYLES = {"table": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 
 
 def say(text: str) -> None:
-    """Write a line to stderr. Where that has been closed, as by a terminal that is gone, the work goes on unseen."""
+    """Write a line to stderr. If stderr has been closed, as by a lost terminal, write nothing and continue."""
     try:
         click.echo(text, err=True)
     except OSError:
@@ -36,10 +36,10 @@ def print_rows(
     """Print rows to stdout.
 
     Args:
-        rows: One mapping a row, all with the same keys; nested mappings become columns ``outer.inner``.
-        format_: ``json`` (one object a row, nothing rounded), ``csv`` (the same, flat), or ``table``, ``markdown``,
+        rows: One mapping per row, all with the same keys; nested mappings become columns ``outer.inner``.
+        format_: ``json`` (one object per row, nothing rounded), ``csv`` (the same, flat), or ``table``, ``markdown``,
             ``latex`` for people.
-        columns: For people: which keys to show, under which headings; all for None.
+        columns: For people: the keys to show and their headings; None shows all.
         digits: For people: decimals by key.
     """
     if format_ == "json":
@@ -66,16 +66,16 @@ def print_rows(
 
 
 def _json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """An array of objects: indented where somebody may read it, and one object a line where there are many."""
+    """Return an array of objects: indented, or with one object per line if there are many."""
     if len(rows) <= _INDENTED:
         return json.dumps([dict(row) for row in rows], indent=2, default=_plain, allow_nan=False)
-    # Indenting is done by the encoder in Python, which takes ten times as long as the one in C.
+    # Only Python's encoder indents; it takes ten times as long as the one in C.
     encode = json.JSONEncoder(default=_plain, allow_nan=False).encode
     return "[\n  " + ",\n  ".join([encode(dict(row)) for row in rows]) + "\n]"
 
 
 def _csv(flat: Sequence[Mapping[str, Any]]) -> str:
-    """Comma-separated rows under the keys of all of them; what is missing is empty."""
+    """Return comma-separated rows with the keys of all rows as columns; missing values are empty."""
     names = list(dict.fromkeys(key for row in flat for key in row))
     if not names:
         return "\n"

@@ -1,4 +1,4 @@
-"""``harness patterns``: which architectural elements a model has, and what they have to do with the score."""
+"""``harness patterns``: the architectural elements of models, and their association with the score."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _ASSOCIATION = {
 @click.command()
 @click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models)
 @result_options()
-@click.option("--association", is_flag=True, help="Print what the elements have to do with the score (json, csv too).")
+@click.option("--association", is_flag=True, help="Print the elements' association with the score (json, csv too).")
 @format_option
 def patterns(models: tuple[str, ...], request: ResultRequest, association: bool, format_: str) -> None:
-    """Show the architectural elements of the paper's Table 6, found in what a model computes and never in its name.
+    """Show the architectural elements of the paper's Table 6 that a model has, judged by its operations.
 
-    Looks at every installed model unless some are named. Without names it also compares the scores of models with and
-    without each element, and with their multiply-adds, which differ far more than the paper says.
+    Examines every installed model unless some are named. Without names, it also compares the scores of models with and
+    without each element, and relates scores to multiply-adds, which differ far more than the paper says.
 
     \b
     harness patterns mynet
@@ -56,7 +56,7 @@ def patterns(models: tuple[str, ...], request: ResultRequest, association: bool,
     for failure in failures:
         click.echo(failure, err=True)
     if not described:
-        raise PluginError("No model could be looked at; the reasons are above.")
+        raise PluginError("No model could be examined; the reasons are above.")
     for one in described:
         if one.note:
             click.echo(f"{one.model}: the multiply-adds could not be counted: {one.note}", err=True)
@@ -72,7 +72,7 @@ def patterns(models: tuple[str, ...], request: ResultRequest, association: bool,
 
 
 def element_rows(described: list[Described]) -> list[dict[str, Any]]:
-    """One row a model: what it has, how often, an example of each, parameters and multiply-adds."""
+    """Return one row per model: its elements with counts and examples, its parameters and multiply-adds."""
     return [
         {
             "model": one.model,
@@ -110,8 +110,8 @@ def _scores(workspace: Workspace, request: ResultRequest) -> tuple[dict[str, flo
     if request.suite is None:
         board = build_published(workspace.benchmark, lam=request.lam)
         source = (
-            "Scores and MACs: of the authors' own variants, as published; some are larger than the budget. The "
-            "elements are those of the models installed here."
+            "Scores and MACs: as published for the authors' own variants, some of which are over the budget. The "
+            "elements are those of the installed models."
         )
     else:
         board = measured_board(workspace, collect(workspace, suite=request.suite), lam=request.lam)
@@ -120,7 +120,7 @@ def _scores(workspace: Workspace, request: ResultRequest) -> tuple[dict[str, flo
 
 
 def compute_of(benchmark: Benchmark | None, described: list[Described]) -> dict[str, float]:
-    """Multiply-adds by model: those of the published variants where a benchmark is given, else those counted here."""
+    """Return multiply-adds by model: those of the published variants if a benchmark is given, else the counted."""
     counted = {one.model: float(one.macs) for one in described if one.macs is not None}
     if benchmark is None or benchmark.published is None or not benchmark.published.macs:
         return counted
@@ -130,7 +130,7 @@ def compute_of(benchmark: Benchmark | None, described: list[Described]) -> dict[
 def association_rows(
     described: list[Described], scores: dict[str, float], macs: dict[str, float]
 ) -> tuple[list[dict[str, Any]], list[Association]]:
-    """One row an element; and the same as objects."""
+    """Return one row per element, and the same as objects."""
     from dataclasses import asdict
 
     from harness.patterns.associate import associate
@@ -168,14 +168,14 @@ def _print_association(
 
 
 def interval_text(lower: float | None, upper: float | None) -> str | None:
-    """Write an interval with two digits; None where there is none."""
+    """Format an interval with two digits; return None if there is none."""
     return None if lower is None or upper is None else f"{lower:.2f} to {upper:.2f}"
 
 
 def confound_sentence(cost: Any) -> str:
-    """Say what multiply-adds have to do with the score."""
+    """Return sentences about the association of multiply-adds with the score."""
     return (
         f"MACs differ {cost.spread:.0f}-fold at about equal parameters. Score against log MACs: r = {cost.pearson:.2f} "
         f"(p = {cost.pearson_p:.3f}); by ranks: rho = {cost.spearman:.2f} (p = {cost.spearman_p:.3f}). "
-        f"Not beaten in score by anything as cheap: {', '.join(cost.pareto)}."
+        f"No model that is as cheap scores higher than: {', '.join(cost.pareto)}."
     )

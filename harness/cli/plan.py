@@ -1,4 +1,4 @@
-"""``harness plan``: the grid of jobs before it is trained, and what it costs."""
+"""``harness plan``: the jobs of a run and their estimated cost."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ COLUMNS = {
 }
 DIGITS = {"accuracy": 2, "seconds": 1}
 _BASES = {"runs": "finished runs", "timed": "timed", "scaled": "scaled", None: ""}
-_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
+_LINE_SECONDS = 10.0  # between two lines of progress without a terminal
 
 
 @click.command()
 @selection_options
 @place_options
 @executor_option
-@click.option("--watts", type=click.FloatRange(min=0), metavar="W", help="Power that the machine draws in training.")
+@click.option("--watts", type=click.FloatRange(min=0), metavar="W", help="Power that the machine draws while training.")
 @click.option("--quick", is_flag=True, help="Time nothing: estimate from finished runs and earlier timings.")
-@click.option("--fresh", is_flag=True, help="Time everything anew, as after a change of the machine.")
+@click.option("--fresh", is_flag=True, help="Repeat all timings, for instance after a change of hardware.")
 @format_option
 def plan(
     request: Request, resources: ResourceRequest, executor: str, watts: float | None, quick: bool, fresh: bool,
     format_: str,
 ) -> None:  # fmt: skip
-    """Show which jobs 'harness run' would carry out, which are done, and what the others cost.
+    """Show the jobs of 'harness run': which are done, and the estimated cost of the others.
 
-    Prices come from finished runs on this machine where there are any, and else from a few real training steps of each
-    model on each data set, which are timed once and remembered.
+    Estimates come from finished runs on this machine, else from a few real training steps of each model on each data
+    set, which are timed once and remembered.
 
     \b
     harness plan --all --suite pocket
@@ -66,22 +66,22 @@ def plan(
     workspace = request.open()
     chosen = build_plan(workspace.benchmark, workspace.catalog, request.selection)
     if workspace.catalog.executor(executor).spec.remote:
-        say(f"The prices are of this machine; with the executor '{executor}' the jobs run on others.")
+        say(f"The estimates are for this machine; the executor '{executor}' runs the jobs on others.")
     setting = setting_of(resources, workspace.catalog, watts=watts)
     show_plan(workspace, chosen, Estimator(workspace, setting, fresh=fresh), format_, timing=not quick)
 
 
 def show_plan(workspace: Workspace, plan: Plan, estimator: Estimator, format_: str, *, timing: bool) -> None:
-    """Print the jobs of a plan, their states and prices; sentences about the whole go to stderr.
+    """Print the jobs of a plan with their states and prices; the totals go to stderr.
 
     Args:
         workspace: The place of work.
         plan: The jobs.
         estimator: Prices them.
         format_: The format of the rows.
-        timing: Whether to time models of which nothing is known.
+        timing: Whether to time models without an estimate.
     """
-    # Finished runs of other seeds tell what a job takes, too.
+    # Finished runs of other seeds are evidence for the time of a job, too.
     survey = survey_plan(workspace, with_other_seeds(workspace, plan))
     if timing:
         line = _ProgressLine(estimator.setting)
@@ -117,7 +117,7 @@ def _print_cells(plan: Plan, cells: Sequence[Cell], price: Price, format_: str) 
 
 
 def setting_of(asked: ResourceRequest, catalog: Catalog, *, watts: float | None = None) -> Setting:
-    """Turn a request for resources of this machine into what prices depend on, without torch where that can be.
+    """Turn a request for resources of this machine into the setting of prices, without importing torch if possible.
 
     Raises:
         WrongUseError: the options contradict each other.
@@ -147,7 +147,7 @@ def in_order(
 
 
 def with_other_seeds(workspace: Workspace, plan: Plan) -> Plan:
-    """Add the jobs of a plan's models and data sets that have a folder, behind those of the plan."""
+    """Append the jobs on disk of a plan's models and data sets to the plan."""
     planned = set(plan.jobs)
     on_disk = [
         job
@@ -158,16 +158,16 @@ def with_other_seeds(workspace: Workspace, plan: Plan) -> Plan:
 
 
 def price_sentences(price: Price, setting: Setting, workspace: Workspace) -> list[str]:
-    """Say what a plan costs: time, finish, disk and energy."""
+    """Return sentences about a plan's cost: time, end, disk and energy."""
     if not price.jobs:
         return []
     threads = f"{setting.threads} thread{'s' if setting.threads > 1 else ''}"
-    where = f"{setting.device}, {threads} a job"
+    where = f"{setting.device}, {threads} per job"
     if len(price.unknown) == len(price.jobs):
-        return [f"Nothing is known yet of what they take on {where}: 'harness plan' without --quick times a few steps."]
+        return [f"There is no estimate yet on {where}; 'harness plan' without --quick times a few steps."]
     known = [one for one in price.jobs if one.seconds is not None]
     longest = max(known, key=lambda one: one.remaining)
-    but = f" without the {len(price.unknown)} of which nothing is known" if price.unknown else ""
+    but = f" without the {len(price.unknown)} that have no estimate" if price.unknown else ""
     sentences = [
         f"Time on {where}: {duration(price.seconds)} of work{but}, the longest job {duration(longest.remaining)} "
         f"({longest.job}); with --jobs {setting.jobs} about {duration(price.finish)}, "
@@ -181,7 +181,7 @@ def price_sentences(price: Price, setting: Setting, workspace: Workspace) -> lis
             f"{workspace.data}: {', '.join(price.unprepared)}."
         )
     sentences.append(disk)
-    stated = "as you say" if setting.watts else "an assumption; --watts takes yours"
+    stated = "from --watts" if setting.watts else "an assumption; set yours with --watts"
     sentences.append(
         f"Energy: about {price.kilowatt_hours:.3g} kWh, if the machine draws {price.watts:g} W ({stated})."
     )
@@ -201,7 +201,7 @@ def time_left(cells: Sequence[Cell]) -> str:
     missing = sum(cell.state != "done" for cell in cells)
     if not times or not missing:
         return "."
-    return f"; about {duration(missing * sum(times) / len(times))} left at the pace of those done."
+    return f"; about {duration(missing * sum(times) / len(times))} left at the pace of the finished jobs."
 
 
 def _expected(seconds: float | None) -> str:
@@ -209,7 +209,7 @@ def _expected(seconds: float | None) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """When something ends that takes so long from now, in local time."""
+    """Return the local time after so many seconds, in words."""
     now = datetime.now().astimezone()
     if seconds > 3.15e9:
         return "after a century"
@@ -220,7 +220,7 @@ def _clock(seconds: float) -> str:
 
 
 class _ProgressLine:
-    """The line on stderr that names what is being timed; without a terminal, a line every few seconds."""
+    """The progress of timings on stderr: one changing line on a terminal, else a line every few seconds."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -235,8 +235,8 @@ class _ProgressLine:
         if not self._began:
             self._began = True
             click.echo(
-                f"Timing a few training steps on {self._setting.device}; they are remembered, and --quick leaves "
-                "them out.",
+                f"Timing a few training steps on {self._setting.device}; the times are remembered, and --quick skips "
+                "this.",
                 err=True,
             )
         if self._live:

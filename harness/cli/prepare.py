@@ -1,4 +1,4 @@
-"""``harness prepare``: data sets from nothing, or from files that the user has, to arrays that training can map."""
+"""``harness prepare``: download data sets, or read the user's files, and store them as arrays."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _COLUMNS = {
     "std": "std",
     "fingerprint": "fingerprint",
 }
-_LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
-_BLINK_SECONDS = 0.2
+_LINE_SECONDS = 5.0  # between two lines of progress without a terminal
+_REFRESH_SECONDS = 0.2  # between two updates of the line on a terminal
 
 
 @click.command()
@@ -39,16 +39,20 @@ _BLINK_SECONDS = 0.2
     "given",
     type=click.Path(path_type=Path, exists=True),
     metavar="PATH",
-    help="Archives or unpacked folders that you have.",
+    help="Archives or unpacked folders that you have already.",
 )
 @data_option
-@click.option("--offline", is_flag=True, help="Never touch the network.")
-@click.option("--accept-licence", is_flag=True, help="You accept the data sets' terms; asked once, and recorded.")
+@click.option("--offline", is_flag=True, help="Do not use the network.")
+@click.option("--accept-licence", is_flag=True, help="Accept the data sets' terms; needed once, and recorded.")
 @click.option(
-    "--accept-file", "accepted", metavar="SHA256", multiple=True, help="Accept a file that an error message named."
+    "--accept-file",
+    "accepted",
+    metavar="SHA256",
+    multiple=True,
+    help="Accept the file with this hash, from an error message.",
 )
-@click.option("--verify", is_flag=True, help="Compare what is prepared with its manifest, byte by byte.")
-@click.option("--remove", "remove_", is_flag=True, help="Free the disk: arrays, unpacked files and downloads.")
+@click.option("--verify", is_flag=True, help="Compare the prepared files with their manifest, byte by byte.")
+@click.option("--remove", "remove_", is_flag=True, help="Delete the arrays, unpacked files and downloads.")
 @protocol_option
 @registry_option
 @format_option
@@ -59,8 +63,8 @@ def prepare(
 ) -> int:  # fmt: skip
     """Download, verify and store data sets, once.
 
-    A stop loses nothing: the same command goes on. $HARNESS_MIRROR names a server that is asked first, for
-    <mirror>/DATASET/FILE; proxies are taken from the environment.
+    Repeat the command to resume after a stop. $HARNESS_MIRROR names a server to try first, at <mirror>/DATASET/FILE;
+    proxies are taken from the environment.
 
     \b
     harness prepare cifar10
@@ -69,7 +73,7 @@ def prepare(
     harness prepare cifar10 --verify
     """
     if verify and remove_:
-        raise WrongUseError("Say --verify or --remove, not both.")
+        raise WrongUseError("Use --verify or --remove, not both.")
     workspace = open_workspace(data=data, registry=registry, protocol=protocol)
     benchmark, catalog, root = workspace.benchmark, workspace.catalog, workspace.data
     names = list(dict.fromkeys(datasets))
@@ -103,9 +107,9 @@ def prepare(
 
 
 def input_sizes(benchmark: Benchmark, dataset: str, protocol: str | None = None) -> tuple[int, ...]:
-    """The network inputs that a data set is prepared for: of every suite that has it, else of the default suite.
+    """Return the network inputs that a data set is prepared for: those of its suites, else of the default suite.
 
-    With a protocol it is that one's alone.
+    With a protocol, return only its own.
     """
     if protocol is not None:
         return (benchmark.protocol(protocol).input_size,)
@@ -159,7 +163,7 @@ def _remove(catalog: Catalog, names: list[str], root: Path) -> int:
 
 
 class Teller:
-    """Says on stderr how a preparation goes: one changing line on a terminal, a line now and then elsewhere."""
+    """Shows the progress of a preparation on stderr: one changing line on a terminal, else a line every 5 s."""
 
     def __init__(self, dataset: str) -> None:
         self._dataset = dataset
@@ -169,22 +173,22 @@ class Teller:
         self._open = False
 
     def say(self, text: str) -> None:
-        """Say a sentence."""
+        """Print a sentence."""
         self.end()
         click.echo(text, err=True)
 
     def on_bytes(self, name: str, done: int, total: int | None) -> None:
-        """Tell how a download goes."""
+        """Show the progress of a download."""
         rate = self._rate(name, done)
         of = f" of {total / 1e6:,.0f} MB ({done / total:.0%})" if total else " MB"
         self._show(f"{name}: {done / 1e6:,.0f}{of}, {rate / 1e6:.1f} MB/s", last=done == total)
 
     def on_images(self, split: str, done: int, expected: int) -> None:
-        """Tell how many images are done."""
+        """Show the number of images that are done."""
         self._show(f"{split}: {done:,} of {expected:,} images, {self._rate(split, done):,.0f}/s", last=done == expected)
 
     def end(self) -> None:
-        """Leave the changing line."""
+        """End the changing line."""
         if self._open:
             click.echo(err=True)
         self._open = False
@@ -196,7 +200,7 @@ class Teller:
 
     def _show(self, text: str, *, last: bool) -> None:
         now = time.monotonic()
-        if now - self._shown < (_BLINK_SECONDS if self._live else _LINE_SECONDS) and not (last and self._live):
+        if now - self._shown < (_REFRESH_SECONDS if self._live else _LINE_SECONDS) and not (last and self._live):
             return
         self._shown = now
         line = f"{self._dataset}: {text}"

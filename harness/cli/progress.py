@@ -1,4 +1,4 @@
-"""How a run looks to people: bars on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""The progress of a run on stderr: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LOSS_SECONDS = 0.5  # reading a loss waits for the device
 _LINE_SECONDS = 30.0  # between two lines about one job's epochs
-_WIDE = 140  # columns from which on a job with a profile fits into one line
+_WIDE = 140  # columns that a job with a profile needs to fit into one line
 
 
 def stop_signal() -> StopSignal:
@@ -36,18 +36,18 @@ def stop_signal() -> StopSignal:
 
 
 class RunReporter(Reporter):
-    """Tells people how a run goes, on a terminal by a bar a job and elsewhere by a line a job.
+    """Shows the progress of a run: one bar per job on a terminal, else one line per job.
 
-    ``finished`` holds the jobs that have ended, so that a stop loses none of them.
+    ``finished`` holds the jobs that have ended, also after a stop.
     """
 
     def __init__(self, total: int, protocol: Protocol, stop: StopSignal) -> None:
         """Make one.
 
         Args:
-            total: How many jobs there are to do.
-            protocol: Under which they are trained.
-            stop: Says whether the user wants to stop.
+            total: The number of jobs.
+            protocol: Their protocol.
+            stop: Set when the user wants to stop.
         """
         self._total = total
         self._epochs = protocol.epochs
@@ -65,11 +65,11 @@ class RunReporter(Reporter):
             self._overall = self._progress.add_task("all jobs", total=total, detail="")
 
     def live(self) -> AbstractContextManager[Any]:
-        """Show the bars for a while."""
+        """Return a context in which the bars are shown."""
         return self._progress if self._progress else nullcontext()
 
     def job_started(self, job: Job) -> None:
-        """A job is about to start or go on."""
+        """A job is about to start or to resume."""
         self._written[job] = time.monotonic()
         if self._progress and job not in self._bars:
             self._bars[job] = self._progress.add_task(str(job), total=None, detail="starting")
@@ -106,12 +106,12 @@ class RunReporter(Reporter):
             )
 
     def profiled(self, job: Job, shares: Shares) -> None:
-        """An epoch's time is spent like this; the next line about the job says so, too."""
+        """Keep the shares of an epoch's time for the next line about the job."""
         narrow = self._progress is not None and self._progress.console.width < _WIDE
         self._shares[job] = f"\n{shares}" if narrow else f", {shares}"
 
     def should_stop(self) -> bool:
-        """Whether Ctrl-C was pressed."""
+        """Return whether Ctrl-C was pressed."""
         return self._stop.wanted
 
     def job_finished(self, cell: Cell) -> None:
@@ -136,7 +136,7 @@ class RunReporter(Reporter):
         self._write(f"Note: {text}")
 
     def _write(self, line: str) -> None:
-        # A terminal that has been closed, or a reader that has gone, must not end the run.
+        # A closed terminal or pipe must not end the run.
         with contextlib.suppress(OSError):
             if self._progress:
                 self._progress.console.print(line, highlight=False, markup=False)
@@ -147,12 +147,12 @@ class RunReporter(Reporter):
         remaining = self._total - len(self.finished)
         if remaining <= 0:
             return ""
-        # By the clock, so that however many jobs run at the same time is in it.
+        # By wall-clock time, which accounts for the number of parallel jobs.
         return f"{duration((time.monotonic() - self._began) / len(self.finished) * remaining)} left"
 
 
 def duration(seconds: float) -> str:
-    """Say a time span as people do.
+    """Format a time span for people.
 
     >>> [duration(s) for s in (8, 200, 9000, 500_000, 90_000_000)]
     ['8 s', '3 min', '2.5 h', '5.8 days', '2.9 years']
@@ -192,12 +192,12 @@ _SHOWN = {
 
 
 def say_profiles(runs: RunsFolder, cells: Sequence[Cell], *, trained: int) -> None:
-    """Tell where the time of finished jobs went, as far as they have a profile, and which have none.
+    """Print the profiles of finished jobs, and the number of jobs without one.
 
     Args:
-        runs: Where the results are.
+        runs: The folder of the results.
         cells: The jobs of the command.
-        trained: How many of them this command carried out.
+        trained: The number of jobs that this command carried out.
     """
     done = [cell.job for cell in cells if cell.state == "done"]
     found = [(job, profile) for job in done if (profile := read_profile(runs.of(job)))]
@@ -205,19 +205,19 @@ def say_profiles(runs: RunsFolder, cells: Sequence[Cell], *, trained: int) -> No
         rows = [(job.model, job.dataset, str(job.seed), *_row([profile])) for job, profile in found]
         if len(rows) > 1:
             rows.append((f"all {len(rows)}", "", "", *_row([profile for _, profile in found])))
-        say("\nWhere the time went, in % of each job's seconds; 'idle' is the device's, in % of its training steps:\n")
+        say("\nTime by phase, in % of each job's seconds; 'idle' is the device's, in % of its training steps:\n")
         say(_table(("model", "data set", "seed", "images/s", *_SHOWN.values(), "idle"), rows))
-        say(f"\nBy epoch: {runs.of(found[0][0]).profile}" + (" and its like." if len(found) > 1 else ""))
+        say(f"\nBy epoch: {runs.of(found[0][0]).profile}" + (" and the others." if len(found) > 1 else ""))
     if partial := sum(profile.steps < profile.epochs * profile.steps_per_epoch for _, profile in found):
-        say(f"Profiled for a part of the training: {partial} of these; 'steps_profiled' in the file says how much.")
+        say(f"Profiled for a part of the training: {partial} of these; see 'steps_profiled' in the file.")
     if without := len(done) - len(found):
         many = "1 job was finished before and has" if without == 1 else f"{without} jobs were finished before and have"
         nothing = "" if trained else "Nothing was left to train. "
-        say(f"{nothing}{many} no profile: what is done is not trained again. Another folder, by --runs, starts anew.")
+        say(f"{nothing}{many} no profile: finished jobs are not trained again. To start anew, choose another --runs.")
 
 
 def _row(profiles: Sequence[Profile]) -> tuple[str, ...]:
-    """What the table says of one job, or of several together: images/s, the phases, the idle share."""
+    """Return the cells of one job, or of several together: images/s, the phases, the idle share."""
     whole = sum(profile.seconds for profile in profiles) or 1.0
     spent = {name: sum(profile.phases[name] for profile in profiles) for name in _SHOWN}
     spent["other"] += whole - sum(spent.values())  # with what measuring the idle share took
@@ -233,7 +233,7 @@ def _row(profiles: Sequence[Profile]) -> tuple[str, ...]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out 14 columns without the padding of ``print_rows``, so that they fit into 120."""
+    """Format 14 columns without the padding of ``print_rows``, so that they fit into 120 characters."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [head, ["-" * width for width in widths], *rows]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""``harness report``: everything on one page that needs no network."""
+"""``harness report``: write the results of a suite as one page."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @result_options(protocol_option)
-@click.option("--published", is_flag=True, help="The published benchmark alone, even where there are finished runs.")
+@click.option("--published", is_flag=True, help="Show only the published benchmark, even if there are finished runs.")
 @click.option(
     "--figures",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Also write every figure as PNG, SVG and PDF.",
 )
-@click.option("--no-patterns", is_flag=True, help="Leave the architectural patterns out: they build every model.")
+@click.option("--no-patterns", is_flag=True, help="Leave out the architectural patterns, which build every model.")
 def report(out: Path, request: ResultRequest, published: bool, figures: Path | None, no_patterns: bool) -> None:
     """Write one self-contained page about a suite: leaderboard, figures, patterns and methods.
 
@@ -44,13 +44,13 @@ def report(out: Path, request: ResultRequest, published: bool, figures: Path | N
     harness report paper.html --published --figures figures/
     """
     if out.suffix.lower() not in (".html", ".htm"):
-        raise WrongUseError(f"{out} does not end in .html; the report is a page.")
+        raise WrongUseError(f"{out} does not end in .html; the report is an HTML page.")
     if published and request.protocol:
-        raise WrongUseError("--published is about the frozen protocol; leave --protocol out.")
+        raise WrongUseError("--published uses the frozen protocol; leave --protocol out.")
     from harness.report.figures import altair
     from harness.report.page import build_figures, page_size, write_figures, write_page
 
-    altair()  # before minutes of work, say what is missing
+    altair()  # fail before minutes of work if it is not installed
     content = gather(request, published=published, patterns=not no_patterns)
     drawn = build_figures(content)
     write_page(out, content, drawn)
@@ -71,7 +71,7 @@ def gather(request: ResultRequest, *, published: bool, patterns: bool) -> PageCo
     benchmark, catalog = workspace.benchmark, workspace.catalog
     table = search = None
     if benchmark.published is not None:
-        # The published table is about the registry's own protocol, also beside results of another.
+        # The published table uses the registry's own protocol, also beside results of another.
         frozen = replace(request, protocol=None).open() if request.protocol else workspace
         table = published_board(frozen, None, lam)
         search = search_subsets(published_accuracies(benchmark), published_anchors(benchmark), lam=lam)
@@ -112,7 +112,7 @@ def gather(request: ResultRequest, *, published: bool, patterns: bool) -> PageCo
 def _subject(
     workspace: Workspace, request: ResultRequest, table: Leaderboard | None, *, published: bool
 ) -> tuple[Suite, Leaderboard, tuple[RunResult, ...], tuple[str, ...]]:
-    """Return the suite, the board, the results and the notes of the page: the user's own where there are any.
+    """Return the suite, the board, the results and the notes of the page: the user's own if there are any.
 
     Raises:
         CannotContinueError: the suite that the user named has no results, or there is no published table either.

@@ -42,8 +42,8 @@ _LET_GO_SECONDS = 5.0
 @resource_options
 @executor_option
 @training_options
-@click.option("--dry-run", is_flag=True, help="Show what would run and what is done, and stop.")
-@click.option("--allow-over-budget", is_flag=True, help="Train models over the budget too; their results stay marked.")
+@click.option("--dry-run", is_flag=True, help="Show which jobs would run and which are done, and exit.")
+@click.option("--allow-over-budget", is_flag=True, help="Also train models over the budget; their results are marked.")
 @format_option
 def run(
     request: Request, resources: ResourceRequest, executor: str, options: RunOptions, dry_run: bool,
@@ -51,9 +51,9 @@ def run(
 ) -> int:  # fmt: skip
     """Train models on data sets under the frozen protocol.
 
-    Finished jobs stay finished: run the same command again to resume after a stop, or to add what is missing. Results
-    are in the folder given by --runs. Each job trains in a process of its own, so that a crash costs that job's last
-    minutes alone. Exits with 1 if some jobs failed.
+    Finished jobs are not repeated: run the same command again to resume after a stop, or to train missing jobs.
+    Results are in the folder given by --runs. Each job trains in its own process, so a crash costs only that job's
+    last minutes. Exits with 1 if some jobs failed.
 
     \b
     harness run --all --suite pocket        11 models, 4 small data sets, minutes on a CPU
@@ -61,8 +61,8 @@ def run(
     harness run mynet --seeds 3 --device cuda:1
     harness run --all --jobs auto --jobs-per-gpu 4
     harness run --all --executor slurm --executor-option partition=gpu
-    harness run mynet --track mlflow        follow it in MLflow too
-    harness run mynet --profile             see where its time goes
+    harness run mynet --track mlflow        also log it to MLflow
+    harness run mynet --profile             measure its time by phase
     """
     workspace = request.open()
     chosen = build_plan(workspace.benchmark, workspace.catalog, request.selection)
@@ -94,13 +94,13 @@ def run(
 
 
 class _Grid:
-    """The jobs of one command, and the means to train them."""
+    """The jobs of one command, with their workspace, resources and executor."""
 
     def __init__(self, workspace: Workspace, plan: Plan, asked: ResourceRequest, executor: ExecutorSpec) -> None:
         """Resolve the resources.
 
         Raises:
-            WrongUseError, CannotContinueError: the machine lacks what was asked for, or would take years.
+            WrongUseError, CannotContinueError: the machine lacks a requested resource, or would take years.
             StoreError: results can't be written.
         """
         workspace.runs.check_writable()
@@ -125,12 +125,12 @@ class _Grid:
         """Order the jobs of a run, longest first within each seed, by earlier timings; nothing is timed."""
         if len(todo) <= 1 or self._resources.jobs == 1:
             return todo
-        # Other machines are unknown here; the order by this one's processor is as good as any.
+        # Other machines are unknown here, so this one's processor gives the order.
         asked = ResourceRequest(device="cpu") if self.executor.remote else self._asked
         return in_order(self._workspace, self._plan, survey, todo, asked)
 
     def work(self, todo: Sequence[Job], options: RunOptions, reporter: RunReporter) -> Work:
-        """Return the order to the executor."""
+        """Return the work for the executor."""
         run_one = LocalRunOne(self._workspace.absolute(), options)
         return Work(
             jobs=tuple(todo),
@@ -147,18 +147,18 @@ def _refusals(survey: Survey, *, allow_over_budget: bool) -> dict[str, str]:
         if allow_over_budget:
             say(f"Note: {reason} Its results are marked and stay out of the leaderboard.")
         else:
-            refused[name] = f"Refused: {reason} --allow-over-budget trains it all the same, marked for good."
+            refused[name] = f"Refused: {reason} --allow-over-budget trains it, and marks its results."
     return refused
 
 
 def _carry_out(executor: ExecutorSpec, work: Work, stop: StopSignal, reporter: RunReporter) -> bool:
-    """Have the work done under signal handlers and a live display; return whether the user stopped it.
+    """Execute the work under signal handlers and a live display; return whether the user stopped it.
 
-    Jobs that others were working on are looked at once more at the end. The process of a command that was just killed
-    holds its job for as long as it takes to save the position.
+    Jobs of other commands are tried once more at the end: a command that was just killed holds its job until the
+    checkpoint is saved.
     """
     try:
-        # What an executor's libraries print is no data.
+        # The libraries of an executor may print, but stdout is for data.
         with stop.installed(), contextlib.redirect_stdout(sys.stderr), reporter.live():
             outcomes = list(executor.execute(work))
             elsewhere = tuple(cell.job for cell in outcomes if cell.state == "running")
@@ -170,7 +170,7 @@ def _carry_out(executor: ExecutorSpec, work: Work, stop: StopSignal, reporter: R
 
 
 def _any_free(work: Work, jobs: Sequence[Job]) -> bool:
-    """Wait a moment for others to let go of one of these jobs."""
+    """Wait a moment for other processes to release one of these jobs."""
     patience = time.monotonic() + _LET_GO_SECONDS
     while time.monotonic() < patience and not work.reporter.should_stop():
         if any(work.run_one.look(job).state != "running" for job in jobs):
@@ -198,13 +198,13 @@ def _summarise(cells: Sequence[Cell], trained: int, *, stopped: bool) -> int:
     say(f"{len(cells)} jobs: {states}; {trained} carried out by this command.")
     if stopped:
         command = " ".join(["harness", *sys.argv[1:]])
-        say(f"Stopped. Everything finished is kept, and so is the half-way job. Go on with: {command}")
+        say(f"Stopped. Finished jobs are kept, and so is the job in progress. Resume with: {command}")
         return _INTERRUPTED
     return 1 if counts["failed"] else 0
 
 
 def _refuse_years_on_a_cpu(workspace: Workspace, plan: Plan, resources: Resources, *, insisted: bool) -> None:
-    """Explain what a protocol made for an accelerator would cost on this CPU, unless the user named the device."""
+    """Refuse a protocol made for an accelerator on a CPU, with an estimate, unless the user named the device."""
     if not plan.protocol.accelerator or resources.devices[0] != "cpu" or insisted:
         return
     import torch
@@ -218,7 +218,7 @@ def _refuse_years_on_a_cpu(workspace: Workspace, plan: Plan, resources: Resource
     others = ", the other models scaled by their multiply-adds" if len(plan.models) > len(timed) else ""
     raise CannotContinueError(
         f"No CUDA device was found, and {plan.protocol.name} is made for one. The {len(price.jobs)} jobs of this plan "
-        f"train on {images:,} images; by the steps of {' and '.join(timed)} that were timed on this CPU{others}, they "
-        f"would take about {duration(price.finish)}. To insist, say --device cpu. "
+        f"train on {images:,} images and would take about {duration(price.finish)} on this CPU, estimated from timed "
+        f"steps of {' and '.join(timed)}{others}. To train here, use --device cpu. "
         "To try everything in minutes: harness run --all --suite pocket"
     )

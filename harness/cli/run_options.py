@@ -1,4 +1,4 @@
-"""Options that say how jobs are trained: devices, jobs at a time, executor, and the choices for each run."""
+"""Options of training: devices, parallel jobs, executor, and the options of each run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ track_option = click.option(
     shell_complete=completion.trackers,
     envvar="HARNESS_TRACK",
     show_envvar=True,
-    help="Follow the runs in this tool; repeatable. 'harness list trackers' shows them.",
+    help="Log the runs to this tool; repeatable. 'harness list trackers' shows them.",
 )
 
 
@@ -40,24 +40,24 @@ _PLACE = (
         default="auto",
         show_default=True,
         shell_complete=completion.devices,
-        help="Where to train; results from mps are marked as not comparable.",
+        help="Device to train on; results from mps are marked as not comparable.",
     ),
     click.option(
         "--jobs",
         metavar="N|auto",
-        help="Jobs at a time, each in its own process; auto: one per GPU, or one per core.  [default: 1]",
+        help="Parallel jobs, each in its own process; auto: one per GPU, or one per core.  [default: 1]",
     ),
     click.option(
         "--jobs-per-gpu",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Jobs that share a GPU; small networks leave a big one idle.  [default: 1]",
+        help="Jobs that share a GPU; one small network leaves a large GPU idle.  [default: 1]",
     ),
     click.option(
         "--threads",
         type=click.IntRange(min=1),
         metavar="N",
-        help="CPU threads for a job. Results are equal bit for bit at equal threads.  [default: cores / jobs]",
+        help="CPU threads per job. Equal numbers of threads give equal bits.  [default: cores / jobs]",
     ),
 )
 _CARE = (
@@ -66,7 +66,7 @@ _CARE = (
         metavar="DURATION",
         default="1h",
         show_default=True,
-        help="Kill a job that makes no progress for this long, such as 90s or 30m; 0 waits for ever.",
+        help="Kill a job that makes no progress for this long, such as 90s or 30m; 0 never kills.",
     ),
     click.option(
         "--executor-option",
@@ -75,7 +75,7 @@ _CARE = (
         multiple=True,
         help="A setting of the executor, such as partition=gpu; repeatable.",
     ),
-    click.option("--detach", is_flag=True, help="Submit to the cluster and return; 'harness status' shows the rest."),
+    click.option("--detach", is_flag=True, help="Submit to the cluster and exit; 'harness status' shows the jobs."),
     click.option("--in-process", is_flag=True, help="Train in this process, one job at a time, for a debugger."),
 )
 _TRAINING = (
@@ -89,13 +89,13 @@ _TRAINING = (
         "old.",
     ),
     click.option(
-        "--profile", is_flag=True, help="Write where each job's time goes: profile.json, and a table at the end."
+        "--profile", is_flag=True, help="Measure each job's time by phase: profile.json, and a table at the end."
     ),
     click.option(
         "--compile",
         "compile_mode",
         type=click.Choice(COMPILE_MODES),
-        help="Train by torch.compile. The results are marked: they agree with others, but not bit for bit.  "
+        help="Train with torch.compile. The results are marked; they agree with others, but not bit for bit.  "
         "[default: off]",
     ),
     track_option,
@@ -107,8 +107,8 @@ def _make_run_options(save_every: str, track: tuple[str, ...], **values: Any) ->
 
 
 place_options = grouped("resources", ResourceRequest, *_PLACE)
-"""Adds the options that say where jobs run, and hands them to the command as one ResourceRequest."""
+"""Adds the options of the device and of parallel jobs, and hands them to the command as one ResourceRequest."""
 resource_options = grouped("resources", ResourceRequest, *_PLACE, *_CARE)
-"""Adds the same and those for time limits and executors."""
+"""Adds the same options and those of time limits and executors."""
 training_options = grouped("options", _make_run_options, *_TRAINING)
-"""Adds the choices for each run, and hands them to the command as one RunOptions."""
+"""Adds the options of each run, and hands them to the command as one RunOptions."""

@@ -1,4 +1,4 @@
-"""``harness score``: accuracies, from runs or from a file, to xScores; and the anchors that make the scale."""
+"""``harness score``: compute xScores from runs or from a file of accuracies, and freeze anchors."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 @click.command()
 @result_options(anchors_option, accuracies_option, metric_option, protocol_option)
 @click.option("--make-anchors", metavar="NAME", help="Freeze the table's extrema as RUNS/anchors/NAME.toml.")
-@click.option("--sensitivity", is_flag=True, help="Ranks at lambda 0 to 2, and where models change places.")
+@click.option("--sensitivity", is_flag=True, help="Show the ranks at lambda 0 to 2, and every change of places.")
 @format_option
 def score(request: ResultRequest, make_anchors: str | None, sensitivity: bool, format_: str) -> None:
     """Compute xScores from finished runs, or from a CSV file of accuracies in percent.
 
     A file is scored over its own columns, or over a suite's with --suite. Values above 1 and below 0 are kept: a model
-    may be better or worse than all that the anchors were made from.
+    may be better or worse than all models behind the anchors.
 
     \b
     harness score --accuracies mine.csv
@@ -50,7 +50,7 @@ def score(request: ResultRequest, make_anchors: str | None, sensitivity: bool, f
     harness score --suite pocket --anchors lab-2026 --sensitivity
     """
     if request.accuracies is not None and request.protocol:
-        raise WrongUseError("A file given with --accuracies has no protocol that could be known; leave --protocol out.")
+        raise WrongUseError("The protocol of a file given with --accuracies is unknown; leave --protocol out.")
     workspace = request.open()
     if make_anchors:
         _make_anchors(workspace, request, make_anchors)
@@ -85,12 +85,14 @@ def _metric_of_file(workspace: Workspace, request: ResultRequest) -> MetricSpec:
 
 
 def _make_anchors(workspace: Workspace, request: ResultRequest, name: str) -> None:
-    """Freeze the extrema of all complete models, and say where."""
+    """Freeze the extrema of all complete models, and print the path."""
     from harness.report.anchor_files import OWN, anchor_file, freeze, write_anchors
     from harness.score import read_accuracies
 
     if name in workspace.benchmark.anchors:
-        raise WrongUseError(f"The registry has anchors named '{name}' already, and they never change; choose another.")
+        raise WrongUseError(
+            f"The registry already has anchors named '{name}', which never change; choose another name."
+        )
     path = anchor_file(workspace.runs.root, name)
     protocol: Protocol | None = None
     if request.accuracies is not None:
@@ -112,7 +114,7 @@ def _make_anchors(workspace: Workspace, request: ResultRequest, name: str) -> No
 
 
 def _suite_columns(frame: pd.DataFrame, benchmark: Benchmark, request: ResultRequest) -> pd.DataFrame:
-    """Return the columns of the suite that the user named, all for none."""
+    """Return the columns of the named suite; without a suite, all columns."""
     if request.suite is None:
         return frame
     datasets = list(benchmark.suite(request.suite).datasets)
@@ -129,7 +131,7 @@ def table_and_anchors(
 ) -> tuple[pd.DataFrame, Anchors, str]:
     """Read the user's file of accuracies and find its anchors.
 
-    Without a name these are the suite's fixed ones, and unknown data sets are refused; with ``fall_back`` a file about
+    The default anchors are the suite's fixed ones, and unknown data sets are refused; with ``fall_back``, a file of
     other data sets is normalised by its own extrema. Returns the table, the anchors, and a sentence about them.
     """
     from harness.report.anchor_files import OWN, find_anchors, own_anchors, registry_anchors
@@ -150,8 +152,8 @@ def table_and_anchors(
         if not fall_back or set(frame.columns) <= set(fixed.datasets):
             fixed.require(frame.columns)
             return frame, fixed, ""
-    own = own_anchors(frame, str(path), "Add models to the file, or say --anchors NAME.")
-    return frame, own, f"Normalised by the best and the worst of the file itself ({own.name})."
+    own = own_anchors(frame, str(path), "Add models to the file, or use --anchors NAME.")
+    return frame, own, f"Normalised by the file's own best and worst values ({own.name})."
 
 
 def _board_of_file(workspace: Workspace, request: ResultRequest, metric: MetricSpec) -> Leaderboard:
@@ -165,7 +167,7 @@ def _board_of_file(workspace: Workspace, request: ResultRequest, metric: MetricS
 
 
 def _print_sensitivity(board: Leaderboard, format_: str, *, higher: bool, percent: bool) -> None:
-    """Print the ranks at several lambdas as further columns, and every change of places as a sentence."""
+    """Print the ranks at several lambdas as columns, and every change of places as a sentence."""
     from harness.score import lambda_sensitivity
 
     frame = board.accuracies if higher else -board.accuracies

@@ -1,4 +1,4 @@
-"""``harness select``: which few data sets stand for all of them, and how far that can be trusted."""
+"""``harness select``: small subsets of data sets that predict the score on all of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SHOWN = 10
 
 
 @click.command()
-@click.option("--size", type=int, metavar="N", default=4, show_default=True, help="Data sets in a subset.")
+@click.option("--size", type=int, metavar="N", default=4, show_default=True, help="Data sets per subset.")
 @click.option("--published", is_flag=True, help="Search on the published table.")
 @click.option("--normalized", is_flag=True, help="Predict from normalised values instead of accuracies.")
 @click.option(
@@ -50,11 +50,11 @@ _SHOWN = 10
 def select(
     size: int, published: bool, normalized: bool, top: int | None, resamples: int, request: ResultRequest, format_: str
 ) -> None:
-    """Try every subset of data sets: how well does it predict the score on all of them?
+    """Rank the subsets of data sets by how well they predict the score on all of them.
 
-    R^2 is what the paper reports. Q^2 predicts each model by the fit without it: with few models R^2 is high for almost
-    any subset, and Q^2 shows how much of that survives. rho and tau compare rankings; 'wins' is how often the subset
-    has the best R^2 when models are drawn anew.
+    The paper reports R^2. Q^2 predicts each model by the fit without it: with few models R^2 is high for almost any
+    subset, and Q^2 shows how much of that survives. rho and tau compare rankings; 'wins' is the share of bootstrap
+    resamples in which the subset has the best R^2.
 
     \b
     harness select --published
@@ -63,7 +63,7 @@ def select(
     from harness.score import SearchSettings, search_subsets
 
     if published and (request.accuracies is not None or request.anchors):
-        raise WrongUseError("--published brings its own accuracies and anchors; leave --accuracies and --anchors out.")
+        raise WrongUseError("--published has its own accuracies and anchors; leave --accuracies and --anchors out.")
     frame, anchors, note = _table(request, published=published)
     settings = SearchSettings(on="normalized" if normalized else "accuracy", resamples=resamples)
     found = search_subsets(frame, anchors, size=size, lam=request.lam, settings=settings)
@@ -108,7 +108,7 @@ def _table(request: ResultRequest, *, published: bool) -> tuple[pd.DataFrame, An
 
 
 def subset_rows(found: SubsetSearch, top: int | None, *, people: bool) -> list[dict[str, Any]]:
-    """Return the contract's rows, best R^2 first."""
+    """Return one row per subset, best R^2 first."""
     from harness.report.ranking import number
 
     rows = []
@@ -122,7 +122,7 @@ def subset_rows(found: SubsetSearch, top: int | None, *, people: bool) -> list[d
 
 
 def best_by_q2(found: SubsetSearch) -> list[str]:
-    """Say which subset has the best Q^2, where that is not the one with the best R^2."""
+    """Name the subset with the best Q^2 if it is not the one with the best R^2."""
     q2 = found.table["q2"].fillna(-math.inf).to_numpy()
     at = int(q2.argmax())
     if at == 0 or math.isinf(q2[at]):

@@ -25,11 +25,10 @@ from harness.workspace.survey import survey_plan
 @selection_options
 @format_option
 def status(request: Request, format_: str) -> None:
-    """Show how every job of a suite stands: done, running, failed, stale or missing.
+    """Show the state of every job of a suite: done, running, failed, stale or missing.
 
-    Looks at every installed model unless some are named, and at more seeds where results of more are there. Of more
-    than 1,000 jobs, the formats for people count the states by model and data set, and list what is neither done nor
-    missing.
+    Covers every installed model unless some are named, and every seed with results. Of more than 1,000 jobs, the
+    formats for people count the states by model and data set, and list the jobs that are neither done nor missing.
 
     \b
     harness status --suite pocket
@@ -51,7 +50,7 @@ def status(request: Request, format_: str) -> None:
 
 
 def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """Say of the unfinished jobs where they wait or run, as far as an executor keeps an account of that."""
+    """Add to the unfinished jobs their state in the queue, if an executor has one."""
     queued: dict[Job, str] = {}
     for name, offer in catalog.executors.items():
         folder = executor_folder(runs, name)
@@ -60,7 +59,7 @@ def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> t
         try:
             queued |= offer.spec.waiting(folder)
         except CannotContinueError as error:
-            say(f"Note: what waits with the executor '{name}' is not known. {error}")
+            say(f"Note: the queue of the executor '{name}' is unknown. {error}")
     if not queued:
         return tuple(cells)
     return tuple(
@@ -72,7 +71,7 @@ def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> t
 
 
 MANY = 1000
-"""Above so many jobs, the formats for people count instead of listing."""
+"""Number of jobs above which the formats for people count instead of listing."""
 
 
 _STATES: tuple[State, ...] = get_args(State)
@@ -109,8 +108,8 @@ def print_overview(cells: Sequence[Cell], metric: str, format_: str) -> None:
     if restless:
         click.echo()
         print_rows([c.as_row(metric) for c in restless[:_LISTED]], format_, columns=COLUMNS, digits=DIGITS)
-    more = f" {len(restless) - _LISTED:,} of those are not listed." if len(restless) > _LISTED else ""
+    more = f" {len(restless) - _LISTED:,} more are not listed." if len(restless) > _LISTED else ""
     say(
-        f"{len(cells):,} jobs are too many to list: they are counted, and those that are neither done nor missing are "
-        f"listed.{more} --format csv and json list every one."
+        f"{len(cells):,} jobs are too many to list: the table counts them, and lists those that are neither done nor "
+        f"missing.{more} --format csv and json list all."
     )

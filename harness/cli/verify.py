@@ -1,4 +1,4 @@
-"""``harness verify``: every claim of finished runs, checked."""
+"""``harness verify``: check every claim of finished runs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _CANNOT_READ = 3
 
 @click.command()
 @click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--replay", is_flag=True, help="Train a window again and compare its losses.")
+@click.option("--replay", is_flag=True, help="Train a window of steps again and compare its losses.")
 @click.option(
     "--device",
     metavar="auto|cpu|cuda[:i]|mps",
     default="auto",
     show_default=True,
-    help="Where to compute; auto takes the run's own device if this machine has it.",
+    help="Device to compute on; auto is the run's own device if this machine has it.",
 )
 @data_option
 @registry_option
@@ -48,12 +48,12 @@ def verify(
     """Check every claim of finished runs.
 
     RUN is a job's folder, a runs folder or a bundle. The stored weights are evaluated again on the test split, metrics
-    are computed again from the stored predictions, and hashes, fingerprint, protocol, learning rates, budget and what
-    was executed are compared. Bits must be equal in the run's own environment; elsewhere the tolerance is stated.
-    Nothing is written.
+    are computed again from the stored predictions, and hashes, fingerprint, protocol, learning rates, budget and the
+    executed training are compared. In the run's own environment the bits must be equal; elsewhere a stated tolerance
+    applies. Nothing is written.
 
-    The table shows each check of one run, and of several how many passed; other formats always show every check.
-    Exits with 1 if anything deviates, and with 3 if nothing could be read.
+    The table shows each check of a single run, or the counts per run of several; other formats show every check.
+    Exits with 1 if a check fails, and with 3 if no run could be read.
 
     \b
     harness verify runs/xscore-1.0/starnet/cifar10/seed-0
@@ -73,7 +73,7 @@ def verify(
         for index, (label, folder) in enumerate(found, 1):
             click.echo(f"[{index}/{len(found)}] {label}", err=True)
             verified.append(verify_run(label, folder, workspace, device=device, replay=replay))
-    if format_ == "table" and len(verified) > 1:  # some twenty checks a run, which nobody reads; failures follow below
+    if format_ == "table" and len(verified) > 1:  # some twenty checks per run, too many to read; failures follow
         print_rows([_counts(one) for one in verified], format_)
     else:
         rows = [check.as_row(one.label) for one in verified for check in one.checks]
@@ -87,7 +87,7 @@ def _counts(one: Verified) -> dict[str, object]:
 
 
 def _find(path: Path, stack: ExitStack) -> Iterator[tuple[str, JobFolder]]:
-    """The finished runs at a path; a bundle is unpacked for the time of the command."""
+    """Yield the finished runs at a path; a bundle is unpacked into a temporary folder."""
     from harness.results.bundle import open_bundle
     from harness.results.merge import Incoming, merge_run
     from harness.results.store import RunsFolder

@@ -182,7 +182,7 @@ def test_stopped_process_loses_nothing_and_is_resumed(name: str, shell: Shell) -
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert "Go on with: harness run tiny --dataset dots" in err
+        assert "Resume with: harness run tiny --dataset dots" in err
         assert "Traceback" not in err
     assert not (cell / "result.json").exists()
     went_on = shell.run("run", "tiny", "--dataset", "dots", "--format", "json", registry=registry)

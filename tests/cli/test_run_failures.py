@@ -216,6 +216,6 @@ def test_protocol_for_an_accelerator_explains_its_cost_on_a_cpu(
     assert "No CUDA device was found" in ran.err
     # 7 data sets' whole batches of 32, times 100 epochs.
     assert "The 7 jobs of this plan train on 23,376,000 images" in ran.err
-    assert "To insist, say --device cpu" in ran.err
+    assert "To train here, use --device cpu" in ran.err
     assert "harness run --all --suite pocket" in ran.err
     assert not list(Path("runs").iterdir())

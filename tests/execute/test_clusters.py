@@ -160,7 +160,7 @@ class TestRay:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 130, err
-        assert "Go on with: harness run tiny" in err
+        assert "Resume with: harness run tiny" in err
         done = epochs(shell, "tiny")
         assert 0 < done < 400
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "ray", registry=long)

@@ -287,7 +287,7 @@ def test_plan_prices_and_says_so(tiny_harness: Command, quick_start: None) -> No
     again = tiny_harness("plan", "tiny", "tiny2", "--watts", "100", *options)
     assert again.rows == ran.rows
     assert "Timing" not in again.err
-    assert "draws 100 W (as you say)" in again.err
+    assert "draws 100 W (from --watts)" in again.err
     fresh = tiny_harness("plan", "tiny", "--fresh", *options)
     assert "Timing a few" in fresh.err
     table = tiny_harness("plan", "tiny", *options[:4])
@@ -303,7 +303,7 @@ def test_quick_plan_times_nothing_and_says_what_is_unknown(tiny_harness: Command
     ran = tiny_harness("plan", "tiny", "--quick", "--device", "cpu", "--format", "json")
     assert ran.code == 0
     assert {row["estimated_seconds"] for row in ran.rows} == {None}
-    assert "Nothing is known yet of what they take" in ran.err
+    assert "There is no estimate yet on" in ran.err
 
 
 def test_remembered_price_needs_no_torch(tmp_path: Path, quick_start: None, tiny_harness: Command) -> None:

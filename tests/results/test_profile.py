@@ -179,9 +179,9 @@ def test_what_is_done_is_not_trained_for_a_profile(tiny_harness: Command) -> Non
     ran = tiny_harness("run", "tiny", "--profile")
     assert "1 job was finished before and has no profile" in ran.err
     assert "Nothing was left" not in ran.err
-    assert "bars" in ran.err.partition("Where the time went")[2]
+    assert "bars" in ran.err.partition("Time by phase")[2]
     again = tiny_harness("run", "tiny", "--dataset", "bars", "--profile")
-    assert "bars" in again.err.partition("Where the time went")[2]
+    assert "bars" in again.err.partition("Time by phase")[2]
     assert "no profile" not in again.err
 
 
@@ -291,7 +291,7 @@ def test_run_that_fails_keeps_what_was_measured(tiny_harness: Command) -> None:
     found = read_profile(folder(job=replace(JOB, model="diverging")))
     assert found is not None
     assert [(piece.epoch, piece.steps) for piece in found.pieces] == [(0, 8), (1, 8)]
-    assert "Where the time went" not in ran.err
+    assert "Time by phase" not in ran.err
 
 
 def test_full_disk_does_not_end_a_run_for_its_profile(task: Task, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_shares_are_reported_before_the_epoch_ends(task: Task, tmp_path: Path, f
 def test_worker_processes_write_profiles(shell: Shell) -> None:
     ran = shell.run("run", "tiny", "--threads", "1", "--jobs", "2", "--profile", "--format", "json")
     assert ran.code == 0
-    assert "Where the time went" in ran.err
+    assert "Time by phase" in ran.err
     for dataset in ("dots", "bars"):
         found = read_profile(JobFolder(replace(JOB, dataset=dataset), shell.cell("tiny", dataset)))
         assert found is not None

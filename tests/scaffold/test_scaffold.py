@@ -194,7 +194,7 @@ def test_check_of_an_unknown_name(harness: Command) -> None:
 def test_check_without_a_name_takes_third_parties(harness: Command, install: Callable[..., Path]) -> None:
     ran = harness("plugin", "check", "--format", "json")
     assert (ran.code, ran.rows) == (0, [])
-    assert "No plugin of a third party is installed." in ran.err
+    assert "No third-party plugin is installed." in ran.err
     install("broken", "import nothing_of_the_kind")
     ran = harness("plugin", "check", "--format", "json")
     assert ran.code == 1
