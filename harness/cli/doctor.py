@@ -7,6 +7,7 @@ import shutil
 import textwrap
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from harness.cli.options import (
     suite_option,
 )
 from harness.cli.output import print_rows
+
+if TYPE_CHECKING:
+    from harness.doctor.check import Check, Examination, Finding
 
 _COLUMNS = {"name": "check", "verdict": "verdict", "found": "found", "advice": "to do"}
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "bright_black"}
@@ -61,49 +65,15 @@ def doctor(
     harness doctor --suite pocket
     harness doctor --resume                 also check that a killed run resumes to the same bits; half a minute
     """
-    from harness.doctor.check import Check, Examination, Finding, examine
-    from harness.doctor.hardware import (
-        check_arithmetic,
-        check_chosen_device,
-        check_determinism,
-        check_devices,
-        check_threads,
-    )
-    from harness.doctor.software import check_executors, check_extras, check_plugins, check_torch, check_versions
-    from harness.doctor.storage import check_data_folder, check_datasets, check_disk, check_runs_folder
+    from harness.doctor.check import Examination, examine
 
     workspace = open_workspace(runs, data, registry)
     chosen = workspace.benchmark.suite(suite)
     examination = Examination(workspace, chosen, workspace.benchmark.protocol(chosen.protocol), device)
-    checks: list[tuple[str, Check]] = [
-        ("versions", check_versions),
-        ("torch", check_torch),
-        ("devices", check_devices),
-        ("device", check_chosen_device),
-        ("threads", check_threads),
-        ("determinism", check_determinism),
-        ("arithmetic", check_arithmetic),
-        ("disk", check_disk),
-        ("runs folder", check_runs_folder),
-        ("data folder", check_data_folder),
-        ("data sets", check_datasets),
-        ("plugins", check_plugins),
-        ("executors", check_executors),
-        ("extras", check_extras),
-    ]
+    checks = _checks()
     if resume:
-        from harness.doctor.resume import prove_resume
-
         chance = random.SystemRandom().randrange(10**6) if seed is None else seed
-
-        def check_resume(examination: Examination) -> list[Finding]:
-            click.echo(f"The times of the kills come from --seed {chance}.", err=True)
-            proof = prove_resume(
-                examination, registry, kills=kills, seed=chance, say=lambda text: click.echo(text, err=True)
-            )
-            return [proof.as_finding(chance)]
-
-        checks.append(("resume", check_resume))
+        checks.append(("resume", _resume_check(registry, kills, chance)))
     findings = list(examine(examination, checks))
     if format_ == "table":
         for finding in findings:
@@ -117,6 +87,42 @@ def doctor(
         err=True,
     )
     return 1 if counts["problem"] else 0
+
+
+def _checks() -> list[tuple[str, Check]]:
+    """Return the checks with their names, in the order in which they are carried out."""
+    from harness.doctor import hardware, software, storage
+
+    return [
+        ("versions", software.check_versions),
+        ("torch", software.check_torch),
+        ("devices", hardware.check_devices),
+        ("device", hardware.check_chosen_device),
+        ("threads", hardware.check_threads),
+        ("determinism", hardware.check_determinism),
+        ("arithmetic", hardware.check_arithmetic),
+        ("disk", storage.check_disk),
+        ("runs folder", storage.check_runs_folder),
+        ("data folder", storage.check_data_folder),
+        ("data sets", storage.check_datasets),
+        ("plugins", software.check_plugins),
+        ("executors", software.check_executors),
+        ("extras", software.check_extras),
+    ]
+
+
+def _resume_check(registry: Path | None, kills: int, seed: int) -> Check:
+    """Return the check of --resume, which takes half a minute."""
+    from harness.doctor.resume import prove_resume
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    def check(examination: Examination) -> list[Finding]:
+        say(f"The times of the kills come from --seed {seed}.")
+        return [prove_resume(examination, registry, kills=kills, seed=seed, say=say).as_finding(seed)]
+
+    return check
 
 
 def _show(name: str, verdict: str, found: str, advice: str) -> None:

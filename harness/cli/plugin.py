@@ -1,4 +1,4 @@
-"""``harness plugin new``, ``check`` and ``list``: a scaffold for authors, conformance with reasons, and health."""
+"""``harness plugin new``, ``check`` and ``list``: make a plugin, check it, and list the installed ones."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ KINDS = ("model", "dataset", "augmentation", "metric", "tracker", "executor")
 
 @click.group()
 def plugin() -> None:
-    """Write a plugin, check it, and see how the installed ones are.
+    """Write a plugin, check it, and list the installed ones.
 
     \b
-    harness plugin new mynet --kind model       a distribution that works, to edit
-    harness plugin check mynet                  does it keep what the benchmark relies on?
-    harness plugin list                         who gives what, and why a broken one is broken
+    harness plugin new mynet --kind model       a working distribution to edit
+    harness plugin check mynet                  the rules of the benchmark, one by one
+    harness plugin list                         the state and the contents of each
     """
 
 
 @plugin.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), required=True, help="What the plugin offers.")
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="Kind of the plugin.")
 @click.option(
     "--into",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
     show_default="the current folder",
-    help="Where to make the folder xscore-plugin-NAME.",
+    help="Folder in which to make xscore-plugin-NAME.",
 )
 def new(name: str, kind: str, into: Path) -> None:
-    """Make a distribution of a plugin that works.
+    """Make a working distribution of a plugin.
 
-    It has a module with something real to edit, tests, README, licence and CI file.
+    It contains a working module to edit, tests, README, licence and CI file.
 
     \b
     harness plugin new mynet --kind model
@@ -62,17 +62,17 @@ def new(name: str, kind: str, into: Path) -> None:
 
 @plugin.command()
 @click.argument("what", metavar="[NAME|PATH]", required=False)
-@click.option("--rules", "show_rules", is_flag=True, help="Show all rules and why each exists, and examine nothing.")
+@click.option("--rules", "show_rules", is_flag=True, help="Show all rules with their reasons, and check nothing.")
 @data_option
 @registry_option
 @format_option
 def check(what: str | None, show_rules: bool, data: Path | None, registry: Path | None, format_: str) -> int:
-    """Examine plugins by the rules of the benchmark.
+    """Check plugins against the rules of the benchmark.
 
-    Each verdict says what was found, what was expected and why it matters.
+    Each verdict has the value found, the value expected and the reason for the rule.
 
-    NAME is a distribution, a plugin or a single spec; PATH the folder of a distribution that need not be installed.
-    Without either, every plugin of third parties is examined. Exits with 1 if a rule is broken; warnings are advice.
+    NAME is a distribution, a plugin or a single spec; PATH is the folder of a distribution, installed or not. Without
+    either, every third-party plugin is checked. Exits with 1 if a rule is broken; warnings are advice.
 
     \b
     harness plugin check mynet
@@ -107,9 +107,9 @@ def check(what: str | None, show_rules: bool, data: Path | None, registry: Path 
 @plugin.command("list")
 @format_option
 def list_plugins(format_: str) -> None:
-    """Show the health of every plugin.
+    """Show the state of every plugin.
 
-    Who made it, what it gives, and in a line why a broken one is broken.
+    Each row has the plugin's distribution, its contents and, if it is broken, the reason.
 
     \b
     harness plugin list --format json
@@ -138,14 +138,13 @@ def list_plugins(format_: str) -> None:
 
 def _health(counts: Counter[str], plugins: Sequence[Plugin]) -> str:
     if counts["ok"] == len(plugins):
-        return f"{len(plugins)} plugins, all well."
-    parts = [f"{counts[state]} {word}" for state, word in (("partly", "in part"), ("failed", "not at all"))]
-    return f"{len(plugins)} plugins: {counts['ok']} work, {' and '.join(parts)}."
+        return f"{len(plugins)} plugins, all ok."
+    return f"{len(plugins)} plugins: " + ", ".join(f"{counts[one]} {one}" for one in ("ok", "partly", "failed")) + "."
 
 
 @contextlib.contextmanager
 def _source(what: str | None) -> Iterator[str | None]:
-    """Turn what the user named into a name that is discovered: a folder is put in front of what is installed."""
+    """Yield the name of the plugins to check; a distribution in a folder is importable meanwhile."""
     from harness.testing.find import importable, read_project
 
     path = Path(what) if what else None
@@ -162,7 +161,7 @@ def _source(what: str | None) -> Iterator[str | None]:
 
 
 def _examine(checks: Sequence[Check]) -> Iterator[Outcome]:
-    """Examine one after the other, with a bar where somebody watches."""
+    """Carry out the checks, with a progress bar on a terminal."""
     if not sys.stderr.isatty():
         yield from (one() for one in checks)
         return
@@ -170,7 +169,7 @@ def _examine(checks: Sequence[Check]) -> Iterator[Outcome]:
     def current(one: Any) -> str:
         return f"{one.subject}: {one.rule.id}" if one else ""
 
-    with click.progressbar(checks, file=sys.stderr, label="examining", item_show_func=current) as bar:
+    with click.progressbar(checks, file=sys.stderr, label="checking", item_show_func=current) as bar:
         yield from (one() for one in bar)
 
 
@@ -180,6 +179,6 @@ def _summarise(outcomes: Sequence[Outcome]) -> int:
         click.echo(f"{outcome.subject} breaks {outcome.rule.id}. {outcome.rule.why}", err=True)
     counts = Counter(outcome.verdict for outcome in outcomes)
     said = ", ".join(f"{counts[one]} {one}" for one in ("ok", "failed", "warning", "skipped") if counts[one])
-    nothing = "No plugin of a third party is installed."
-    click.echo(f"{len(outcomes)} rules examined: {said}." if outcomes else nothing, err=True)
+    nothing = "No third-party plugin is installed."
+    click.echo(f"{len(outcomes)} rules checked: {said}." if outcomes else nothing, err=True)
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""What a check looks at and what it says; and the loop that no check can break."""
+"""The input and the output of a check, and the loop over checks, which no failing check can break."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Verdict: TypeAlias = Literal["ok", "warning", "problem", "skipped"]
 
 @dataclass(frozen=True)
 class Examination:
-    """The subject of the checks: the machine as one user sees it, for one suite.
+    """The input of the checks: a user's workspace and device, for one suite.
 
     Attributes:
-        workspace: The place of work.
+        workspace: Registry, plugins and folders.
         suite, protocol: The suite and the protocol that it trains under.
         device: The name that the user gave.
     """
@@ -31,14 +31,14 @@ class Examination:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The output of a check.
 
     Attributes:
-        name: Of what was looked at.
+        name: The subject.
         verdict: ``"ok"``; ``"warning"``, it works but not well; ``"problem"``, something will fail; ``"skipped"``, it
             does not apply or is not installed.
-        found: What is there.
-        advice: What to do; empty where nothing is to be done.
+        found: The facts.
+        advice: The next step; empty if there is none.
     """
 
     name: str
@@ -55,21 +55,21 @@ Check: TypeAlias = Callable[[Examination], Iterable[Finding]]
 
 
 def examine(examination: Examination, checks: Sequence[tuple[str, Check]]) -> Iterator[Finding]:
-    """Carry out checks and yield what they find; one that raises is itself a finding.
+    """Carry out checks and yield their findings; an exception becomes a finding, too.
 
     Args:
-        examination: The subject of the checks.
-        checks: Each with the name that a crash of it is reported under.
+        examination: The input of the checks.
+        checks: Each with the name under which an exception is reported.
     """
     for name, check in checks:
         try:
             yield from check(examination)
         except HarnessError as error:
             yield Finding(name, "problem", str(error))
-        except Exception as error:  # whatever is broken on this machine, the other checks still tell the user more
+        except Exception as error:  # the other checks still help the user
             yield Finding(
                 name,
                 "problem",
                 f"the check ended with {one_line(error)}",
-                "Something that it relies on is broken here; the message says what.",
+                "Something that it relies on is broken here; see the message.",
             )

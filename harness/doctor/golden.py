@@ -1,7 +1,7 @@
-"""What the frozen protocol computes, as numbers in a file, so that a library that computes something else is noticed.
+"""The certificate: the numbers that the frozen protocol computes, in a file, to detect a library that changes them.
 
-Tests that compare the harness with torchvision say nothing once a new version changes both in the same way. So the
-certificate holds what each part of the protocol made, when it was frozen, of images and numbers that come from plain
+Tests that compare the harness with torchvision fail to notice a new version that changes both in the same way. So the
+certificate holds the output of each part of the protocol when it was frozen, for images and numbers from plain
 arithmetic: random draws, order, learning rates, every augmentation, resizing, normalisation, loss, gradient, Adam.
 
     python -m harness.doctor.golden          compare this machine with the certificate
@@ -36,15 +36,15 @@ Numbers: TypeAlias = list[float]
 FILE = Path(__file__).with_name("golden.json")
 PROTOCOL = "xscore-1.0"
 TOLERANCE = 2e-5
-"""Of a value near 1: what the rounding of float32 on different processors explains; a level of a pixel is 200 times as
-much. Draws and orders must be equal."""
+"""Difference that float32 rounding on different processors explains, for a value near 1; one level of a pixel is 200
+times as much. Draws and orders must be equal."""
 
 _COUNT, _SIDE, _CLASSES, _KEPT = 8, 32, 10, 48
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def compute(protocol: Protocol, catalog: Catalog) -> dict[str, Numbers]:
-    """Return what every part of a protocol makes of the certificate's images, on the CPU: by part, a sample of it."""
+    """Return a sample of the output of every part of a protocol for the certificate's images, on the CPU."""
     with frozen_numerics():
         pipeline = build_pipeline(
             protocol, catalog, num_classes=_CLASSES, moments=(_MEAN, _STD), device=torch.device("cpu")
@@ -61,21 +61,23 @@ def compute(protocol: Protocol, catalog: Catalog) -> dict[str, Numbers]:
 
 
 def differences(found: Mapping[str, Numbers], certified: Mapping[str, Numbers]) -> dict[str, str]:
-    """Return a sentence for each part that is not what the certificate says; an empty dict if all are."""
-    told = {}
+    """Return a sentence for each part that differs from the certificate; an empty dict if none does."""
+    sentences = {}
     for name in sorted({*found, *certified}):
         if name not in found or name not in certified:
-            told[name] = f"{name} is part of {'the certificate' if name in certified else 'the protocol'} alone"
+            sentences[name] = f"{name} is part of {'the certificate' if name in certified else 'the protocol'} alone"
             continue
         here, there = np.array(found[name]), np.array(certified[name])
         if here.shape != there.shape:
-            told[name] = f"{name} has {here.size} values, the certificate {there.size}"
+            sentences[name] = f"{name} has {here.size} values, the certificate {there.size}"
             continue
         off = np.abs(here - there) / np.maximum(1.0, np.abs(there))
         limit = 0.0 if name.startswith("draws.") else TOLERANCE
         if not np.isfinite(off).all() or off.max() > limit:
-            told[name] = f"{name} differs by up to {off.max():.2g} in {int((off > limit).sum())} of {off.size} values"
-    return told
+            sentences[name] = (
+                f"{name} differs by up to {off.max():.2g} in {int((off > limit).sum())} of {off.size} values"
+            )
+    return sentences
 
 
 def certified() -> dict[str, Numbers]:
@@ -85,7 +87,7 @@ def certified() -> dict[str, Numbers]:
 
 
 def photograph(height: int, width: int, count: int) -> npt.NDArray[np.uint8]:
-    """Images uint8 (count, height, width, 3) with edges, gradients, greys and full colours, by integer arithmetic."""
+    """Return images uint8 (count, height, width, 3) with edges, gradients, greys and full colours, from integers."""
     n, y, x, c = np.ogrid[:count, :height, :width, :3]
     waves = (x * (5 + n) + y * (3 + 2 * c)) % 256
     blocks = ((x // 5 + y // 7 + n) % 3 == c) * 255
@@ -121,7 +123,7 @@ def _augmented(pipeline: InputPipeline) -> dict[str, Numbers]:
 
 
 def _trained(protocol: Protocol) -> dict[str, Numbers]:
-    """The loss and its gradient, and three steps of Adam, in learning rates, with gradients that are far from zero."""
+    """Return the loss, its gradient, and three steps of Adam in units of the learning rate, on large gradients."""
     logits = torch.linspace(-3, 3, 40).view(4, 10).sin().mul(3).requires_grad_()
     targets = torch.linspace(0, 4, 40).view(4, 10).cos().softmax(dim=1)
     loss = F.cross_entropy(logits, targets, label_smoothing=protocol.label_smoothing)
@@ -148,7 +150,7 @@ def _resized(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float64
 
 
 def _sample(values: npt.NDArray[np.generic]) -> Numbers:
-    """Some of the values, evenly spread, and the mean of all."""
+    """Return some of the values, evenly spread, and the mean of all."""
     flat = np.asarray(values, dtype=np.float64).ravel()
     places = np.linspace(0, flat.size - 1, min(_KEPT, flat.size)).astype(np.int64)
     return [round(float(value), 7) for value in (*flat[places], flat.mean())]
@@ -161,9 +163,9 @@ def main() -> int:
         lines = ",\n".join(f'  "{name}": {json.dumps(values)}' for name, values in sorted(found.items()))
         FILE.write_text(f'{{"protocol": "{PROTOCOL}", "values": {{\n{lines}\n}}}}\n', encoding="utf-8")
         return 0
-    told = differences(found, certified())
-    print("\n".join(told.values()) or f"all {len(found)} parts of {PROTOCOL} compute what was certified")
-    return 1 if told else 0
+    wrong = differences(found, certified())
+    print("\n".join(wrong.values()) or f"all {len(found)} parts of {PROTOCOL} agree with the certificate")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

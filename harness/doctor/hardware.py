@@ -1,4 +1,4 @@
-"""Devices, threads, and whether the same training gives the same bits."""
+"""Checks of devices, threads, determinism and arithmetic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIDE, _CLASSES, _BATCH, _STEPS = 16, 4, 8, 4
 
 
 def check_devices(examination: Examination) -> Iterator[Finding]:
-    """Every device that torch sees, with a training step on each."""
+    """Train a step on every device that torch sees."""
     import torch
 
     yield _trained("cpu", f"{cpu_name()}, {usable_cores()} cores, {_memory()} of memory")
@@ -52,7 +52,7 @@ def check_devices(examination: Examination) -> Iterator[Finding]:
 
 
 def check_chosen_device(examination: Examination) -> Iterator[Finding]:
-    """The device that was asked for."""
+    """Find the requested device."""
     from harness.machine import resolve_device
 
     device = resolve_device(examination.device)
@@ -65,7 +65,7 @@ def check_chosen_device(examination: Examination) -> Iterator[Finding]:
 
 
 def check_threads(_examination: Examination) -> Iterator[Finding]:
-    """Cores, limits and variables against the threads that torch would start, and what else keeps the cores busy."""
+    """Compare cores, limits and variables with the threads that torch would start, and read the machine's load."""
     import torch
 
     cores, threads = usable_cores(), torch.get_num_threads()
@@ -87,14 +87,14 @@ def check_threads(_examination: Examination) -> Iterator[Finding]:
         load = os.getloadavg()[0]
         busy = f"load average {load:.1f} on {cores} cores"
         if load > _BUSY * cores:
-            advice = "Other programs use the cores; trainings and prices are slower until they end."
+            advice = "Other programs use the cores; training and timing are slower until they end."
             yield Finding("load", "warning", busy, advice)
         else:
             yield Finding("load", "ok", busy)
 
 
 def check_determinism(examination: Examination) -> Iterator[Finding]:
-    """Two short trainings on the chosen device, from one seed: their weights must be the same bits."""
+    """Train twice on the chosen device from one seed; the weights must be the same bits."""
     from harness.machine import resolve_device
 
     device = str(resolve_device(examination.device))
@@ -114,30 +114,30 @@ def check_determinism(examination: Examination) -> Iterator[Finding]:
 
 
 def check_arithmetic(examination: Examination) -> Iterator[Finding]:
-    """The libraries that are installed here compute what the frozen protocol was certified with."""
+    """Compare the numbers of the installed libraries with the certificate of the frozen protocol."""
     from harness.doctor.golden import PROTOCOL, certified, compute, differences
 
     if PROTOCOL not in examination.workspace.benchmark.protocols:
         yield Finding("arithmetic", "skipped", f"the registry in use has no protocol {PROTOCOL}")
         return
     found = compute(examination.workspace.benchmark.protocol(PROTOCOL), examination.workspace.catalog)
-    told = differences(found, certified())
-    if not told:
-        yield Finding("arithmetic", "ok", f"all {len(found)} parts of {PROTOCOL} compute what was certified")
+    wrong = differences(found, certified())
+    if not wrong:
+        yield Finding("arithmetic", "ok", f"all {len(found)} parts of {PROTOCOL} agree with the certificate")
     else:
         yield Finding(
             "arithmetic",
             "problem",
-            "; ".join(told.values()),
-            "A library that is installed here computes something else than when the protocol was frozen, so results "
-            "would not be comparable. Install the versions that the harness was released with.",
+            "; ".join(wrong.values()),
+            "An installed library computes other numbers than when the protocol was frozen, so results would not be "
+            "comparable. Install the versions that the harness was released with.",
         )
 
 
 def train_probe(device: str) -> str:
     """Train a small network for a few steps on random images; return the hash of its weights.
 
-    It has what the architectures are made of: convolutions, plain and by channel, normalisation, dropout, attention.
+    It has the operations of the architectures: convolutions, plain and per channel, normalisation, dropout, attention.
     """
     import torch
     from torch.nn import functional as F
@@ -147,7 +147,7 @@ def train_probe(device: str) -> str:
     from harness.train.setup import seeded
 
     with frozen_numerics(), seeded(0, "doctor"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of operators without a deterministic form; the comparison tells
+        warnings.simplefilter("ignore")  # about operators without a deterministic form, which the comparison finds
         module = _probe().to(device).train()
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
         for _ in range(_STEPS):

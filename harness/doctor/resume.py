@@ -1,4 +1,7 @@
-"""Proof on the user's own machine that a killed run ends in the same bits as one that nobody disturbed."""
+"""Proof on the user's own machine that a killed run ends in the same bits as an undisturbed one.
+
+The run to be killed trains in a child process, ``python -m harness.doctor.resume JSON``.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, SupportsFloat, TypeAlias
 
-from harness.api import Job
+from harness.api import Job, Reporter
 from harness.doctor.check import Examination, Finding
-from harness.doctor.trial import TRAINING, Trial
 from harness.errors import CannotContinueError
 from harness.machine import existing_folder
 from harness.results.store import JobFolder, RunsFolder
@@ -25,23 +27,52 @@ from harness.train.save_timer import SAVE_EVERY
 
 Say: TypeAlias = Callable[[str], object]
 
+_TRAINING = "training"  # the child prints this line after its first step
 _EPOCHS = 2
-_CHECKPOINTS = 20  # within the training, so that there is something to go on from
+_CHECKPOINTS = 20  # within the training, so that there is one to resume from
 _CLOCKED = ("seconds", "images_per_second")  # of an epoch's record; all else must be equal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
-    """What came of it.
+class Trial:
+    """The small job that a child process trains.
 
     Attributes:
-        job: What was trained twice.
-        kills: How often the second training was killed.
-        differences: Sentences; empty where everything is equal.
+        registry: The registry file; None for the shipped one.
+        job: The job.
+        runs, data: Folders.
+        device: Its name in torch.
+        threads: CPU threads.
+        save_every: Seconds between checkpoints within an epoch.
+        epochs: A small number in place of the protocol's.
+    """
+
+    registry: str | None
+    job: Job
+    runs: str
+    data: str
+    device: str
+    threads: int
+    save_every: float
+    epochs: int
+
+    def as_argument(self) -> str:
+        """Return the command-line argument."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The outcome of the resume test.
+
+    Attributes:
+        job: The job that was trained twice.
+        kills: Number of kills of the second training.
+        differences: Sentences; empty if everything is equal.
         weights: Hash of the undisturbed run's weights.
-        epochs: In the history.
+        epochs: Number of epochs in the history.
         metrics: Of the undisturbed run.
-        seconds: All of it together.
+        seconds: Duration of the whole test.
     """
 
     job: Job
@@ -53,37 +84,37 @@ class Proof:
     seconds: float
 
     def as_finding(self, seed: int) -> Finding:
-        """Say it in a sentence with the numbers."""
+        """Return the outcome as a finding."""
         times = f"{self.kills} time{'' if self.kills == 1 else 's'}"
-        what = f"{self.job} was killed {times} at random instants (seed {seed})"
+        what = f"{self.job} was killed {times} at random times (seed {seed})"
         if self.differences:
             return Finding(
                 "resume",
                 "problem",
                 f"{what} and did not end as the undisturbed run did: {' '.join(self.differences)}",
-                "Look at 'determinism' and 'runs folder' above. If both are well, this is a bug: please report it.",
+                "See 'determinism' and 'runs folder' above. If both are ok, this is a bug: please report it.",
             )
         if not self.kills:
             advice = "Try again with another --seed."
-            return Finding("resume", "warning", f"{self.job} ended before any kill came, so nothing is proven", advice)
+            return Finding("resume", "warning", f"{self.job} ended before the first kill, so nothing is proven", advice)
         return Finding(
             "resume",
             "ok",
-            f"{what} and went on each time; it ended in the same bits as the undisturbed run: weights "
+            f"{what} and resumed each time; it ended in the same bits as the undisturbed run: weights "
             f"{self.weights[:12]}, {self.epochs} epochs of history, {len(self.metrics)} metrics, and all predictions "
             f"({self.seconds:.0f} s)",
         )
 
 
 def prove_resume(examination: Examination, registry: Path | None, *, kills: int, seed: int, say: Say) -> Proof:
-    """Train the smallest job there is once undisturbed and once under fire, and compare everything.
+    """Train the smallest job once undisturbed and once with kills, and compare everything.
 
     Args:
-        examination: Its catalog offers the models. Results go to a folder beside its runs, removed afterwards.
+        examination: Its catalog offers the models. Results go to a temporary folder beside its runs.
         registry: The registry file, for the processes that train.
-        kills: How often to kill, each time without warning (SIGKILL; TerminateProcess on Windows).
-        seed: Of the instants.
-        say: Told what happens.
+        kills: Number of kills, each without warning (SIGKILL; TerminateProcess on Windows).
+        seed: Random seed of the times.
+        say: Receives lines of progress.
 
     Raises:
         CannotContinueError: there is nothing small to train, or the job fails even undisturbed.
@@ -102,7 +133,7 @@ def prove_resume(examination: Examination, registry: Path | None, *, kills: int,
         while done < kills:
             after = chance.uniform(0.0, span / kills)
             if _train(fire, scratch, kill_after=after) is not None:
-                break  # it had ended before the instant came
+                break  # it ended before the time of the kill
             done += 1
             say(f"Killed it {after:.2f} s after its first step ({done} of {kills})")
         _train(fire, scratch, kill_after=None)
@@ -147,23 +178,23 @@ def _history(folder: JobFolder) -> list[dict[str, Any]]:
 
 
 def _train(trial: Trial, scratch: Path, *, kill_after: float | None) -> float | None:
-    """Start the trial's process; return the seconds from its first step to its end, or None if it was killed.
+    """Start the child process; return the seconds from its first step to its end, or None if it was killed.
 
     Raises:
         CannotContinueError: it failed by itself.
     """
-    # The process must see the modules that this one sees, whatever made them importable here.
+    # The child must be able to import every module that this process can.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with (scratch / "messages").open("w+", encoding="utf-8") as messages:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.doctor.trial", trial.as_argument()],
+            [sys.executable, "-m", "harness.doctor.resume", trial.as_argument()],
             env=environment, stdout=subprocess.PIPE, stderr=messages, text=True,
         )  # fmt: skip
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
             first_step = time.monotonic()
-            if line.strip() == TRAINING and kill_after is not None:
+            if line.strip() == _TRAINING and kill_after is not None:
                 try:
                     process.wait(kill_after)
                 except subprocess.TimeoutExpired:
@@ -179,13 +210,13 @@ def _train(trial: Trial, scratch: Path, *, kill_after: float | None) -> float | 
         span = time.monotonic() - first_step
         if process.returncode:
             messages.seek(0)
-            last = (messages.read().strip().splitlines() or ["it said nothing"])[-1]
+            last = (messages.read().strip().splitlines() or ["no message"])[-1]
             raise CannotContinueError(f"The process that trained {trial.job} ended with {process.returncode}: {last}")
     return span
 
 
 def _smallest_trial(examination: Examination, registry: Path | None, scratch: Path) -> Trial:
-    """The quickest model on an embedded data set, under a protocol that a CPU can bear, for a few epochs."""
+    """Return the quickest model on an embedded data set, under a protocol made for a CPU, for a few epochs."""
     from harness.machine import find_device
     from harness.price.timings import Timings, threads_per_job
 
@@ -218,7 +249,7 @@ def _smallest_trial(examination: Examination, registry: Path | None, scratch: Pa
 
 
 def _quickest_model(examination: Examination, side: int, classes: int) -> str:
-    """The model whose forward and backward pass of a small batch takes the least time here."""
+    """Return the model whose forward and backward pass of a small batch takes the least time here."""
     import torch
 
     from harness.models import build_module
@@ -238,3 +269,56 @@ def _quickest_model(examination: Examination, side: int, classes: int) -> str:
     if not spans:
         raise CannotContinueError("There is nothing to train: no installed model builds.")
     return min(spans, key=lambda name: spans[name])
+
+
+class _Announcer(Reporter):
+    """Announces that training has begun, and why a job failed."""
+
+    def __init__(self) -> None:
+        self._announced = False
+
+    def step_finished(self, job: Job, epoch: int, step: int, steps: int, loss: SupportsFloat) -> None:
+        if not self._announced:
+            self._announced = True
+            print(_TRAINING, flush=True)
+
+    def notice(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+
+def main(argument: str) -> int:
+    """Train or resume the job of the child process; return 0 if it is done."""
+    import msgspec
+    import torch
+
+    from harness.catalog import discover
+    from harness.execute.runner import JobRunner
+    from harness.machine import resolve_device
+    from harness.registry import load_benchmark
+    from harness.results.store import RunsFolder
+    from harness.train.options import RunOptions
+    from harness.workspace.workspace import Workspace
+
+    content: dict[str, Any] = json.loads(argument)
+    trial = Trial(**content | {"job": Job(**content["job"])})
+    torch.set_num_threads(trial.threads)
+    benchmark = load_benchmark(Path(trial.registry) if trial.registry else None)
+    # The protocol keeps its name but has another digest, so the result can't be mistaken for a real one.
+    short = msgspec.structs.replace(benchmark.protocol(trial.job.protocol), epochs=trial.epochs, warmup_epochs=1)
+    protocols = {**benchmark.protocols, trial.job.protocol: short}
+    workspace = Workspace(
+        msgspec.structs.replace(benchmark, protocols=protocols),
+        discover(),
+        RunsFolder(Path(trial.runs)),
+        Path(trial.data),
+    )
+    options = RunOptions(save_every=trial.save_every)
+    runner = JobRunner(workspace, resolve_device(trial.device), _Announcer(), options)
+    cell = runner(trial.job)
+    if cell.state != "done":
+        print(cell.detail, file=sys.stderr)
+    return 0 if cell.state == "done" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Versions, extras, plugins and executors."""
+"""Checks of versions, extras, plugins and executors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ENGINES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "slurm": ("submitit", ("sinfo", "--noheader", "--format=%P %a %D nodes %t")),
     "ray": ("ray", ()),
 }
-"""What the executors that come with the harness need: a module, and a command that answers where the engine runs."""
+"""Needs of the harness's own executors: a module, and a command that answers if the engine runs."""
 _ANSWER_SECONDS = 5.0
 
 
 def check_versions(_examination: Examination) -> Iterator[Finding]:
-    """Python and the libraries that results depend on, against what this release asks for."""
+    """Compare the libraries that results depend on with this release's requirements."""
     needed = _requirements(extra=None)
     found, wrong = [f"python {sys.version.split()[0]}"], []
     for name in LIBRARIES:
@@ -44,14 +44,14 @@ def check_versions(_examination: Examination) -> Iterator[Finding]:
 
 
 def check_torch(_examination: Examination) -> Iterator[Finding]:
-    """Whether torch can be imported and torchvision was built for it."""
+    """Check that torch can be imported and that torchvision was built for it."""
     advice = "Install torch and torchvision together, from one source: pip install --force-reinstall torch torchvision"
     try:
         import torch
         import torchvision
 
         kept = torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
-    except Exception as error:  # a mismatch shows as whatever the loader or the dispatcher says
+    except Exception as error:  # a mismatch raises various errors of the loader or the dispatcher
         yield Finding("torch", "problem", f"torch and torchvision do not fit: {one_line(error)}", advice)
         return
     built_for = _requirements(extra=None, distribution="torchvision").get("torch", "")
@@ -64,10 +64,10 @@ def check_torch(_examination: Examination) -> Iterator[Finding]:
 
 
 def check_plugins(examination: Examination) -> Iterator[Finding]:
-    """A line for each plugin that is not wholly in use, and one for all the others."""
+    """Yield one finding per plugin that is not wholly in use, and one for all the others."""
     good = [plugin for plugin in examination.workspace.catalog.plugins if plugin.state == "ok"]
     distributions = sorted({f"{plugin.distribution} {plugin.version}" for plugin in good})
-    yield Finding("plugins", "ok", f"{len(good)} loaded, of {', '.join(distributions) or 'nobody'}")
+    yield Finding("plugins", "ok", f"{len(good)} loaded, of {', '.join(distributions) or 'no distribution'}")
     for plugin in examination.workspace.catalog.plugins:
         if plugin.state != "ok":
             failed = plugin.state == "failed"
@@ -80,20 +80,20 @@ def check_plugins(examination: Examination) -> Iterator[Finding]:
 
 
 def check_extras(_examination: Examination) -> Iterator[Finding]:
-    """Which optional parts are installed."""
+    """Find the optional parts that are installed."""
     for extra in sorted(metadata(DISTRIBUTION).get_all("Provides-Extra") or []):
         if extra in _NOT_FOR_USERS:
             continue
         missing = [name for name in _requirements(extra=extra) if not installed_version(name)]
         if missing:
-            advice = f"Where you want it: pip install '{DISTRIBUTION}[{extra}]'"
+            advice = f"To install it: pip install '{DISTRIBUTION}[{extra}]'"
             yield Finding(f"extra {extra}", "skipped", f"not installed: {', '.join(missing)}", advice)
         else:
             yield Finding(f"extra {extra}", "ok", "installed")
 
 
 def check_executors(examination: Examination) -> Iterator[Finding]:
-    """Which executors could carry out jobs from here."""
+    """Check which executors can run jobs from this machine."""
     if not examination.workspace.catalog.executors:
         yield Finding("executors", "problem", "no executor is installed", "Install this release again.")
     for name, offer in examination.workspace.catalog.executors.items():
@@ -109,7 +109,7 @@ def _executor(name: str, title: str, engine: tuple[str, tuple[str, ...]] | None)
         importlib.import_module(module)
     except ImportError as error:
         if getattr(error, "name", None) == module:
-            advice = f"Where you want it: pip install '{DISTRIBUTION}[{name}]'"
+            advice = f"To install it: pip install '{DISTRIBUTION}[{name}]'"
             return Finding(called, "skipped", f"{module} is not installed", advice)
         return Finding(called, "problem", f"{module} can't be imported: {error}", f"pip install --upgrade {module}")
     if not question:
@@ -130,7 +130,7 @@ def _executor(name: str, title: str, engine: tuple[str, tuple[str, ...]] | None)
 
 
 def _requirements(*, extra: str | None, distribution: str = DISTRIBUTION) -> dict[str, str]:
-    """Version conditions by distribution name, of the plain requirements or of one extra's."""
+    """Return version conditions by distribution name, of the plain requirements or of one extra's."""
     found = {}
     for line in requires(distribution) or []:
         text, _, marker = line.partition(";")
@@ -144,7 +144,7 @@ def _requirements(*, extra: str | None, distribution: str = DISTRIBUTION) -> dic
 
 
 def _fits(here: str, condition: str) -> bool:
-    """Whether a version meets a condition such as ``>=1.0,<1.1``; True where that can't be told."""
+    """Return whether a version meets a condition such as ``>=1.0,<1.1``; True if ``packaging`` is missing."""
     try:
         from packaging.specifiers import SpecifierSet
     except ImportError:

@@ -1,4 +1,4 @@
-"""Disk space, folders that behave, and the suite's data sets."""
+"""Checks of disk space, of the folders' file systems and of the suite's data sets."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from harness.errors import HarnessError
 from harness.machine import existing_folder, free_bytes, gigabytes
 from harness.price.price import JobPrice, Price
 
-CACHE_BYTES = 100_000_000  # what caches of timings, architectures and plots may grow to, generously
-_VERIFY_BYTES = 50_000_000  # data sets up to here are compared byte by byte, which takes a moment
+CACHE_BYTES = 100_000_000  # generous upper limit of the caches of timings, architectures and plots
+_VERIFY_BYTES = 50_000_000  # data sets up to this size are compared byte by byte, which takes a moment
 _CLOCK_SECONDS = 5.0
 
 
 def check_disk(examination: Examination) -> Iterator[Finding]:
-    """Free space under the runs, data and cache folders against what the suite needs, one model of each kind."""
+    """Compare the free space under the runs, data and cache folders with the need of the suite, each model once."""
     from harness.api import Job
 
     budget = examination.workspace.benchmark.budget.parameters
@@ -36,7 +36,7 @@ def check_disk(examination: Examination) -> Iterator[Finding]:
         try:
             facts = examination.workspace.facts(dataset)
         except HarnessError:
-            continue  # another check says what is wrong with it
+            continue  # another check reports it
         predictions = facts.test * (4 * facts.classes + 8)
         jobs += [
             JobPrice(
@@ -60,21 +60,21 @@ def check_disk(examination: Examination) -> Iterator[Finding]:
     )
     yield _room("disk of data", examination.workspace.data, data, "the data sets that are not prepared", "--data")
     cache = cache_folder()
-    yield _room("disk of cache", cache, CACHE_BYTES, "what is remembered between commands", "XDG_CACHE_HOME")
+    yield _room("disk of cache", cache, CACHE_BYTES, "the cache of all commands", "XDG_CACHE_HOME")
 
 
 def check_runs_folder(examination: Examination) -> Iterator[Finding]:
-    """Whether the disk of the runs does what results rely on."""
+    """Check the file system of the runs folder."""
     yield behaviour("runs folder", examination.workspace.runs.root, "--runs")
 
 
 def check_data_folder(examination: Examination) -> Iterator[Finding]:
-    """Whether the disk of the data does what preparing relies on."""
+    """Check the file system of the data folder."""
     yield behaviour("data folder", examination.workspace.data, "--data")
 
 
 def check_datasets(examination: Examination) -> Iterator[Finding]:
-    """Every data set of the suite: prepared, missing or damaged."""
+    """Check that every data set of the suite is prepared and undamaged."""
     for name in examination.suite.datasets:
         offer = examination.workspace.catalog.datasets.get(name)
         called = f"data set {name}"
@@ -90,7 +90,7 @@ def check_datasets(examination: Examination) -> Iterator[Finding]:
 
 
 def behaviour(name: str, folder: Path, option: str) -> Finding:
-    """Try locks, renames and flushed writes in a folder, or in the one that it would be made in."""
+    """Try locks, renames and flushed writes in a folder, or in its nearest existing parent."""
     above = existing_folder(folder)
     if not above.is_dir():
         return Finding(name, "problem", f"{above} is a file, expected a folder", f"Choose another one with {option}.")
@@ -135,14 +135,14 @@ def _misbehaviour(scratch: Path) -> list[str]:
             os.fsync(file.fileno())
         new.replace(old)
         if old.read_bytes() != b"new" or new.exists():
-            problems.append("a rename does not replace the file that it should")
+            problems.append("a rename does not replace the target")
     except OSError as error:
         problems.append(f"a flushed file can't replace another ({error})")
     return problems
 
 
 def _clock_skew(scratch: Path) -> float:
-    """How far the file system's clock is ahead, in seconds."""
+    """Return the seconds by which the file system's clock is ahead."""
     file = scratch / "clock"
     file.touch()
     return file.stat().st_mtime - time.time()

@@ -300,7 +300,7 @@ def test_disk_without_locks_or_renames(tmp_path: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda self, target: target)
         finding = storage.behaviour("runs folder", tmp_path, "--runs")
-        assert "a rename does not replace the file" in finding.found
+        assert "a rename does not replace the target" in finding.found
     with monkeypatch.context() as patch:
         patch.setattr(storage, "_clock_skew", lambda _: -3600.0)
         finding = storage.behaviour("runs folder", tmp_path, "--runs")
@@ -359,7 +359,7 @@ def test_killed_run_ends_in_the_same_bits(tiny_place: Examination) -> None:
     assert proof.differences == ()
     finding = proof.as_finding(5)
     assert finding.verdict == "ok"
-    assert "tiny on dots, seed 0 was killed 1 time at random instants (seed 5)" in finding.found
+    assert "tiny on dots, seed 0 was killed 1 time at random times (seed 5)" in finding.found
     assert replace(proof, kills=0).as_finding(5).verdict == "warning"
     assert replace(proof, differences=("A loss differs.",)).as_finding(5).verdict == "problem"
     assert list(tiny_place.workspace.runs.root.parent.glob(".harness-doctor-*")) == []
@@ -398,6 +398,6 @@ def test_doctor_resume_on_a_shipped_data_set(harness: Command) -> None:
                   "--format", "json")  # fmt: skip
     row = ran.rows[-1]
     assert (row["name"], row["verdict"]) == ("resume", "ok"), row
-    assert "pocket_digits, seed 0 was killed 2 times at random instants (seed 1)" in row["found"]
+    assert "pocket_digits, seed 0 was killed 2 times at random times (seed 1)" in row["found"]
     assert "it ended in the same bits as the undisturbed run" in row["found"]
     assert ran.err.count("Killed it") == 2
