@@ -23,7 +23,7 @@ _COMMANDS = {
     ),
     "prepare": ("prepare", "prepare", "Download, verify and store data sets, once."),
     "audit": (
-        "audit",
+        "prepare",
         "audit",
         "Find test images that training has seen: of the same group, identical, or nearly identical.",
     ),

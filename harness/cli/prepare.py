@@ -1,9 +1,10 @@
-"""``harness prepare``: download data sets, or read the user's files, and store them as arrays."""
+"""``harness prepare`` and ``harness audit``: store data sets as arrays, and find images that their splits share."""
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,17 @@ import click
 
 from harness.catalog import Catalog
 from harness.cli import completion
-from harness.cli.options import data_option, format_option, open_workspace, protocol_option, registry_option
+from harness.cli.options import (
+    data_option,
+    data_root,
+    format_option,
+    load,
+    open_workspace,
+    protocol_option,
+    registry_option,
+)
 from harness.cli.output import print_rows
-from harness.data.ingest import definition
+from harness.data.ingest import definition, require_prepared
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import DatasetError, WrongUseError
 from harness.registry import Benchmark
@@ -27,6 +36,18 @@ _COLUMNS = {
     "mean": "mean",
     "std": "std",
     "fingerprint": "fingerprint",
+}
+_AUDIT_COLUMNS = {
+    "dataset": "data set",
+    "train": "train",
+    "test": "test",
+    "majority_accuracy": "majority %",
+    "group_leaks": "by group",
+    "identical": "identical",
+    "conflicting": "other label",
+    "near": "near",
+    "repeated_train": "repeated in train",
+    "repeated_test": "in test",
 }
 _LINE_SECONDS = 5.0  # between two lines of progress without a terminal
 _REFRESH_SECONDS = 0.2  # between two updates of the line on a terminal
@@ -93,17 +114,68 @@ def prepare(
         require_licence(offer.spec, root, accept=accept_licence)
     rows = []
     for offer in offers:
-        teller = Teller(offer.spec.name)
+        progress = PrepareProgress(offer.spec.name)
         request = PrepareRequest(
             offer, root, input_sizes(benchmark, offer.spec.name, protocol), given, policy, accept_licence
         )
         try:
-            forms = prepare_dataset(request, say=teller.say, on_bytes=teller.on_bytes, on_images=teller.on_images)
+            forms = prepare_dataset(request, say=progress.say, on_bytes=progress.on_bytes, on_images=progress.on_images)
         finally:
-            teller.end()
+            progress.end()
         rows += [_row(one, "ready") for one in {one.folder: one for one in forms}.values()]
     print_rows(rows, format_, columns=_COLUMNS)
     return 0
+
+
+@click.command()
+@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=completion.datasets)
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for the contact sheets.  [default: beside the prepared data set]",
+)
+@data_option
+@registry_option
+@format_option
+def audit(
+    datasets: tuple[str, ...], sheet: Path | None, data: Path | None, registry: Path | None, format_: str
+) -> None:
+    """Find test images that training has seen: of the same group, identical, or nearly identical.
+
+    The counts are of test images. 'majority %' is the accuracy of always predicting the most frequent class. A contact
+    sheet shows the most similar pairs, since only people can tell duplicates from similar images.
+
+    \b
+    harness audit ham10000
+    harness audit cifar10 --sheet . --format json
+    """
+    from harness.data.audit import audit as look
+    from harness.data.audit import write_audit, write_contact_sheet
+    from harness.files import writing_to
+
+    benchmark, catalog = load(registry)
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(datasets):
+        size = max(input_sizes(benchmark, name))
+        prepared = require_prepared(catalog.dataset(name), data_root(data), size)
+        progress = PrepareProgress(name)
+        found = look(prepared, progress.on_images)
+        progress.end()
+        write_audit(prepared, found)
+        folder = sheet or prepared.folder
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"audit-{name}.png"
+        drawn = write_contact_sheet(prepared, found.pairs, path)
+        click.echo(f"{name}: {found.sentence or 'no image shared between train and test was found'}.", err=True)
+        if not found.groups:
+            click.echo(f"{name}: the plugin names no groups, so leakage by group cannot be checked.", err=True)
+        if drawn:
+            click.echo(f"{name}: the {drawn} most similar pairs: {path}", err=True)
+        rows.append({**asdict(found), "sheet": str(path) if drawn else None})
+    shown = rows if format_ == "json" else [{k: v for k, v in row.items() if k != "pairs"} for row in rows]
+    print_rows(shown, format_, columns=_AUDIT_COLUMNS, digits={"majority_accuracy": 2})
 
 
 def input_sizes(benchmark: Benchmark, dataset: str, protocol: str | None = None) -> tuple[int, ...]:
@@ -162,7 +234,7 @@ def _remove(catalog: Catalog, names: list[str], root: Path) -> int:
     return 0
 
 
-class Teller:
+class PrepareProgress:
     """Shows the progress of a preparation on stderr: one changing line on a terminal, else a line every 5 s."""
 
     def __init__(self, dataset: str) -> None:
