@@ -19,7 +19,7 @@ _COMMANDS = {
     "check-budget": (
         "budget",
         "check_budget",
-        "Count a model's trainable parameters and multiply-adds with fvcore, and judge them.",
+        "Count a model's trainable parameters and multiply-adds with fvcore, and judge them by a budget.",
     ),
     "prepare": ("prepare", "prepare", "Download, verify and store data sets, once."),
     "audit": (

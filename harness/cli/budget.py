@@ -1,4 +1,4 @@
-"""``harness check-budget``: does a model fit a budget of parameters, and what does it compute?"""
+"""``harness check-budget``: count a model's parameters and multiply-adds, and compare them with a budget."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import click
 import msgspec
 
 from harness.catalog import Catalog
-from harness.cli import completion
-from harness.cli.options import budget_option, format_option, load, registry_option, suite_option
+from harness.cli.options import (
+    budget_option,
+    complete_models,
+    format_option,
+    load,
+    registry_option,
+    suite_option,
+)
 from harness.cli.output import print_rows
 from harness.errors import BudgetError
 from harness.plan import dataset_facts, select_models
@@ -18,7 +24,7 @@ from harness.registry import Benchmark, Counting
 
 
 @click.command("check-budget")
-@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models)
+@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models)
 @click.option("--all", "all_models", is_flag=True, help="Every installed model.")
 @suite_option
 @budget_option
@@ -32,7 +38,7 @@ def check_budget(
     registry: Path | None,
     format_: str,
 ) -> int:
-    """Count a model's trainable parameters and multiply-adds with fvcore, and judge them.
+    """Count a model's trainable parameters and multiply-adds with fvcore, and judge them by a budget.
 
     Parameters are counted as trained, head included, at every class count of the benchmark, or of one suite with
     --suite. Multiply-adds are those of one image of 224 x 224 pixels. The budget is the suite's unless --budget names
@@ -89,7 +95,7 @@ def _columns(class_counts: Any) -> dict[str, str]:
 
 
 def _explain(row: dict[str, Any]) -> None:
-    """Name what the counters did not count, and anything else that a reader of the numbers should know."""
+    """Print the operators that fvcore did not count, and the notes."""
     uncounted = ", ".join(f"{name} x{calls}" for name, calls in row["uncounted_operators"].items())
     if uncounted:
         click.echo(f"{row['model']}: fvcore does not count {uncounted}.", err=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli import completion
 from harness.cli.options import (
     ResultRequest,
     anchors_option,
+    complete_models,
     format_option,
     metric_option,
     protocol_option,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "--separate",
     nargs=2,
     metavar="MODEL MODEL",
-    shell_complete=completion.models,
+    shell_complete=complete_models,
     help="Show how many more seeds, on which data set, would separate these two.",
 )
 @format_option

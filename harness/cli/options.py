@@ -1,19 +1,23 @@
-"""Options that several commands share, and the values made from them."""
+"""Options that several commands share, their completion in the shell, and the values made from them."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import io
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+from click.shell_completion import CompletionItem
 
 from harness.catalog import Catalog, discover
-from harness.cli import completion
 from harness.cli.output import say
 from harness.data.store import default_data_root
+from harness.errors import HarnessError
 from harness.plan import Selection
 from harness.protocol_file import describe_ablation, under_protocol
 from harness.registry import Benchmark, load_benchmark
@@ -25,6 +29,71 @@ if TYPE_CHECKING:
 
 DEFAULT_RUNS = Path("runs")
 FORMATS = ("table", "json", "csv", "markdown", "latex")
+
+
+Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+_Names: TypeAlias = Iterable[tuple[str, str]]
+
+
+def _of_catalog(names: Callable[[Catalog], _Names]) -> Completer:
+    return _completer(lambda _: names(discover()))
+
+
+def _of_benchmark(names: Callable[[Benchmark], _Names]) -> Completer:
+    return _completer(lambda context: names(load_benchmark(_registry(context))))
+
+
+def _completer(names: Callable[[click.Context], _Names]) -> Completer:
+    """Offer the names that begin with the typed text and are not on the line yet, with their titles.
+
+    Runs at each press of the Tab key, so it imports nothing heavy. It hides every error: the command itself explains a
+    broken plugin or registry.
+    """
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        # A plugin may print while it is imported, which must not appear on the user's line.
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), contextlib.suppress(HarnessError):
+            taken = context.params.get(parameter.name or "") if parameter.nargs == -1 else None
+            return [
+                CompletionItem(name, help=title)
+                for name, title in names(context)
+                if name.startswith(incomplete) and name not in (taken or ())
+            ]
+        return []
+
+    return complete
+
+
+def _registry(context: click.Context) -> Path | None:
+    given = context.params.get("registry")
+    return Path(given) if given else None
+
+
+def _devices(_: click.Context) -> _Names:
+    # Only torch knows which of them this machine has, and importing it takes seconds.
+    return [("auto", "CUDA where there is one"), ("cpu", ""), ("cuda", ""), ("cuda:0", ""), ("mps", "not comparable")]
+
+
+def _citation(paper: str) -> str:
+    return re.sub(r"\s+", " ", paper)
+
+
+complete_models = _of_catalog(
+    lambda catalog: [(name, _citation(one.spec.paper)) for name, one in catalog.models.items()]
+)
+complete_datasets = _of_catalog(lambda catalog: [(name, one.spec.title) for name, one in catalog.datasets.items()])
+complete_metrics = _of_catalog(lambda catalog: [(name, one.spec.title) for name, one in catalog.metrics.items()])
+complete_trackers = _of_catalog(lambda catalog: [(name, one.spec.title) for name, one in catalog.trackers.items()])
+complete_executors = _of_catalog(lambda catalog: [(name, one.spec.title) for name, one in catalog.executors.items()])
+complete_suites = _of_benchmark(lambda benchmark: [(name, one.title) for name, one in benchmark.suites.items()])
+complete_budgets = _of_benchmark(lambda benchmark: [(name, str(one)) for name, one in benchmark.budgets.items()])
+complete_protocols = _of_benchmark(lambda benchmark: [(name, one.title) for name, one in benchmark.protocols.items()])
+complete_anchors = _of_benchmark(
+    lambda benchmark: [*((name, "") for name in benchmark.anchors), ("own", "the table's extrema")]
+)
+complete_devices = _completer(_devices)
 
 format_option = click.option(
     "--format",
@@ -43,14 +112,14 @@ registry_option = click.option(
 suite_option = click.option(
     "--suite",
     metavar="SUITE",
-    shell_complete=completion.suites,
+    shell_complete=complete_suites,
     help="A suite of data sets; 'harness list suites' shows them.",
 )
 budget_option = click.option(
     "--budget",
     metavar="BUDGET",
-    shell_complete=completion.budgets,
-    help="Another budget of parameters than the suite's; 'harness list budgets' shows them.",
+    shell_complete=complete_budgets,
+    help="Parameter budget to use instead of the suite's; 'harness list budgets' shows them.",
 )
 runs_option = click.option(
     "--runs",
@@ -70,7 +139,7 @@ data_option = click.option(
 protocol_option = click.option(
     "--protocol",
     metavar="NAME|FILE.toml",
-    shell_complete=completion.protocols,
+    shell_complete=complete_protocols,
     help="Protocol to use instead of the suite's: a name from the registry, or your own file.",
 )
 DEFAULT_LAMBDA = 0.5
@@ -86,13 +155,13 @@ lambda_option = click.option(
 metric_option = click.option(
     "--metric",
     metavar="METRIC",
-    shell_complete=completion.metrics,
+    shell_complete=complete_metrics,
     help="Metric to use instead of the protocol's; 'harness list metrics' shows them.",
 )
 anchors_option = click.option(
     "--anchors",
     metavar="NAME|FILE.toml",
-    shell_complete=completion.anchors,
+    shell_complete=complete_anchors,
     help="Anchors from the registry, your own frozen ones, or 'own' for the table's extrema.",
 )
 
@@ -206,7 +275,7 @@ def _make_request(runs: Path, data: Path | None, registry: Path | None, **select
 selection_options = grouped(
     "request",
     _make_request,
-    click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models),
+    click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models),
     click.option("--all", "all_models", is_flag=True, help="Every installed model."),
     suite_option,
     click.option(
@@ -214,7 +283,7 @@ selection_options = grouped(
         "datasets",
         metavar="DATASET",
         multiple=True,
-        shell_complete=completion.datasets,
+        shell_complete=complete_datasets,
         help="Only this data set; repeatable.",
     ),
     click.option(

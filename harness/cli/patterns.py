@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli import completion
 from harness.cli.leaderboard import measured_board
-from harness.cli.options import ResultRequest, format_option, result_options
+from harness.cli.options import (
+    ResultRequest,
+    complete_models,
+    format_option,
+    result_options,
+)
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, PluginError
 
@@ -33,7 +37,7 @@ _ASSOCIATION = {
 
 
 @click.command()
-@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=completion.models)
+@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models)
 @result_options()
 @click.option("--association", is_flag=True, help="Print the elements' association with the score (json, csv too).")
 @format_option

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from harness.catalog import Catalog
-from harness.cli import completion
 from harness.cli.options import (
+    complete_datasets,
     data_option,
     data_root,
     format_option,
@@ -54,7 +54,7 @@ _REFRESH_SECONDS = 0.2  # between two updates of the line on a terminal
 
 
 @click.command()
-@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=completion.datasets)
+@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=complete_datasets)
 @click.option(
     "--from",
     "given",
@@ -128,7 +128,7 @@ def prepare(
 
 
 @click.command()
-@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=completion.datasets)
+@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=complete_datasets)
 @click.option(
     "--sheet",
     type=click.Path(path_type=Path, file_okay=False),

@@ -6,8 +6,12 @@ from typing import Any
 
 import click
 
-from harness.cli import completion
-from harness.cli.options import grouped
+from harness.cli.options import (
+    complete_devices,
+    complete_executors,
+    complete_trackers,
+    grouped,
+)
 from harness.execute.resources import ResourceRequest, parse_duration
 from harness.train.options import RunOptions
 from harness.train.save_timer import SAVE_EVERY
@@ -18,7 +22,7 @@ track_option = click.option(
     "--track",
     metavar="TRACKER",
     multiple=True,
-    shell_complete=completion.trackers,
+    shell_complete=complete_trackers,
     envvar="HARNESS_TRACK",
     show_envvar=True,
     help="Log the runs to this tool; repeatable. 'harness list trackers' shows them.",
@@ -30,7 +34,7 @@ executor_option = click.option(
     metavar="NAME",
     default="local",
     show_default=True,
-    shell_complete=completion.executors,
+    shell_complete=complete_executors,
     help="The executor: local, slurm, ray or a plugin's; 'harness list executors' shows them.",
 )
 _PLACE = (
@@ -39,7 +43,7 @@ _PLACE = (
         metavar="auto|cpu|cuda[:i]|mps",
         default="auto",
         show_default=True,
-        shell_complete=completion.devices,
+        shell_complete=complete_devices,
         help="Device to train on; results from mps are marked as not comparable.",
     ),
     click.option(
