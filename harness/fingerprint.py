@@ -5,49 +5,47 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from harness.api import Job, ModelSpec
 from harness.catalog import Offer
 from harness.registry import Protocol
 
-if TYPE_CHECKING:
-    pass
 
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """All that determines a job's numbers beside its names and its seed.
 
-def job_fingerprint(
-    job: Job, *, protocol: Protocol, model: Offer[ModelSpec], architecture: str, lr_max: float, data: str
-) -> str:
-    """Hash of all that determines a job's numbers.
-
-    Args:
-        job: The cell.
+    Attributes:
         protocol: The protocol that is executed.
-        model: The model and its owner, whose version counts since code that hashing cannot see may have changed.
+        model: The model and its owner, whose version counts since hashing cannot see every change of code.
         architecture: From ``architecture_digest``.
         lr_max: The learning-rate peak that is used.
         data: The data set's content fingerprint.
     """
-    one = fingerprints(
-        job.model, job.dataset, protocol=protocol, model=model, architecture=architecture, lr_max=lr_max, data=data
-    )
-    return one(job.seed)
+
+    protocol: Protocol
+    model: Offer[ModelSpec]
+    architecture: str
+    lr_max: float
+    data: str
 
 
-def fingerprints(
-    name: str, dataset: str, *, protocol: Protocol, model: Offer[ModelSpec], architecture: str, lr_max: float, data: str
-) -> Callable[[int], str]:
-    """Return the fingerprint as a function of the seed alone, for the seeds of one model on one data set.
+def job_fingerprint(job: Job, identity: Identity) -> str:
+    """Return the hash of all that determines a job's numbers."""
+    return fingerprints(job.model, job.dataset, identity)(job.seed)
 
-    What is hashed is JSON with its keys in order, and the seed comes last; what stands before it is hashed once.
-    """
-    owner = model.owner
+
+def fingerprints(model: str, dataset: str, identity: Identity) -> Callable[[int], str]:
+    """Return the fingerprint as a function of the seed alone, for the seeds of one model on one data set."""
+    owner = identity.model.owner
     content = {
-        "protocol": protocol.digest,
-        "model": [name, owner.distribution, owner.version, architecture, lr_max],
-        "dataset": [dataset, data],
+        "protocol": identity.protocol.digest,
+        "model": [model, owner.distribution, owner.version, identity.architecture, identity.lr_max],
+        "dataset": [dataset, identity.data],
         "seed": 0,
     }
+    # The hashed JSON has its keys in order, so the seed comes last and the text before it is hashed once.
     before = hashlib.sha256(_canonical(content).removesuffix("0}").encode())
 
     def fingerprint(seed: int) -> str:
@@ -59,7 +57,7 @@ def fingerprints(
 
 
 def hash_of(value: object) -> str:
-    """Sixteen hex digits over anything that JSON can hold."""
+    """Return sixteen hex digits of the hash of anything that JSON can hold."""
     return hashlib.sha256(_canonical(value).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Plan + how it stands -> Price: from finished runs where there are any, from a few timed steps, else by scaling."""
+"""The price of a plan: from finished runs, else from a few timed steps, else scaled from other models."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from harness.data.store import PreparedDataset
 from harness.errors import HarnessError
 from harness.machine import WATTS, Device, forks_workers
 from harness.plan import Plan
-from harness.price.price import Basis, JobPrice, Price
-from harness.price.scaling import Rates, Workload, count_products, find_rates
-from harness.price.timings import Timing, Timings, mean_timing, timing_key
+from harness.price.price import Basis, JobPrice, Price, Rates, Workload, count_products, find_rates
+from harness.price.timings import Conditions, Timing, Timings, mean_timing
 from harness.workspace.workspace import Workspace
 
 Say: TypeAlias = Callable[[str], object]
 
 _IMPORT_SECONDS = 4.0  # until it has been measured
-_QUICK_SECONDS = 30.0  # what timing may take where a price is only needed to refuse
+_QUICK_SECONDS = 30.0  # limit of a timing that only explains a refusal
 _QUICK_MODELS = 2
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how jobs would run.
+    """The device and the numbers of jobs and threads that a price is for.
 
     Attributes:
-        device: Their device.
-        jobs: At the same time.
-        threads: Of each.
-        watts: Assumed power; None for the assumption about the kind of device.
-        devices: Devices of this kind that the jobs are spread over.
+        device: The device.
+        jobs: Number of parallel jobs.
+        threads: CPU threads per job.
+        watts: Assumed power; None for the default of the kind of device.
+        devices: Number of devices of this kind that share the jobs.
     """
 
     device: Device
@@ -51,18 +50,18 @@ class Setting:
 
     @property
     def sharing(self) -> int:
-        """Jobs at the same time on one device, which slow each other down."""
+        """Parallel jobs on one device, which slow each other down."""
         return -(-self.jobs // self.devices)
 
     @property
     def used_devices(self) -> int:
-        """Devices that have something to do."""
+        """Number of devices with a job."""
         return min(self.jobs, self.devices)
 
 
 @dataclass(frozen=True)
 class _Known:
-    """The evidence for a job's price: what it has to do, and seconds of finished runs or timed steps."""
+    """The evidence for a job's price: its workload, and seconds of finished runs or timed steps."""
 
     workload: Workload | None
     finished: float | None
@@ -71,14 +70,14 @@ class _Known:
 
 
 class Estimator:
-    """Estimates the price of plans on one machine. Only methods that say so time anything.
+    """Estimates the price of plans on one machine. Only ``time_missing`` and ``time_some`` time anything.
 
     Attributes:
         setting: The device and the number of jobs.
     """
 
     def __init__(self, workspace: Workspace, setting: Setting, *, fresh: bool = False) -> None:
-        """Make one; with ``fresh`` earlier timings and finished runs are ignored."""
+        """Make one; ``fresh`` ignores earlier timings and finished runs."""
         self.setting = setting
         self._workspace = workspace
         self._timings = Timings()
@@ -88,12 +87,12 @@ class Estimator:
         self._notes: list[str] = []
 
     def price(self, plan: Plan, cells: Sequence[Cell], *, nominal: bool = False) -> Price:
-        """Price what is not done, from what is known: finished runs, earlier timings, and multiply-adds.
+        """Price the unfinished jobs from finished runs, earlier timings, and multiply-adds.
 
         Args:
-            plan: Whose protocol counts.
-            cells: How its jobs stand; finished ones of other seeds are welcome.
-            nominal: Whether jobs get numbers in the right proportion, and no seconds, where nothing was ever timed.
+            plan: The plan.
+            cells: The states of its jobs, and of finished jobs with other seeds.
+            nominal: Whether to return numbers in proportion, not in seconds, if nothing was ever timed.
         """
         wanted = set(plan.jobs)
         todo = [cell for cell in cells if cell.state != "done" and cell.job in wanted]
@@ -128,9 +127,9 @@ class Estimator:
         )
 
     def time_missing(self, plan: Plan, cells: Sequence[Cell], say: Say) -> None:
-        """Time a few steps of every (model, data set) that neither runs nor earlier timings tell of.
+        """Time a few steps of every (model, data set) without finished runs and earlier timings.
 
-        A protocol made for an accelerator gets one step a model on a CPU, at one of the class counts.
+        On a CPU, a protocol made for an accelerator gets one step per model, at one of the class counts.
         """
         wanted = set(plan.jobs)
         todo = [cell for cell in cells if cell.state != "done" and cell.job in wanted]
@@ -138,14 +137,14 @@ class Estimator:
         cases = {name: case for name, case in self._cases(plan, todo).items() if name not in finished}
         missing = {case.key: case for case in cases.values() if self._fresh or self._timing(case) is None}
         if self._is_slow(plan):
-            # A step takes seconds there, and the size of the head hardly matters: one class count tells of all.
+            # A step takes seconds, and the size of the head hardly matters: one class count is enough.
             known = {case.model for case in cases.values() if case.key not in missing}
             missing = {case.model: case for case in missing.values() if case.model not in known}
         if missing:
             self._time(plan, list(missing.values()), self._sharing(todo), say)
 
     def time_some(self, plan: Plan, cells: Sequence[Cell], say: Say) -> tuple[str, ...]:
-        """Time one or two models in at most about half a minute, unless earlier timings tell; return their names.
+        """Time one or two models in about half a minute, unless they were timed earlier; return their names.
 
         ``price`` scales the others by multiply-adds.
         """
@@ -157,7 +156,7 @@ class Estimator:
         order = sorted(
             (case for case in cases.values() if case.model not in known), key=lambda case: self._macs(plan, case) or 0
         )
-        # The one in the middle of the field first: the extremes scale worst.
+        # Begin with the model of median cost, since the extremes scale worst.
         order = order[len(order) // 2 :] + order[: len(order) // 2]
         timed: list[str] = []
         began = time.monotonic()
@@ -168,9 +167,9 @@ class Estimator:
         return (*known, *timed)
 
     def expected_seconds(self, plan: Plan, cells: Sequence[Cell]) -> dict[Job, float]:
-        """What each job that is not done is expected to take, for ordering them; times nothing.
+        """Return the expected time of each unfinished job, for ordering them; times nothing.
 
-        Where nothing was ever timed the numbers are in the right proportion by multiply-adds, and no seconds.
+        If nothing was ever timed, the numbers are in proportion to multiply-adds, not in seconds.
         """
         return {one.job: one.remaining for one in self.price(plan, cells, nominal=True).jobs}
 
@@ -186,7 +185,7 @@ class Estimator:
         return cases
 
     def _sharing(self, todo: Sequence[Cell]) -> int:
-        """Jobs at the same time on one device, where there are so many."""
+        """Return the number of parallel jobs on one device."""
         return max(1, min(self.setting.sharing, len(todo)))
 
     def _case(self, plan: Plan, model: str, dataset: str, sharing: int) -> Workload:
@@ -194,7 +193,7 @@ class Estimator:
         offer = self._workspace.catalog.model(model)
         architecture = self._workspace.architecture(model, facts.classes)
         side = self._side(plan, dataset)
-        key = timing_key(
+        conditions = Conditions(
             architecture=architecture.digest,
             memory_format=offer.spec.memory_format,
             protocol=plan.protocol,
@@ -203,7 +202,7 @@ class Estimator:
             threads=self.setting.threads,
             jobs=sharing,
         )
-        return Workload(model, dataset, architecture, facts.classes, side, facts.train, facts.test, key)
+        return Workload(model, dataset, architecture, facts.classes, side, facts.train, facts.test, conditions.key())
 
     def _side(self, plan: Plan, dataset: str) -> int:
         found = self._workspace.find_prepared(dataset, plan.protocol)
@@ -217,7 +216,7 @@ class Estimator:
         return self._known.get(case.key) or (None if self._fresh else self._timings.get(case.key))
 
     def _finished(self, cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
-        """Mean recorded seconds by (model, data set), of runs on this device with as many threads."""
+        """Return mean recorded seconds by (model, data set), of runs on this device with as many threads."""
         seconds = defaultdict(list)
         for cell in cells:
             if cell.state == "done" and cell.result:
@@ -275,7 +274,7 @@ class Estimator:
         return invented_dataset(folder, name=case.dataset, classes=case.classes, side=case.side, images=images)
 
     def _writable_folder(self) -> Path:
-        """Where checkpoints are written for the time of a timing: on the disk of the runs, if there are any yet."""
+        """Return the folder for the checkpoints of a timing: the runs folder if it is writable, for its disk."""
         try:
             with tempfile.TemporaryDirectory(dir=self._workspace.runs.root):
                 return self._workspace.runs.root
@@ -285,10 +284,7 @@ class Estimator:
     # ------------------------------------------------------------------------------------------------------ scaling
 
     def _macs(self, plan: Plan, case: Workload) -> float | None:
-        """Multiply-adds of an image; None where the model refuses one.
-
-        Counted at one of the class counts: the head hardly matters.
-        """
+        """Return the multiply-adds of an image at one of the class counts; None if the model refuses an image."""
         if case.model not in self._macs_by_model:
             model = self._workspace.catalog.model(case.model)
             self._macs_by_model[case.model] = count_products(
@@ -325,15 +321,15 @@ class Estimator:
     def _start_up(
         self, cases: Mapping[tuple[str, str], Workload], timed: Mapping[tuple[str, str], Timing | None]
     ) -> float:
-        """Seconds until the first job starts: imports, and building every model at every class count."""
+        """Return the seconds until the first job starts: imports, and building every model at every class count."""
         imports = self._timings.number("imports", sys.executable, version("torch")) or _IMPORT_SECONDS
         builds = {(cases[name].model, cases[name].classes): timing.build for name, timing in timed.items() if timing}
-        # Processes that are not forked from one that has torch import it once more, after the command itself has.
+        # Unless workers are forked from a process with torch, they import it again after the command.
         forked = forks_workers((self.setting.device.address,))
         return (1 if forked else 2) * imports + sum(builds.values())
 
     def _unprepared(self, plan: Plan, todo: Sequence[Cell]) -> tuple[tuple[str, ...], int]:
-        """Names of data sets that have to be prepared first, and the bytes that this takes."""
+        """Return the names of data sets that must be prepared first, and the bytes that this takes."""
         names, total = [], 0
         for name in dict.fromkeys(cell.job.dataset for cell in todo):
             offer = self._workspace.catalog.datasets.get(name)

@@ -1,35 +1,44 @@
-"""What jobs cost -> hours, finish time, disk and energy; and in which order they finish soonest. Arithmetic only."""
+"""The price of jobs: hours, finish time, disk, energy, and the order in which they finish soonest.
+
+Models that were not timed themselves are scaled from the timed ones by multiply-adds.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from harness.api import Job
+from harness.api import Job, ModelSpec
+from harness.catalog import Offer
+from harness.machine import gc_paused
+from harness.models import Architecture, build_module
+from harness.price.timings import Timing, Timings, mean_timing
 
 Basis: TypeAlias = Literal["runs", "timed", "scaled"]
 
+_SECONDS_PER_MAC = 1e-10  # per training step and thread; orders jobs if nothing was ever timed
 _FLOAT = 4  # bytes
 _TRAINED = 3
-"""Copies of the weights in a checkpoint of a run in progress: themselves, and Adam's two averages of the same size."""
+"""Copies of the weights in a checkpoint of a run in progress: the weights and Adam's two averages."""
 _FINISHED = 1 + _TRAINED
-"""Copies that a finished run keeps: the final weights, and the spare that is the last checkpoint before them."""
+"""Copies in a finished run: the final weights, and the spare, which is the checkpoint before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobPrice:
-    """What a job that is not done yet will take.
+    """The estimated cost of a job that is not done.
 
     Attributes:
         job: The job.
-        seconds: What its result will say; None where nothing is known.
+        seconds: Estimate of the seconds in its result; None if there is none.
         basis: ``"runs"``, finished runs of this model on this data set; ``"timed"``, a few steps of it; ``"scaled"``,
             other models, by multiply-adds.
         overhead: Seconds before the job's own clock starts: building the model.
-        left: The share that is still to be trained, below 1 for a job that goes on from a checkpoint.
-        weights: Trainable parameters; 0 where the model does not build.
+        left: The share that is still to be trained, below 1 for a job that resumes from a checkpoint.
+        weights: Trainable parameters; 0 if the model does not build.
         predictions: Bytes of test logits and labels.
     """
 
@@ -43,11 +52,11 @@ class JobPrice:
 
     @property
     def remaining(self) -> float:
-        """Seconds from now until the job would have ended; 0 where nothing is known."""
+        """Estimated seconds until the job ends; 0 without an estimate."""
         return 0.0 if self.seconds is None else self.overhead + self.left * self.seconds
 
     def as_columns(self) -> dict[str, Any]:
-        """Return what the rows of ``harness plan`` gain."""
+        """Return the job's further columns in ``harness plan``."""
         return {
             "estimated_seconds": self.seconds,
             "estimated_from": self.basis,
@@ -57,16 +66,16 @@ class JobPrice:
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """What a plan costs.
+    """The estimated cost of a plan.
 
     Attributes:
-        jobs: Those that are not done.
+        jobs: The jobs that are not done.
         start_up: Seconds before the first job starts.
-        at_once: Jobs at the same time.
+        at_once: Number of parallel jobs.
         watts: Assumed power while jobs run.
-        data_bytes: Disk that data sets which are not prepared will take, downloads included.
+        data_bytes: Disk for data sets that are not prepared, downloads included.
         unprepared: Their names.
-        notes: Sentences about what the numbers rest on.
+        notes: Sentences about the basis of the numbers.
     """
 
     jobs: tuple[JobPrice, ...]
@@ -79,7 +88,7 @@ class Price:
 
     @property
     def unknown(self) -> tuple[JobPrice, ...]:
-        """Jobs of which nothing is known."""
+        """The jobs without an estimate."""
         return tuple(one for one in self.jobs if one.seconds is None)
 
     @property
@@ -99,15 +108,15 @@ class Price:
 
     @property
     def runs_bytes(self) -> int:
-        """Disk that the jobs need at most: what each leaves, and the checkpoints of those in progress."""
+        """Largest disk space of the jobs: the files of each, and the checkpoints of those in progress."""
         left = sum(_FINISHED * _FLOAT * one.weights + one.predictions for one in self.jobs)
         largest = sorted((one.weights for one in self.jobs), reverse=True)[: self.at_once]
-        # In progress there are a checkpoint, its spare, and for an instant the one that is being written.
+        # A job in progress has a checkpoint, its spare, and briefly the one that is being written.
         return left + sum((3 * _TRAINED - _FINISHED) * _FLOAT * weights for weights in largest)
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
-    """When the last of several workers ends, if the longest job left is always given to the first that is free.
+    """Return the end of the last of several workers, if the first free worker always gets the longest job left.
 
     >>> makespan([3, 2, 2], 2)
     4.0
@@ -119,9 +128,114 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
 
 
 def longest_first(jobs: Sequence[Job], expected: Mapping[Job, float]) -> tuple[Job, ...]:
-    """Order jobs so that several workers end at about the same time; equals, and the unknown last, keep their order.
+    """Order jobs by seed, then longest first, so that parallel workers end together; ties keep their order.
 
-    Seed by seed all the same, so that one full screening is there before any repetition starts: workers go from one
-    seed to the next without a pause, and only the last jobs of all decide when the last worker ends.
+    Jobs without an estimate come last in their seed. The first seed of every job comes before any second one, so that
+    one full screening is complete early. Workers pass from one seed to the next without a pause, so this costs no time.
     """
     return tuple(sorted(jobs, key=lambda job: (job.seed, -expected.get(job, 0.0))))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A (model, data set) of a plan, with all that its time depends on.
+
+    Attributes:
+        model, dataset: Names.
+        architecture: The model at the data set's number of classes.
+        classes: That number.
+        side: Side of the stored images, in pixels.
+        train, test: Numbers of images.
+        key: From ``Conditions.key``.
+    """
+
+    model: str
+    dataset: str
+    architecture: Architecture
+    classes: int
+    side: int
+    train: int
+    test: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates that price a case that was not timed itself.
+
+    Attributes:
+        by_model: A timing of each model that was timed on any data set; the size of the head hardly matters.
+        per_mac: Seconds of a training step per multiply-add and image; None if there is nothing to scale from.
+        parts: The parts that do not depend on the model, as a mean over the timed ones.
+        batch: Images per training step.
+        macs_of: Multiply-adds per image; None if the model can't be traced.
+    """
+
+    by_model: Mapping[str, Timing]
+    per_mac: float | None
+    parts: Timing
+    batch: int
+    macs_of: Callable[[Workload], float | None]
+
+    def timing(self, case: Workload) -> tuple[Timing, Basis] | None:
+        """Return the timing of a case and its basis; None without an estimate."""
+        if case.model in self.by_model:
+            return self.by_model[case.model], "timed"
+        macs = self.macs_of(case) if self.per_mac is not None else None
+        if macs is None or self.per_mac is None:
+            return None
+        # A training step is a forward pass and about two more backwards.
+        image = self.per_mac * macs
+        return replace(self.parts, step=image * self.batch, image=image / 3), "scaled"
+
+
+def find_rates(
+    cases: Mapping[tuple[str, str], Workload], timed: Mapping[tuple[str, str], Timing | None], *, batch: int,
+    macs_of: Callable[[Workload], float | None], nominal: bool,
+) -> Rates:  # fmt: skip
+    """Return rates that scale from the timed cases to the others.
+
+    Args:
+        cases: All cases, by model and data set.
+        timed: The timing of each, if there is one.
+        batch: Images per training step.
+        macs_of: Counts multiply-adds, which takes a moment; called only if a model was not timed anywhere.
+        nominal: Whether to return numbers in proportion, not in seconds, if nothing was timed.
+    """
+    nothing = Timing(0.0, 0.0, 0.0, 0.0, 0.0)
+    by_model = {cases[name].model: timing for name, timing in timed.items() if timing}
+    if all(case.model in by_model for case in cases.values()) or not (by_model or nominal):
+        return Rates(by_model, None, nothing, batch, macs_of)
+    ratios, timings = [], []
+    for name, timing in timed.items():
+        macs = macs_of(cases[name]) if timing else None
+        if timing and macs:
+            ratios.append(timing.step / macs / batch)
+            timings.append(timing)
+    if not ratios:
+        return Rates(by_model, _SECONDS_PER_MAC if nominal else None, nothing, batch, macs_of)
+    return Rates(by_model, statistics.median(ratios), mean_timing(timings), batch, macs_of)
+
+
+def count_products(timings: Timings, model: Offer[ModelSpec], classes: int, digest: str, resolution: int) -> float:
+    """Return the multiply-adds of an image's products, counted once per machine; 0 if the model refuses an image.
+
+    Args:
+        timings: The cache of the number.
+        model, classes: The model to build and count, if the cache lacks it.
+        digest: Of the model's architecture at this class count.
+        resolution: Side of the image, in pixels.
+    """
+    name = "products", digest, resolution
+    found = timings.number(*name)
+    if found is None:
+        from harness.macs import estimate_macs
+
+        try:
+            module = build_module(model, classes)
+            with gc_paused():
+                found = estimate_macs(module, resolution)
+        except Exception:  # a model may raise anything; it then keeps its place in the order
+            found = 0.0
+        timings.put_number(found, *name)
+    return found

@@ -1,4 +1,4 @@
-"""How long the parts of a job take on a device, and a file in the user's cache folder that remembers it. No torch."""
+"""Timings of the parts of a job on a device, kept in a file of the user's cache folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Timing:
 
     Attributes:
         build: The model, before the job's own clock starts.
-        setup: Everything that happens once: pipeline, optimiser, and what first steps cost more than later ones.
+        setup: Everything that happens once: pipeline, optimiser, and the extra time of the first steps.
         step: A training step: gathering, augmentation, forward, backward, optimiser.
         image: Evaluation of one test image.
         checkpoint: A checkpoint, flushed to the disk.
@@ -39,22 +39,22 @@ class Timing:
     checkpoint: float
 
     def seconds(self, *, steps: int, epochs: int, test: int) -> float:
-        """What a job's result will say: training of ``epochs`` x ``steps``, checkpoints, ``test`` images once."""
+        """Return the time of a job: training of ``epochs`` x ``steps``, checkpoints, and ``test`` images once."""
         training = epochs * steps * self.step
         checkpoints = count_saves(epochs, steps * self.step)
         return self.setup + training + checkpoints * self.checkpoint + test * self.image
 
 
 def mean_timing(timings: Iterable[Timing]) -> Timing:
-    """The mean of several timings of the same thing, part by part."""
+    """Return the mean of several timings, part by part."""
     rows = [asdict(timing) for timing in timings]
     return Timing(**{part: sum(row[part] for row in rows) / len(rows) for part in rows[0]})
 
 
 def threads_per_job(jobs: int, given: int | None, timings: Timings) -> int:
-    """Threads for each of ``jobs`` at the same time: those given, else torch's own number divided by the jobs.
+    """Return the threads of each of several parallel jobs: those given, else torch's own number divided by the jobs.
 
-    torch's number is remembered, since asking for it takes the seconds of an import.
+    torch's number is cached, since importing torch takes seconds.
     """
     if given:
         return given
@@ -67,24 +67,34 @@ def threads_per_job(jobs: int, given: int | None, timings: Timings) -> int:
     return max(1, int(found) // jobs)
 
 
-def timing_key(
-    *, architecture: str, memory_format: str, protocol: Protocol, side: int, device: Device, threads: int, jobs: int
-) -> str:
-    """Hash of all that the speed of a step depends on.
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """All that the speed of a step depends on.
 
-    Args:
+    Attributes:
         architecture: The model's digest, which differs with the number of classes.
         memory_format: The layout in which the model trains.
-        protocol: Of which input size, batch size, augmentations and arithmetic matter, and no learning rate.
-        side: Of the stored images, in pixels.
-        device: Where it runs.
-        threads: Of a job.
-        jobs: At the same time on the device, which they slow down.
+        protocol: The protocol; its input size, batch size, augmentations and arithmetic matter.
+        side: Side of the stored images, in pixels.
+        device: The device.
+        threads: CPU threads per job.
+        jobs: Jobs at once on the device, which slow each other down.
     """
-    facts = {name: getattr(protocol, name) for name in ("input_size", "batch_size", "optimizer", "precision")}
-    augmentations = msgspec.to_builtins(protocol.augmentations)
-    where = [device.kind, device.name, threads, jobs, version("torch"), __version__, RULES]
-    return hash_of([SCHEMA, architecture, memory_format, facts, augmentations, side, where])
+
+    architecture: str
+    memory_format: str
+    protocol: Protocol
+    side: int
+    device: Device
+    threads: int
+    jobs: int
+
+    def key(self) -> str:
+        """Return the hash under which timings are stored."""
+        facts = {name: getattr(self.protocol, name) for name in ("input_size", "batch_size", "optimizer", "precision")}
+        augmentations = msgspec.to_builtins(self.protocol.augmentations)
+        where = [self.device.kind, self.device.name, self.threads, self.jobs, version("torch"), __version__, RULES]
+        return hash_of([SCHEMA, self.architecture, self.memory_format, facts, augmentations, self.side, where])
 
 
 class Timings:

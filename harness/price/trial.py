@@ -1,4 +1,4 @@
-"""Model, data set, device -> Timing: a few real steps through the real input pipeline, evaluation and a checkpoint."""
+"""Time a model on a data set and a device: a few real steps with the real input pipeline, evaluation, a checkpoint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _IMPORTS = (
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is run for a timing: steps to warm up, steps and seconds to time at most, images to evaluate."""
+    """The size of a timing: steps to warm up, the most steps and seconds to time, images to evaluate."""
 
     warm: int
     steps: int
@@ -58,16 +58,16 @@ HASTY = Effort(warm=1, steps=1, seconds=0.0, images=8)  # a step at 224 pixels t
 
 @dataclass(frozen=True)
 class Trial:
-    """What is to be timed, in a form that can be sent to another process.
+    """A timing to carry out, in a form that can be sent to another process.
 
     Attributes:
-        protocol: Of which everything is executed.
-        model: Its name.
-        dataset: Whose training images are used; the test split stays closed.
-        device: What torch calls it.
-        threads: Of the process.
-        effort: How much is run.
-        folder: An existing folder on the disk that checkpoints will be written to.
+        protocol: The protocol.
+        model: The model's name.
+        dataset: The data set; only its training images are used.
+        device: Its name in torch.
+        threads: CPU threads of the process.
+        effort: The size of the timing.
+        folder: An existing folder on the disk of the checkpoints.
     """
 
     protocol: Protocol
@@ -80,13 +80,13 @@ class Trial:
 
 
 def time_trials(trials: Sequence[Trial], catalog: Catalog, *, together: int) -> Iterator[tuple[int, Timing | str]]:
-    """Time trials and yield the index of each with its timing, or with a sentence about why there is none.
+    """Time trials; yield the index of each with its timing, or with the reason why there is none.
 
     Args:
-        trials: What to time.
-        catalog: Where models and augmentations are looked up.
-        together: Trials at the same time, in a process each, so that what jobs cost each other is part of the timing;
-            1 for one after the other in this process.
+        trials: The trials.
+        catalog: The installed models and augmentations.
+        together: Number of parallel trials, each in its own process, so that the timing includes the slow-down of
+            parallel jobs; 1 for one after the other in this process.
     """
     if together == 1:
         for index, trial in enumerate(trials):
@@ -97,16 +97,16 @@ def time_trials(trials: Sequence[Trial], catalog: Catalog, *, together: int) -> 
     with ProcessPoolExecutor(together, mp_context=get_context("spawn")) as pool:
         try:
             yield from zip(order, pool.map(_attempt_in_worker, [trials[index] for index in order]), strict=True)
-        except Exception as error:  # a worker that dies must not end the command that only asks for a price
+        except Exception as error:  # a crashed worker must not end a command that only needs an estimate
             for index in range(len(trials)):
                 yield index, f"a process that timed steps ended: {one_line(error)}"
 
 
 def time_trial(trial: Trial, catalog: Catalog) -> Timing:
-    """Train, save and evaluate for a moment, and take the time of each.
+    """Train, save and evaluate briefly, and time each.
 
     Raises:
-        HarnessError, Exception: what training this model raises.
+        HarnessError, Exception: from training this model.
     """
     device = torch.device(trial.device)
     with _threads(trial.threads), tempfile.TemporaryDirectory(dir=trial.folder, prefix=".timing-") as folder:
@@ -141,7 +141,7 @@ class _StopWatch(Observer):
     def __init__(self, device: torch.device, effort: Effort, steps: int) -> None:
         self._device = device
         self._effort = effort
-        # The last step of all is never passed: behind it the test split would be opened.
+        # The last step is never passed: after it, the test split would be opened.
         self._wanted = min(steps, effort.warm + effort.steps)
         self.warm = max(1, min(effort.warm, self._wanted - 1))
         self.marks: list[float] = []
@@ -166,11 +166,11 @@ class _StopWatch(Observer):
         return True
 
     def step(self) -> float:
-        """Seconds of a step; what happens between two epochs is not counted."""
+        """Return the seconds of a step, without the pauses between epochs."""
         if len(self.marks) == 1:  # a run of one step
             return self.stopped - self.marks[0]
         if self._device.type != "cpu":
-            # Steps overlap there: only the span between two points at which the device was waited for means something.
+            # Steps overlap, so only the span between two waits for the device is meaningful.
             return (self.stopped - self.marks[self.warm - 1]) / (len(self.marks) - self.warm)
         spans = [
             self.marks[index] - self.marks[index - 1]
@@ -181,7 +181,7 @@ class _StopWatch(Observer):
 
 
 def _evaluate(task: Task, module: nn.Module, images: int) -> tuple[float, float]:
-    """Evaluate training images; return what the first pass costs more than the next, and seconds for one image."""
+    """Evaluate training images; return the extra seconds of the first pass, and the seconds per image."""
     training = make_training(task)
     train = training.train
     count = min(len(train), images)
@@ -196,7 +196,7 @@ def _evaluate(task: Task, module: nn.Module, images: int) -> tuple[float, float]
 
 
 def _save_again(path: Path, fingerprint: str, first: float) -> float:
-    """Write a checkpoint twice more, since disks are moody; return the median seconds."""
+    """Write a checkpoint twice more, since disk speed varies; return the median seconds."""
     spans = [first]
     saved = load_checkpoint(path, fingerprint=fingerprint)
     for _ in range(2):
@@ -208,7 +208,7 @@ def _save_again(path: Path, fingerprint: str, first: float) -> float:
 
 
 def invented_dataset(folder: Path, *, name: str, classes: int, side: int, images: int) -> PreparedDataset:
-    """Random images in the form of a prepared data set, for one that is not prepared yet; it has no test split."""
+    """Return random images in place of a data set that is not prepared yet; there is no test split."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     np.save(folder / "train.images.npy", random.integers(0, 256, (images, side, side, 3), dtype=np.uint8))
@@ -223,7 +223,7 @@ def invented_dataset(folder: Path, *, name: str, classes: int, side: int, images
 
 
 def import_seconds() -> float:
-    """How long a fresh process takes until it could train: the imports of torch and its companions."""
+    """Return the seconds until a fresh process could train: the imports of torch and its companions."""
     ran = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=True)
     return float(ran.stdout)
 
@@ -231,7 +231,7 @@ def import_seconds() -> float:
 def _attempt(trial: Trial, catalog: Catalog) -> Timing | str:
     try:
         return time_trial(trial, catalog)
-    except Exception as error:  # one model that can't be trained must not hide the price of the others
+    except Exception as error:  # a broken model must not hide the price of the others
         return f"{trial.model} could not be timed: {one_line(error)}"
 
 

@@ -18,7 +18,7 @@ from harness.api import EpochRecord, Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
 from harness.data.store import PreparedDataset, content_fingerprint, pixel_digest
 from harness.errors import DatasetError, TrainingError, one_line
-from harness.fingerprint import job_fingerprint
+from harness.fingerprint import Identity, job_fingerprint
 from harness.models import architecture_digest, build_module, count_parameters
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
@@ -90,16 +90,16 @@ def build_model(task: Task) -> Built:
     with seeded(task.job.seed, "initialise"):
         module = build_module(task.model, task.num_classes)
     lr_max, _ = learning_rate_peak(task.protocol, spec)
+    identity = Identity(
+        protocol=task.protocol,
+        model=task.model,
+        architecture=architecture_digest(module),
+        lr_max=lr_max,
+        data=task.dataset.manifest.fingerprint,
+    )
     return Built(
         module=module,
-        fingerprint=job_fingerprint(
-            task.job,
-            protocol=task.protocol,
-            model=task.model,
-            architecture=architecture_digest(module),
-            lr_max=lr_max,
-            data=task.dataset.manifest.fingerprint,
-        ),
+        fingerprint=job_fingerprint(task.job, identity),
         parameters=count_parameters(module).trainable,
     )
 

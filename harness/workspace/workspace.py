@@ -12,7 +12,7 @@ from harness.catalog import Catalog, discover
 from harness.data.ingest import definition, require_prepared
 from harness.data.store import PreparedDataset, find_prepared
 from harness.errors import DatasetError, HarnessError
-from harness.fingerprint import fingerprints
+from harness.fingerprint import Identity, fingerprints
 from harness.models import Architecture, Architectures
 from harness.plan import dataset_facts
 from harness.results.store import RunsFolder
@@ -109,15 +109,14 @@ class Workspace:
         protocol = self.benchmark.protocol(job.protocol)
         model = self.catalog.model(job.model)
         data = self.prepared(job.dataset, protocol).manifest
-        return fingerprints(
-            job.model,
-            job.dataset,
+        identity = Identity(
             protocol=protocol,
             model=model,
             architecture=self.architecture(job.model, len(data.classes)).digest,
             lr_max=learning_rate_peak(protocol, model.spec)[0],
             data=data.fingerprint,
         )
+        return fingerprints(job.model, job.dataset, identity)
 
     def _prepare(self, dataset: str, protocol: Protocol) -> PreparedDataset:
         try:

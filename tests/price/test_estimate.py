@@ -175,7 +175,7 @@ def test_a_model_timed_at_one_class_count_is_timed_for_all(
     tiny_benchmark: Benchmark, tiny_catalog: Catalog, tiny_harness: Command
 ) -> None:
     from harness.models import Architecture
-    from harness.price.scaling import Workload, find_rates
+    from harness.price.price import Workload, find_rates
 
     def case(model: str, classes: int) -> Workload:
         return Workload(model, f"of-{classes}", Architecture(f"{model}{classes}", 1), classes, 10, 64, 40, "")

@@ -12,7 +12,7 @@ from harness import machine
 from harness.api import Job
 from harness.machine import Device
 from harness.price.estimate import Setting
-from harness.price.timings import Timing, Timings, threads_per_job, timing_key
+from harness.price.timings import Conditions, Timing, Timings, threads_per_job
 from harness.registry import Benchmark
 
 HERE = Setting(Device("cpu", "cpu", "a chip"), 1, 1)
@@ -88,7 +88,7 @@ def test_key_changes_with_what_matters_and_with_nothing_else(tiny_benchmark: Ben
             "architecture": "a", "memory_format": "contiguous", "protocol": protocol, "side": 12,
             "device": HERE.device, "threads": 1, "jobs": 1,
         } | changes  # fmt: skip
-        return timing_key(**facts)  # type: ignore[arg-type]
+        return Conditions(**facts).key()  # type: ignore[arg-type]
 
     assert key() == key(protocol=msgspec.structs.replace(protocol, epochs=9, lr_max=0.5, title="x"))
     different = [

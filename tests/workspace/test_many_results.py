@@ -18,7 +18,7 @@ import pytest
 from harness import models
 from harness.api import Cell, Job
 from harness.catalog import Catalog
-from harness.fingerprint import hash_of, job_fingerprint
+from harness.fingerprint import Identity, hash_of, job_fingerprint
 from harness.plan import Plan, Selection, build_plan
 from harness.registry import Benchmark
 from harness.results.grid import read_cell, read_grid
@@ -216,7 +216,7 @@ def test_fingerprint_of_a_seed_is_that_of_the_whole(
             "dataset": ["dots", asked["data"]],
             "seed": seed,
         }
-        assert job_fingerprint(job, protocol=plan.protocol, model=model, **asked) == hash_of(whole)
+        assert job_fingerprint(job, Identity(protocol=plan.protocol, model=model, **asked)) == hash_of(whole)
     result = RunsFolder(finished_runs).of(Job(PROTOCOL, "tiny", "dots", 0)).read_result()
     assert result is not None
     assert workspace.fingerprint(result.job) == result.fingerprint
