@@ -1,4 +1,4 @@
-"""The outcome of a check, and the look-ups that checks share, each of which may be impossible on this machine."""
+"""The outcome of a check, and the look-ups that checks share. A look-up may be impossible on this machine."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Verdict: TypeAlias = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Check:
-    """One question about one run, and its answer.
+    """The outcome of one check of one run.
 
     Attributes:
-        name: What was looked at, such as ``weights`` or ``metric top1``.
-        verdict: ``skipped`` where it could not be looked at here; ``detail`` says why.
+        name: The subject, such as ``weights`` or ``metric top1``.
+        verdict: ``skipped`` if it could not be checked here; ``detail`` gives the reason.
         found, expected: The two sides of the comparison, for people.
-        detail: A sentence, where the two sides do not say it all.
+        detail: A sentence, if the two sides are not enough.
     """
 
     name: str
@@ -58,20 +58,20 @@ class Check:
 
 
 def compare(name: str, found: Any, expected: Any, detail: str = "") -> Check:
-    """Return a check that is fine if both sides are equal; ``detail`` is said where they are not."""
+    """Return a check that is ok if both sides are equal; otherwise it has the ``detail``."""
     same = found == expected
     return Check(name, "ok" if same else "failed", found, expected, "" if same else detail)
 
 
 def _flat(value: Any) -> Any:
-    """Compact JSON for what has parts, so that every row has the same columns."""
+    """Return compact JSON for a value with parts, so that every row has the same columns."""
     if isinstance(value, str | int | float) or value is None:
         return value
     return json.dumps(value, default=list)
 
 
 class ImpossibleError(Exception):
-    """A check can't be made here; the message says why."""
+    """A check can't be made here; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Run:
 
     Attributes:
         folder, result: The run's files.
-        workspace: The place of work; the run itself may lie elsewhere.
+        workspace: Registry, plugins and folders; the run itself may be elsewhere.
         device_name: The device to compute on; ``auto`` takes the run's own device if this machine has it.
     """
 
@@ -91,12 +91,12 @@ class Run:
 
     @property
     def job(self) -> Job:
-        """The job, as the result names it."""
+        """The job in the result."""
         return self.result.job
 
     @cached_property
     def protocol(self) -> Protocol:
-        """The protocol of that name here, or the user's own that was kept beside the results."""
+        """The protocol of that name here, or the user's own, kept beside the results."""
         with _impossible():
             known, name = self.workspace.benchmark, self.job.protocol
             above = self.folder.path.absolute().parents
@@ -118,7 +118,7 @@ class Run:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where to compute."""
+        """The device to compute on."""
         from harness.machine import resolve_device
 
         name = self.device_name
@@ -154,7 +154,7 @@ class Run:
         )
 
     def build(self) -> Built:
-        """The freshly initialised model, new at every call since it is trained and filled in place."""
+        """Return a freshly initialised model, a new one per call since training changes it in place."""
         from harness.train.run import build_model
 
         with _impossible():
@@ -162,7 +162,7 @@ class Run:
 
     @cached_property
     def identity(self) -> tuple[str, int]:
-        """The fingerprint that the job has today, and its model's trainable parameters."""
+        """The job's fingerprint today, and its model's trainable parameters."""
         built = self.build()
         return built.fingerprint, built.parameters
 
@@ -174,7 +174,7 @@ class Run:
         return load_checkpoint(self.folder.checkpoint, fingerprint=self.result.fingerprint)
 
     def differences(self) -> list[str]:
-        """Say in what the present environment differs from the run's, of all that may change the last bits."""
+        """Return the differences between this environment and the run's that may change the last bits."""
         import torch
 
         from harness.machine import device_name
@@ -196,7 +196,7 @@ class Run:
 
     @contextlib.contextmanager
     def same_threads(self) -> Iterator[None]:
-        """Compute with as many threads as the run had, where this machine has so many cores."""
+        """Compute with the run's number of threads, if this machine has so many cores."""
         import torch
 
         before, wanted = torch.get_num_threads(), self.result.environment.get("threads")

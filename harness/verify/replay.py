@@ -1,4 +1,4 @@
-"""A run computed again: its predictions from the stored weights, and a window of its training."""
+"""Repeat parts of a run: its predictions from the stored weights, and a window of its training."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LOGIT_TOLERANCE = 1e-3
 LOSS_TOLERANCE = 0.05
 """Relative difference of a window's mean loss that another machine explains; training makes small differences grow."""
 WHOLE_SECONDS = 60.0
-"""A run that took no longer is repeated as a whole where there is no position from before its end to begin at."""
+"""A run of at most this duration is repeated as a whole if no checkpoint from before its end exists."""
 
 
 def check_evaluation(run: Run) -> Iterator[Check]:
-    """The stored weights give the stored logits: bit by bit in the run's own environment, else within a tolerance."""
+    """Check that the stored weights give the stored logits: equal bits in the run's environment, else a tolerance."""
     import numpy as np
 
     try:
@@ -56,7 +56,7 @@ def check_evaluation(run: Run) -> Iterator[Check]:
             return
         differences = run.differences()
     if again.shape != logits.shape or not np.array_equal(test.labels, labels):
-        detail = "The stored predictions are of another test split than the prepared one."
+        detail = "The stored predictions belong to another test split than the prepared one."
         yield Check("evaluation", "failed", f"{logits.shape}", f"{again.shape}", detail)
         return
     largest = float(np.abs(again - logits).max())
@@ -74,7 +74,7 @@ def check_evaluation(run: Run) -> Iterator[Check]:
 
 
 def check_replay(run: Run) -> Iterator[Check]:
-    """A window of the training, repeated, gives the recorded losses, and at the end the recorded weights."""
+    """Check that a repeated window of the training gives the recorded losses, and at the end the recorded weights."""
     from harness.train.checkpoint import load_checkpoint, spare_of
 
     final = run.checkpoint
@@ -121,7 +121,7 @@ def _repeat_end(run: Run, start: Checkpoint | None, final: Checkpoint) -> Iterat
         yield Check("replay weights", "ok" if found == expected else "failed", found, expected, detail)
         return
     yield _within_tolerance(float(losses.double().mean()), float(final.losses.double().mean()), where, differences)
-    detail = "Weights are compared in the run's own environment alone."
+    detail = "Weights are compared only in the run's own environment."
     yield Check("replay weights", "skipped", detail=f"{detail} {'; '.join(differences)}.")
 
 

@@ -1,4 +1,4 @@
-"""Paths of runs -> checks. Every check stands alone: one that can't be made says why, and the others go on."""
+"""Find the runs at a path and check each. A check that can't be made gives its reason and stops no other."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from harness.verify.claims import (
     check_budget,
     check_executed,
     check_fingerprint,
+    check_history,
+    check_job,
     check_learning_rates,
+    check_metrics,
     check_protocol,
     check_test_reads,
+    check_weights,
 )
-from harness.verify.files import check_history, check_job, check_metrics, check_weights
 from harness.verify.replay import check_evaluation, check_replay
 from harness.workspace.workspace import Workspace
 
@@ -43,12 +46,12 @@ _CHECKS: _Checks = (
 
 @dataclass(frozen=True)
 class Verified:
-    """One run and the answers.
+    """A run and its checks.
 
     Attributes:
-        label: How the user knows the run.
+        label: The run's name for the user.
         checks: In a fixed order.
-        readable: Whether there was a result at all.
+        readable: Whether the run has a readable result.
     """
 
     label: str
@@ -57,7 +60,7 @@ class Verified:
 
     @property
     def failed(self) -> bool:
-        """Whether any check found a deviation."""
+        """True if any check failed."""
         return any(check.verdict == "failed" for check in self.checks)
 
 
@@ -76,7 +79,7 @@ def find_runs(path: Path) -> tuple[tuple[str, JobFolder], ...]:
         folder = JobFolder(_job_of(path), path)
         if not folder.result.is_file():
             raise CannotContinueError(
-                f"{path} is not finished: it has no result.json. 'harness run' goes on with it; verify it then."
+                f"{path} is not finished: it has no result.json. Resume it with 'harness run', then verify it."
             )
         return ((str(path), folder),)
     found = []
@@ -95,11 +98,11 @@ def verify_run(
     """Check every claim of a finished run; nothing is written.
 
     Args:
-        label: The name of the run in the answer.
+        label: The run's name for the user.
         folder: Its files.
-        workspace: The place of work.
+        workspace: Registry, plugins and folders.
         device: The device to compute on; ``auto`` takes the run's own device if this machine has it.
-        replay: Whether to train a window again.
+        replay: Whether to train a window of steps again.
 
     A check that can't be made here, since a plugin or the data set is missing, is ``skipped`` with the reason.
     """
@@ -118,7 +121,7 @@ def verify_run(
 
 
 def _guarded(name: str, check: Callable[[Run], Iterator[Check]], run: Run) -> list[Check]:
-    """Make a check; keep what it found before it turned out to be impossible."""
+    """Make a check; keep its findings from before it proved impossible."""
     made: list[Check] = []
     try:
         for one in check(run):
@@ -139,7 +142,7 @@ def _schema(folder: JobFolder) -> Check:
 
 
 def _job_of(path: Path) -> Job:
-    """The job of a folder that may be anywhere, from its files."""
+    """Return the job of a folder at any place, from its files."""
     for name in ("job.json", "result.json"):
         try:
             content = json.loads((path / name).read_bytes())
@@ -149,4 +152,4 @@ def _job_of(path: Path) -> Job:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-    raise CannotContinueError(f"Neither job.json nor result.json in {path} can be read, so the run can't be told.")
+    raise CannotContinueError(f"Neither job.json nor result.json in {path} can be read, so its job is unknown.")

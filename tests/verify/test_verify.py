@@ -111,7 +111,7 @@ def test_model_over_the_budget_passes_as_long_as_it_says_so(tiny_harness: Comman
     cell = Path("runs/tiny-1.0/big/dots/seed-0")
     ran = tiny_harness("verify", str(cell), "--format", "json")
     assert ran.code == 0
-    assert [row["detail"] for row in ran.rows if row["check"] == "budget"] == ["It is over, and marked so."]
+    assert [row["detail"] for row in ran.rows if row["check"] == "budget"] == ["It is over the budget, marked as such."]
     content = read_result(cell) | {"over_budget": False}
     (cell / "result.json").write_text(json.dumps(content))
     ran = tiny_harness("verify", str(cell), "--format", "json")
@@ -313,7 +313,7 @@ def test_result_of_schema_1_is_read_counted_and_left_as_it_is(tiny_harness: Comm
     ran = tiny_harness("verify", "runs", "--replay", "--format", "json")
     assert ran.code == 0
     assert verdicts(ran)["executed"] == "skipped"
-    assert "a harness that did not look at what was executed" in ran.err
+    assert "a harness that did not record what was executed" in ran.err
     again = tiny_harness("run", "tiny", "--dataset", "dots", "--format", "json")
     assert [row["state"] for row in again.rows] == ["done"]
     after = {name: stamp for name, stamp in stamps(Path("runs")).items() if not name.endswith(".lock")}
