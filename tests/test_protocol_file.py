@@ -226,7 +226,7 @@ def test_results_can_be_looked_at_when_the_file_is_gone(tiny_harness: Command) -
     name = folder_of("short").name
     gone = tiny_harness("status", "tiny", "--protocol", path)
     assert gone.code == 3
-    assert f"no protocol file {path}. To look at results whose file is gone, say --protocol with the" in gone.err
+    assert f"no protocol file {path}. For results whose file is gone, give --protocol the name" in gone.err
     assert name in gone.err
     status = tiny_harness("status", "tiny", "--protocol", name, "--format", "json")
     assert {row["state"] for row in status.rows} == {"done"}

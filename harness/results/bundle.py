@@ -1,4 +1,4 @@
-"""Finished runs <-> one file: an ordinary zip archive whose manifest holds the hash of every file in it.
+"""Pack finished runs into one file, and read it: a zip archive whose manifest holds the hash of every file in it.
 
     bundle.json                                            schema, and by run its files' sizes and SHA-256
     runs/<protocol>/protocol.toml and protocol.json        of a user's own protocol, as kept beside its results
@@ -32,7 +32,7 @@ from harness.results.store import JobFolder, job_at, job_place, parse_result
 SCHEMA = 1
 KIND = "xscore-harness bundle"
 FILES = ("job.json", "history.jsonl", "checkpoint.pt", "checkpoint.spare.pt", "predictions.npz", "result.json")
-"""What a finished run consists of, in the order in which it is written: the finishing mark last."""
+"""The files of a finished run, in the order in which they are written: the result last."""
 _NEEDED = ("job.json", "history.jsonl", "checkpoint.pt", "predictions.npz", "result.json")
 _MANIFEST = "bundle.json"
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -59,13 +59,13 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class BundledRun:
-    """A run in an open bundle whose hashes were found right.
+    """A run in an open bundle, with verified hashes.
 
     Attributes:
-        job: Which one.
+        job: The job.
         result: Its result.
         hashes: SHA-256 by file name.
-        kept: The files of the user's protocol that it was made under, by name; empty for a protocol of the registry.
+        kept: The files of its user's protocol, by name; empty for a protocol of the registry.
     """
 
     job: Job
@@ -84,7 +84,7 @@ def write_bundle(path: Path, folders: Iterable[JobFolder]) -> int:
     """Pack finished runs.
 
     Args:
-        path: The file to write; there must be none yet.
+        path: The file to write; it must not exist.
         folders: Their folders, each with a result.
 
     Returns:
@@ -120,7 +120,7 @@ def write_bundle(path: Path, folders: Iterable[JobFolder]) -> int:
 
 
 def missing_files(folder: JobFolder) -> list[str]:
-    """Return which files of a finished run are not there."""
+    """Return the names of the missing files of a finished run."""
     return [name for name in _NEEDED if not (folder.path / name).is_file()]
 
 
@@ -137,10 +137,10 @@ def hash_files(folder: JobFolder) -> dict[str, str]:
 
 @contextmanager
 def open_bundle(path: Path) -> Iterator[tuple[BundledRun, ...]]:
-    """Open a bundle after every byte of it was compared with its manifest; nothing is unpacked.
+    """Open a bundle after comparing every byte with its manifest; nothing is unpacked.
 
     Raises:
-        DamagedBundleError: it is truncated or altered, holds what its manifest does not name, or is of a newer schema.
+        DamagedBundleError: it is truncated or altered, holds files outside its manifest, or has a newer schema.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -158,15 +158,15 @@ def open_bundle(path: Path) -> Iterator[tuple[BundledRun, ...]]:
 
 
 def _kept(folders: Iterable[JobFolder]) -> dict[str, dict[str, bytes]]:
-    """What is kept of users' protocols beside runs, by full name."""
+    """Return the kept files of users' protocols beside runs, by full name."""
     found: dict[str, dict[str, bytes]] = {}
     for folder in folders:
         if kept := kept_beside(folder):
             name = folder.job.protocol
             if not same_kept(found.setdefault(name, kept), kept):
                 raise StoreError(
-                    f"The runs of {name} come from folders that keep different files of this protocol; the one beside "
-                    f"{folder.path} is not as another. Pack them separately."
+                    f"The runs of {name} come from folders with different files of this protocol; the one beside "
+                    f"{folder.path} differs from another. Pack them separately."
                 )
     return found
 
@@ -250,7 +250,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
 
 
 def _job(path: Path, run: str) -> Job:
-    """The job that a path in the archive names; names that lead elsewhere are refused."""
+    """Return the job of a path in the archive; a path that leads elsewhere is refused."""
     parts = run.split("/")
     job = job_at(parts)
     if job is None or not all(_PART.fullmatch(part) for part in parts):

@@ -1,4 +1,4 @@
-"""Jobs + the runs folder -> the state of every cell."""
+"""Read the state of jobs from the runs folder."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MANY = 10_000
 
 
 def is_comparable(result: RunResult) -> bool:
-    """Tell whether a result's arithmetic is that of the others; on Apple's MPS it is not."""
+    """Return whether the result may be compared with others; results from Apple's MPS may not."""
     return bool(result.environment.get("comparable", True))
 
 
 def read_cell(folder: JobFolder, fingerprint: str | None) -> Cell:
-    """Tell a job's state from its files.
+    """Return a job's state from its files.
 
     Args:
         folder: The job's folder.
-        fingerprint: What the job's result must carry; None where it can't be known at present, for then a finished
-            result counts as stale rather than being trusted.
+        fingerprint: The fingerprint that the job's result must have; None if it is unknown, which makes a finished
+            result stale.
     """
     job = folder.job
     try:
@@ -53,14 +53,14 @@ def read_cell(folder: JobFolder, fingerprint: str | None) -> Cell:
 def read_grid(
     runs: RunsFolder, jobs: Iterable[Job], fingerprint_of: Callable[[Job], str], *, brief: bool = False
 ) -> tuple[Cell, ...]:
-    """Tell the state of every job.
+    """Return the state of every job.
 
     Args:
-        runs: Where results are.
-        jobs: The cells to look at.
-        fingerprint_of: What a job's result must carry; a HarnessError from it makes a finished cell stale, with its
-            message as the reason.
-        brief: Whether the results may be without most of their environment and what was executed.
+        runs: The folder of the results.
+        jobs: The jobs.
+        fingerprint_of: Returns the fingerprint that a job's result must have; a HarnessError from it makes a finished
+            cell stale, with its message as the reason.
+        brief: Whether the results may lack most of their environment and the executed facts.
     """
     read = quick_reader(runs, brief=brief)
     with gc_paused():
@@ -73,7 +73,7 @@ def read_grid(
 
 
 def _finished(job: Job, result: RunResult | None, fingerprint_of: Callable[[Job], str]) -> Cell | None:
-    """Return the cell of a good and current result; None for anything else."""
+    """Return the cell of a good and current result; None otherwise."""
     if result is None:
         return None
     try:
@@ -105,7 +105,7 @@ def _marks(result: RunResult) -> str:
     if result.lr_exception:
         marks.append(f"lr_max {result.lr_max:g}")
     if result.interruptions:
-        marks.append(f"went on {len(result.interruptions)} times")
+        marks.append(f"resumed {len(result.interruptions)} times")
     return ", ".join(marks)
 
 
@@ -124,7 +124,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 
 Reader: TypeAlias = Callable[[Job], RunResult | None]
-"""Returns a job's result, or None where its file needs a closer look."""
+"""Returns a job's result, or None if its file needs the slower, thorough reader."""
 
 
 class _Comparability(TypedDict, total=False):
@@ -132,12 +132,12 @@ class _Comparability(TypedDict, total=False):
 
 
 class _Anything(TypedDict, total=False):
-    """An object whose content is checked to be JSON and not kept."""
+    """An object whose content is checked to be JSON and dropped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BriefResult(RunResult):
-    """A result as far as tables of many need it: ``comparable`` is all of its ``environment``, ``executed`` is empty.
+    """A result for tables of many: its ``environment`` has only ``comparable``, and ``executed`` is empty.
 
     Decoding these two takes as long as all the rest.
     """
@@ -147,10 +147,10 @@ class BriefResult(RunResult):
 
 
 def quick_reader(runs: RunsFolder, *, brief: bool) -> Reader:
-    """Return what reads results of a runs folder quickly.
+    """Return a function that reads results of a runs folder quickly.
 
     Args:
-        runs: Where they are.
+        runs: The folder of the results.
         brief: Whether a BriefResult is enough.
     """
     decode: Callable[[bytes], RunResult] = msgspec.json.Decoder(BriefResult if brief else RunResult).decode
@@ -168,7 +168,7 @@ def quick_reader(runs: RunsFolder, *, brief: bool) -> Reader:
             return None
         finally:
             os.close(file)
-        # What is skipped is checked to be JSON, but not to be UTF-8; of ASCII there is no doubt.
+        # The decoder checks that skipped parts are JSON, but not that they are UTF-8; ASCII always is.
         if len(content) == _LONGEST or not content.startswith(_BEGINNING) or not content.isascii():
             return None
         try:

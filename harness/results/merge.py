@@ -1,4 +1,4 @@
-"""Finished runs from a bundle or another runs folder -> this one: adds, never overwrites, keeps both that differ."""
+"""Add finished runs from a bundle or another runs folder to this one. Never overwrites; keeps both if two differ."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Outcome: TypeAlias = Literal["merged", "identical", "set aside", "left out"]
 
 @dataclass(frozen=True)
 class Incoming:
-    """A finished run that is offered.
+    """A finished run to merge.
 
     Attributes:
-        job, result: What it is.
+        job, result: The job and its result.
         hashes: SHA-256 by file name.
         open: Opens one of its files for reading.
-        kept: The files of the user's protocol that it was made under, by name; empty for a protocol of the registry.
+        kept: The files of its user's protocol, by name; empty for a protocol of the registry.
     """
 
     job: Job
@@ -42,13 +42,13 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Merged:
-    """What became of one run.
+    """The outcome of merging one run.
 
     Attributes:
-        job: Which one.
-        outcome: ``merged``: it is in its place now; ``identical``: it was there; ``set aside``: another result is in
-            its place, and both are kept; ``left out``: it could not be taken.
-        place: Where it is; None if left out.
+        job: The job.
+        outcome: ``merged``: added; ``identical``: it was here already; ``set aside``: another result is in its place,
+            and both are kept; ``left out``: it could not be added.
+        place: Its folder; None if left out.
         detail: A sentence for all but ``merged``.
     """
 
@@ -72,7 +72,7 @@ class Merged:
 
 @contextmanager
 def open_source(path: Path) -> Iterator[tuple[tuple[Incoming, ...], tuple[str, ...]]]:
-    """Open a bundle or a runs folder: its finished runs, and a sentence for each run that is left out.
+    """Open a bundle or a runs folder; yield its finished runs, and a sentence for each run that is left out.
 
     Raises:
         CannotContinueError: a bundle is damaged, or there is nothing finished.
@@ -96,14 +96,14 @@ def open_source(path: Path) -> Iterator[tuple[tuple[Incoming, ...], tuple[str, .
 
 
 def all_folders(runs: RunsFolder) -> Iterator[JobFolder]:
-    """Every job that has a folder, under any protocol."""
+    """Yield every job that has a folder, under any protocol."""
     for protocol in sorted(path.name for path in runs.root.iterdir() if path.is_dir()) if runs.root.is_dir() else ():
         for job in runs.jobs(protocol):
             yield runs.of(job)
 
 
 def why_not(folder: JobFolder) -> str:
-    """Say why a run can't be carried elsewhere; empty if it is finished and whole."""
+    """Return the reason why a run can't be packed or merged; empty if it is finished and whole."""
     try:
         result = folder.read_result()
     except StoreError as error:
@@ -111,7 +111,7 @@ def why_not(folder: JobFolder) -> str:
     if result is None:
         return "it is not finished."
     if result.job != folder.job:
-        return f"its result is of another job, {result.job}."
+        return f"its result belongs to another job, {result.job}."
     if lacking := missing_files(folder):
         return f"{', '.join(lacking)} missing."
     try:
@@ -122,12 +122,12 @@ def why_not(folder: JobFolder) -> str:
 
 
 def merge_run(incoming: Incoming, runs: RunsFolder) -> Merged:
-    """Put a finished run in its place, under the job's lock and in one instant.
+    """Put a finished run in its place, atomically and under the job's lock.
 
-    The user's protocol that it was made under comes first; where another lies there, the run is left out.
+    Its user's protocol is merged first; if the folder holds another protocol, the run is left out.
 
     Raises:
-        StoreError: the runs folder can't be written; what is there is as it was.
+        StoreError: the runs folder can't be written; nothing in it has changed.
     """
     folder = runs.of(incoming.job)
     try:
@@ -138,7 +138,7 @@ def merge_run(incoming: Incoming, runs: RunsFolder) -> Merged:
     try:
         lock = folder.acquire()
     except JobLockedError:
-        detail = "A process works on this job here at this moment. Merge again when it has ended."
+        detail = "A process is working on this job here. Merge again when it has ended."
         return Merged(incoming.job, "left out", None, detail)
     with lock:
         if folder.result.is_file():
@@ -147,14 +147,14 @@ def merge_run(incoming: Incoming, runs: RunsFolder) -> Merged:
         detail = ""
         if folder.path.exists():
             moved = folder.set_aside(folder.path)
-            detail = f"What was begun here and not finished is in {moved}."
+            detail = f"The unfinished run that was here is in {moved}."
         with writing_to(folder.path.parent):
             staged.rename(folder.path)
         return Merged(incoming.job, "merged", folder.path, detail)
 
 
 def _beside(incoming: Incoming, folder: JobFolder) -> Merged:
-    """Something finished is in the place already: the same, or something else."""
+    """Compare with the finished run in the place, and set the incoming one aside if it differs."""
     here = hash_files(folder)
     if here == incoming.hashes:
         return Merged(incoming.job, "identical", folder.path, "It was here already.")
@@ -206,11 +206,11 @@ def _difference(incoming: Incoming, folder: JobFolder) -> str:
 
 
 def _stage(incoming: Incoming, folder: JobFolder) -> Path:
-    """Write the files beside the place where they belong, the finishing mark last."""
+    """Write the files to a folder beside their place, the result last."""
     staging = folder.path.parent / f".{folder.path.name}.merging"
     try:
         with writing_to(folder.path.parent):
-            shutil.rmtree(staging, ignore_errors=True)  # of a merge that was killed; we hold the job's lock
+            shutil.rmtree(staging, ignore_errors=True)  # from a killed merge; this one holds the job's lock
             staging.mkdir()
             for name in FILES:
                 if name in incoming.hashes:
@@ -219,7 +219,7 @@ def _stage(incoming: Incoming, folder: JobFolder) -> Path:
                         target.flush()
                         os.fsync(target.fileno())
         if hash_files(JobFolder(incoming.job, staging)) != incoming.hashes:
-            raise StoreError(f"{incoming.job}: what was written in {staging} is not what was read. Nothing was merged.")
+            raise StoreError(f"{incoming.job}: the files in {staging} differ from their source. Nothing was merged.")
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -1,4 +1,4 @@
-"""Stored predictions of finished runs -> metrics, confusion matrices and the majority-class baseline."""
+"""Metrics, confusion matrices and the majority-class baseline from the stored predictions of finished runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_predictions(folder: JobFolder) -> tuple[Floats, Ints]:
     """Return test logits float32 (N, C) and labels int64 (N,).
 
     Raises:
-        CannotContinueError: the file is missing, damaged, or its two arrays do not belong together.
+        CannotContinueError: the file is missing or damaged, or its two arrays do not match.
     """
     import zipfile
 
@@ -79,8 +79,8 @@ def compute_metric(offer: Offer[MetricSpec], logits: Floats, labels: Ints, what:
 def baseline_values(runs: RunsFolder, jobs: Iterable[Job], metric: Offer[MetricSpec]) -> dict[str, float]:
     """Return the majority-class baseline of a metric by data set, from the test labels that finished runs stored.
 
-    On HAM10000 it is a top-1 accuracy of 66.9 %. The constant answer uses the test split's own class frequencies, which
-    are the most that can be known without the images. A data set without readable predictions is left out.
+    On HAM10000 it is a top-1 accuracy of 66.9 %. The constant prediction uses the test split's own class frequencies,
+    the best possible without the images. A data set without readable predictions is left out.
     """
     values: dict[str, float] = {}
     for job in jobs:
@@ -98,8 +98,8 @@ def baseline_values(runs: RunsFolder, jobs: Iterable[Job], metric: Offer[MetricS
 def baseline_logits(labels: Ints, classes: int) -> Floats:
     """Return the same logits (N, C) for every image: the log of the class frequencies of ``labels``.
 
-    The answer is always the most frequent class, and the probabilities are the best constant ones. A class without
-    images gets the frequency of half an image, so that its logarithm is finite.
+    The prediction is always the most frequent class, with the best constant probabilities. A class without images gets
+    the frequency of half an image, so that its logarithm is finite.
     """
     import numpy as np
 
@@ -110,7 +110,7 @@ def baseline_logits(labels: Ints, classes: int) -> Floats:
 
 
 def confusion(logits: Floats, labels: Ints) -> Ints:
-    """Return counts (C, C): rows are true classes, columns are answers."""
+    """Return counts (C, C): rows are true classes, columns are predicted ones."""
     import numpy as np
 
     classes = logits.shape[1]

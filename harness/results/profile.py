@@ -1,4 +1,4 @@
-"""``profile.json`` of a job: where its time went, in total and by epoch."""
+"""``profile.json`` of a job: its time by phase, in total and by epoch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Where the time of a job went, over all processes that worked on it with a profile.
+    """The time of a job by phase, over all processes that worked on it with a profile.
 
     Attributes:
-        fingerprint: Of the attempt that was profiled.
-        device, device_name: Where it was trained.
+        fingerprint: Of the profiled attempt.
+        device, device_name: The device that trained it.
         threads: CPU threads of the last process.
-        batch_size, epochs, steps_per_epoch: What the whole training consists of.
-        pieces: What was measured of the epochs, in order.
+        batch_size, epochs, steps_per_epoch: The size of the whole training.
+        pieces: The measurements of the epochs, in order.
         outside: Seconds by phase outside of epochs.
     """
 
@@ -55,12 +55,12 @@ class Profile:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time that was measured."""
+        """The measured wall-clock time."""
         return sum(self.phases.values())
 
     @property
     def steps(self) -> int:
-        """Training steps that were measured."""
+        """The number of measured training steps."""
         return sum(piece.steps for piece in self.pieces)
 
     @property
@@ -82,13 +82,13 @@ class Profile:
 
     @property
     def host_waiting(self) -> float | None:
-        """Seconds that the host waited for data, where the phases are the device's."""
+        """Seconds that the host waited for data, if the phases are the device's."""
         known = [piece.host_waiting for piece in self.pieces if piece.host_waiting is not None]
         return sum(known) if known else None
 
 
 def write_profile(folder: JobFolder, profile: Profile) -> None:
-    """Write a job's profile atomically; the columns by epoch take a line each. Raises StoreError."""
+    """Write a job's profile atomically, with one line per column by epoch. Raises StoreError."""
     phases, whole = profile.phases, profile.seconds or 1.0
     job = folder.job
     head = {
@@ -116,7 +116,7 @@ def write_profile(folder: JobFolder, profile: Profile) -> None:
 
 
 def read_profile(folder: JobFolder) -> Profile | None:
-    """Return a job's profile, or None if there is none or it can't be read: it is a by-product, and no result."""
+    """Return a job's profile, or None if there is none or it can't be read, since it is only a by-product."""
     try:
         content = json.loads(folder.profile.read_bytes())
         if content["schema"] != SCHEMA:
@@ -180,7 +180,7 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 def watch_for(device: torch.device, threads: int) -> Watch:
-    """Return the watch for a device. On Apple's MPS phases are the host's, and idleness is not measured."""
+    """Return the watch for a device. On Apple's MPS the phases are the host's, and idle time is not measured."""
     if device.type == "cuda":
         from harness.train.profile_cuda import CudaWatch
 
@@ -193,9 +193,9 @@ def run_clock(task: Task, built: Built, folder: JobFolder, found: Found, reporte
 
     Args:
         task, built: The job, and its model.
-        folder: Where the profile is kept.
-        found: Where the run goes on from; if from a checkpoint, the profile goes on, too.
-        reporter: Told how the present epoch goes.
+        folder: The folder of the profile.
+        found: The position that the run resumes from; with a checkpoint, the profile is continued, too.
+        reporter: Receives the shares of the current epoch.
     """
     import torch
 
@@ -218,7 +218,7 @@ def run_clock(task: Task, built: Built, folder: JobFolder, found: Found, reporte
             pieces=clock.pieces,
             outside=clock.outside.seconds,
         )
-        with contextlib.suppress(StoreError):  # if the disk is full the run itself will say so
+        with contextlib.suppress(StoreError):  # if the disk is full, the run itself reports it
             write_profile(folder, profile)
 
     return RunClock(

@@ -1,8 +1,8 @@
-"""A user's protocol beside its results, so that it is known for good what was run.
+"""Keep a user's protocol beside its results, as the lasting record of it.
 
 <runs>/<name>-<digest>/
-    protocol.toml     the file as it was when the first job began
-    protocol.json     the whole protocol as it is executed, its digest, its base and what departs from that
+    protocol.toml     the user's file at the start of the first job
+    protocol.json     the whole protocol as executed, its digest, its base and the differences from that
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from harness.results.store import JobFolder, RunsFolder
 
 SCHEMA = 1
 KEPT = ("protocol.toml", "protocol.json")
-"""What lies beside the results of a user's protocol, in the order in which it is written."""
+"""The files beside the results of a user's protocol, in the order in which they are written."""
 
 
 class OtherProtocolError(StoreError):
-    """Another content lies where a user's protocol belongs."""
+    """The folder of a user's protocol holds another content."""
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,18 +38,18 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def find_protocol(benchmark: Benchmark, catalog: Catalog, runs: RunsFolder, given: str) -> Benchmark:
-    """Return the benchmark in which ``protocol(given)`` is what a user means.
+    """Return the benchmark with the protocol that a user named, as ``protocol(given)``.
 
     Args:
-        benchmark, catalog: The registry and what is installed.
-        runs: Where results, and with them the protocols that they were made under, are.
+        benchmark, catalog: The registry and the installed plugins.
+        runs: The folder of the results and their users' protocols.
         given: A name of the registry, the path of a file (it ends in ``.toml`` or has a folder in it), or the full name
-            of a user's protocol that there are results of.
+            of a user's protocol with results.
 
     Raises:
-        RegistryError: the file is missing or says something impossible.
+        RegistryError: the file is missing or has impossible content.
         WrongUseError: there is no such protocol, or it takes a frozen one's name, or names something unknown.
-        StoreError: what was kept with the results is damaged.
+        StoreError: the kept file is damaged.
     """
     if given in benchmark.protocols:
         return benchmark
@@ -78,9 +78,9 @@ def other_contents(benchmark: Benchmark, runs: RunsFolder, protocol: Protocol) -
 
 
 def keep_protocol(benchmark: Benchmark, runs: RunsFolder, name: str) -> None:
-    """Write a user's protocol beside its results, once; a protocol of the registry needs none.
+    """Write a user's protocol beside its results, once; a protocol of the registry needs no file.
 
-    Raises StoreError where that is impossible, or where another protocol lies there already.
+    Raises StoreError if that is impossible, or if the folder holds another protocol.
     """
     ablation = benchmark.ablations.get(name)
     if ablation is None:
@@ -104,12 +104,12 @@ def keep_protocol(benchmark: Benchmark, runs: RunsFolder, name: str) -> None:
 
 
 def kept_beside(folder: JobFolder) -> dict[str, bytes]:
-    """Return what is kept of the user's protocol that a run was made under, whole and in agreement with itself.
+    """Return the kept files of a run's user's protocol, checked; the keys are their names.
 
-    Nothing for a protocol of the registry, and for a run that was moved away from its protocol's folder.
+    The dict is empty for a protocol of the registry, and for a run that was moved away from its protocol's folder.
 
     Raises:
-        StoreError: it can't be read, is damaged, or is not what the folder's name says.
+        StoreError: a file can't be read, is damaged, or belongs to another protocol than the folder.
     """
     above = folder.path.absolute().parents
     if len(above) < 3 or above[2].name != folder.job.protocol or not (above[2] / "protocol.json").is_file():
@@ -120,32 +120,29 @@ def kept_beside(folder: JobFolder) -> dict[str, bytes]:
 
 
 def check_kept(name: str, kept: Mapping[str, bytes], where: str) -> None:
-    """Check that kept files are those of the user's protocol of this full name; ``where`` precedes their names.
-
-    Raises StoreError with the reason if they are not.
-    """
+    """Raise StoreError unless kept files belong to the user's protocol of this full name; ``where`` is their folder."""
     if _checked(name, kept["protocol.json"], f"{where}protocol.json").ablation.text.encode() != kept["protocol.toml"]:
         raise StoreError(f"{where}protocol.toml was changed: it is not the file that protocol.json was made from.")
 
 
 def same_kept(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> bool:
-    """Whether checked files say the same of a protocol, wherever the user's file was when the first job began."""
+    """Return whether checked files describe the same protocol; the path of the user's file does not count."""
     return _placeless(one["protocol.json"]) == _placeless(other["protocol.json"])
 
 
 def take_in(runs: RunsFolder, name: str, kept: Mapping[str, bytes]) -> None:
-    """Write checked files to where a user's protocol is kept; what lies there already stays.
+    """Write checked files to the folder of a user's protocol; existing files stay.
 
     Raises:
-        OtherProtocolError: what lies there says something else, or is damaged; it is as it was.
+        OtherProtocolError: the existing files differ or are damaged; they stay unchanged.
         StoreError: the runs folder can't be written.
     """
     folder = runs.root / name
     here = {file: _read(folder / file) for file in KEPT if (folder / file).exists()}
     if here != {file: kept[file] for file in here} and not _says_the_same(name, here, kept, folder):
         raise OtherProtocolError(
-            f"{folder} keeps another protocol.toml or protocol.json than what comes with the runs, so none of its runs "
-            "was taken in. Compare the two, and merge into another runs folder to keep both."
+            f"{folder} has another protocol.toml or protocol.json than the incoming runs, so none of them was merged. "
+            "Compare the two, and merge into another runs folder to keep both."
         )
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,13 +152,13 @@ def take_in(runs: RunsFolder, name: str, kept: Mapping[str, bytes]) -> None:
 
 
 def _says_the_same(name: str, here: Mapping[str, bytes], kept: Mapping[str, bytes], folder: Path) -> bool:
-    """Whether what lies here agrees in all but its bytes; OtherProtocolError with the reason where it is damaged."""
+    """Return whether the files here agree in all but their bytes. Raises OtherProtocolError if they are damaged."""
     if len(here) < len(KEPT):
         return False
     try:
         check_kept(name, here, f"{folder}/")
     except StoreError as error:
-        raise OtherProtocolError(f"{error} None of the runs of {name} was taken in.") from error
+        raise OtherProtocolError(f"{error} None of the runs of {name} was merged.") from error
     return same_kept(here, kept)
 
 
@@ -191,7 +188,7 @@ def _checked(name: str, content: bytes, where: str) -> _Record:
             "changed, or written by a version of harness that executes the same numbers in another way."
         )
     if (recorded := full_name(record.ablation.name, record.protocol)) != name:
-        raise StoreError(f"{where} is of the protocol {recorded}, expected {name}: it is not in its own folder.")
+        raise StoreError(f"{where} belongs to the protocol {recorded}, expected {name}: it is not in its own folder.")
     return record
 
 
@@ -206,7 +203,7 @@ def _decode(content: bytes, path: str) -> _Record:
 
 
 def _advice(kept: list[str]) -> str:
-    """Say what to do where a protocol's file is gone."""
+    """Return the advice for a missing protocol file."""
     if not kept:
         return "--protocol takes a name of the registry, or the path of a file."
-    return f"To look at results whose file is gone, say --protocol with the name of their folder: {', '.join(kept)}."
+    return f"For results whose file is gone, give --protocol the name of their folder: {', '.join(kept)}."

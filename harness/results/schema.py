@@ -1,4 +1,4 @@
-"""A result file's content of any known schema -> the present one. In memory: the file stays as it was written."""
+"""Upgrade the content of a result file from any known schema to the current one. The file stays unchanged."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SCHEMA = 2
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Bring a decoded ``result.json`` to the present schema, one version after the other.
+    """Upgrade a decoded ``result.json`` to the current schema, one version after the other.
 
     Args:
-        content: What the file holds; its ``schema`` is known and at most the present one.
+        content: The file's content; its ``schema`` is known and at most the current one.
     """
     for schema in range(content["schema"], SCHEMA):
         content = _STEPS[schema](content) | {"schema": schema + 1}
@@ -21,12 +21,12 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def known(schema: int) -> bool:
-    """Whether results of a schema can be read."""
+    """Return whether results of a schema can be read."""
     return 1 <= schema <= SCHEMA
 
 
 def _to_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Schema 2 added what was executed. Nobody looked before, and nothing is made up for it."""
+    """Schema 2 added the executed facts, which are unknown for older runs."""
     return content | {"executed": None, "executed_digest": None, "deviations": []}
 
 

@@ -1,16 +1,16 @@
-"""RunResult <-> disk. One folder a job, every path of it a property of one object; state is read from the files.
+"""Write and read the files of jobs. Each job has one folder, and its state is read from the files.
 
 <runs>/<protocol>/<model>/<data set>/seed-<n>/
-    job.json          what was asked: identity and fingerprint
-    history.jsonl     one line an epoch
+    job.json          the request: job and fingerprint
+    history.jsonl     one line per epoch
     checkpoint.pt     weights, and until training has ended the optimiser and the position
-    checkpoint.spare.pt  the one before it: used if the last one is damaged, and to repeat the end of a run
+    checkpoint.spare.pt  the checkpoint before: used if the last one is damaged, and to repeat the end of a run
     predictions.npz   test logits and labels
     result.json       written last and atomically: its presence means that the job is done
-    error.txt         the traceback of the last attempt, where that failed
-    trackers.json     where trackers follow the run: its id in their stores, and the epochs that they were told of
-    profile.json      with --profile: where the run's time went; of this machine, so bundles leave it out
-<runs>/<protocol>/<model>/<data set>/set-aside/      what was stale or damaged; never deleted
+    error.txt         the traceback of the last attempt, if that failed
+    trackers.json     with --track: the run's id in the trackers' stores, and the epochs that they have received
+    profile.json      with --profile: the time by phase; it describes this machine, so bundles leave it out
+<runs>/<protocol>/<model>/<data set>/set-aside/      stale or damaged files; never deleted
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 JOB_SCHEMA = 1
 _SEED_FOLDER = re.compile(r"seed-(\d{1,18})")  # 18 digits fit the 64 bits that torch takes as a seed
-_LOCK_SECONDS = 1.0  # 'harness status' may hold a lock for an instant to see whether somebody else does
+_LOCK_SECONDS = 1.0  # 'harness status' holds a lock briefly to see whether it is free
 
 
 class DamagedResultError(StoreError):
@@ -58,17 +58,17 @@ class JobFolder:
 
     @property
     def job_file(self) -> Path:
-        """What was asked."""
+        """The request."""
         return self.path / "job.json"
 
     @property
     def history(self) -> Path:
-        """One JSON line an epoch."""
+        """One JSON line per epoch."""
         return self.path / "history.jsonl"
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run goes on from; after the end, the final weights."""
+        """The checkpoint to resume from; after the end, the final weights."""
         return self.path / "checkpoint.pt"
 
     @property
@@ -83,17 +83,17 @@ class JobFolder:
 
     @property
     def error(self) -> Path:
-        """The traceback of the last attempt, where that failed."""
+        """The traceback of the last attempt, if that failed."""
         return self.path / "error.txt"
 
     @property
     def trackers(self) -> Path:
-        """What trackers know of this job; there only if any was switched on."""
+        """The state of the job's trackers; present only if any was switched on."""
         return self.path / "trackers.json"
 
     @property
     def profile(self) -> Path:
-        """Where the run's time went; there only if it was profiled."""
+        """The run's time by phase; present only if it was profiled."""
         return self.path / "profile.json"
 
     def lock(self) -> FileLock:
@@ -101,10 +101,10 @@ class JobFolder:
         return FileLock(self.path.parent / f".{self.path.name}.lock")
 
     def read_result(self) -> RunResult | None:
-        """Return the result, or None if there is none yet. Many at a time are read by ``harness.results.grid``.
+        """Return the result, or None if there is none yet. ``harness.results.grid`` reads many at once.
 
         Raises:
-            DamagedResultError: the file can't be read; the message says why.
+            DamagedResultError: the file can't be read; the message gives the reason.
         """
         try:
             content = self.result.read_bytes()
@@ -118,7 +118,7 @@ class JobFolder:
             raise DamagedResultError(f"{self.result} is damaged: {error}") from error
 
     def recorded_fingerprint(self) -> str | None:
-        """Return the fingerprint of the attempt that the folder holds, or None if it can't be told."""
+        """Return the fingerprint of the attempt in the folder, or None if it is unknown."""
         try:
             content = json.loads(self.job_file.read_bytes())
         except (OSError, ValueError):
@@ -126,7 +126,7 @@ class JobFolder:
         return content.get("fingerprint") if isinstance(content, dict) else None
 
     def begin(self, fingerprint: str, *, protocol_digest: str) -> None:
-        """Make the folder and write down what is asked. Raises StoreError if that is impossible."""
+        """Make the folder and write the request. Raises StoreError if that is impossible."""
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.path)
@@ -147,7 +147,7 @@ class JobFolder:
             file.write(json.dumps(asdict(record)) + "\n")
 
     def write_history(self, history: Iterable[EpochRecord]) -> None:
-        """Replace the history: one line an epoch, exactly the epochs of the checkpoint."""
+        """Replace the history: one line per epoch, exactly the epochs of the checkpoint."""
         write_text_atomically(self.history, "".join(json.dumps(asdict(record)) + "\n" for record in history))
 
     def read_history(self) -> tuple[EpochRecord, ...]:
@@ -159,7 +159,7 @@ class JobFolder:
             return ()
 
     def finish(self, result: RunResult, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Write predictions, then the result: the job is done from that instant on."""
+        """Write predictions, then the result, which makes the job done."""
         import numpy as np
 
         def write(file: IO[bytes]) -> None:
@@ -169,7 +169,7 @@ class JobFolder:
         write_text_atomically(self.result, _pretty({"schema": SCHEMA, **asdict(result)}))
 
     def fail(self, sentence: str, trace: str) -> None:
-        """Write down why an attempt failed: the traceback, and the sentence as the last line."""
+        """Record the failure of an attempt: the traceback, and the sentence as the last line."""
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.error, f"{trace.rstrip()}\n\n{' '.join(sentence.split())}\n")
@@ -183,7 +183,7 @@ class JobFolder:
         return lines[-1] if lines else "failed for a reason that was not recorded"
 
     def set_aside(self, what: Path) -> Path:
-        """Move the folder, or one file of it, out of the way; return where it is now."""
+        """Move the folder, or one file of it, to set-aside; return its new path."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         name = self.path.name if what == self.path else f"{self.path.name}-{what.name}"
         folder = self.path.parent / "set-aside"
@@ -196,7 +196,7 @@ class JobFolder:
         return target
 
     def acquire(self) -> FileLock:
-        """Take the job's lock, which the operating system gives back if this process dies.
+        """Take the job's lock, which the operating system releases if this process dies.
 
         Raises:
             JobLockedError: another process holds it.
@@ -212,7 +212,7 @@ class JobFolder:
             return lock
 
     def is_locked(self) -> bool:
-        """Whether another process works on the job at this moment."""
+        """Return whether another process is working on the job."""
         lock = self.lock()
         if not Path(lock.lock_file).exists():
             return False
@@ -220,7 +220,7 @@ class JobFolder:
             lock.acquire(blocking=False)
         except Timeout:
             return True
-        except OSError:  # a folder that is for reading alone, where nobody can be at work
+        except OSError:  # the folder is read-only, so no process can be working in it
             return False
         lock.release()
         return False
@@ -232,7 +232,7 @@ def job_place(job: Job) -> tuple[str, str, str, str]:
 
 
 def job_at(place: Sequence[str]) -> Job | None:
-    """Return the job whose folder lies at a place, the inverse of ``job_place``; None where that is no job's place."""
+    """Return the job whose folder has this place, the inverse of ``job_place``; None if it is no job's place."""
     if len(place) != 4 or not (match := _SEED_FOLDER.fullmatch(place[3])):
         return None
     return Job(place[0], place[1], place[2], int(match[1]))
@@ -249,7 +249,7 @@ class RunsFolder:
         return JobFolder(job, Path(self.root, *job_place(job)))
 
     def jobs(self, protocol: str) -> Iterator[Job]:
-        """Every job that has a folder under a protocol, in order."""
+        """Yield every job that has a folder under a protocol, in order."""
         base = os.fspath(self.root / protocol)  # of 100,000 folders, Path alone would take seconds
         for model in _folders(base):
             for dataset in _folders(f"{base}{os.sep}{model}"):
@@ -258,8 +258,8 @@ class RunsFolder:
                         yield job
 
     def check_writable(self) -> None:
-        """Raise StoreError with a sentence if results could not be written here."""
-        # A name of its own: two commands may start on one folder at the same instant.
+        """Raise StoreError if results can't be written here."""
+        # The name is unique, since two commands may start in one folder at once.
         probe = self.root / f".writable-{socket.gethostname()}-{os.getpid()}"
         with writing_to(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ class RunsFolder:
 
 
 def _folders(path: str) -> list[str]:
-    """Names of the folders in a folder, in order; none where it can't be looked into."""
+    """Return the names of the folders in a folder, in order; none if it can't be read."""
     try:
         with os.scandir(path) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
@@ -277,7 +277,7 @@ def _folders(path: str) -> list[str]:
 
 
 def executor_folder(runs: RunsFolder, name: str) -> Path:
-    """Return where an executor keeps its own files, such as logs: beside the results, under a name with a dot."""
+    """Return the folder of an executor's own files, such as logs: beside the results, under a name with a dot."""
     return runs.root / ".executors" / name
 
 

@@ -1,4 +1,4 @@
-"""Workspace + suite -> Collected: the finished, current results that scores, tables and figures are made from."""
+"""Collect the finished, current results of a suite, for scores, tables and figures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from harness.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class Collected:
-    """What a suite's runs folder holds.
+    """The results of a suite in a runs folder.
 
     Attributes:
-        suite, protocol: What was looked at.
-        runs: Where the results are.
-        cells: Every job that has a folder, of installed models, and how it stands.
-        results: Of those that are done and current.
-        metric: The metric that ``values`` holds.
+        suite, protocol: The suite and its protocol.
+        runs: The folder of the results.
+        cells: The state of every job that has a folder, of installed models.
+        results: The results that are done and current.
+        metric: The metric of ``values``.
         values: The metric's value by result, in the order of ``results``.
-        notes: Sentences about what is not counted.
-        option: What ``harness run`` needs for more of them: `` --protocol FILE`` for an ablation.
+        notes: Sentences about results that are not counted.
+        option: The option that ``harness run`` needs for more results: `` --protocol FILE`` for an ablation.
     """
 
     suite: Suite
@@ -41,7 +41,7 @@ class Collected:
     option: str = ""
 
     def require_results(self) -> None:
-        """Raise CannotContinueError where nothing is finished."""
+        """Raise CannotContinueError if nothing is finished."""
         if not self.results:
             raise CannotContinueError(
                 f"There are no finished, current results of the suite '{self.suite.name}' under {self.runs.root}. "
@@ -53,19 +53,19 @@ class Collected:
 def collect(
     workspace: Workspace, *, suite: str | None = None, metric: str | None = None, brief: bool = False
 ) -> Collected:
-    """Read the finished results of a suite, and any metric from them.
+    """Read the finished results of a suite, and a metric of each.
 
-    A metric that a result does not hold is computed from its stored predictions.
+    A metric that a result lacks is computed from its stored predictions.
 
     Args:
-        workspace: The place of work.
+        workspace: Registry, plugins and folders.
         suite: The suite's name; None for the registry's default.
         metric: The metric's name; None for the protocol's own.
         brief: Whether results may lack most of their environment and facts, which is quicker to read.
 
     Raises:
         WrongUseError: an unknown suite or metric.
-        CannotContinueError: the predictions that a metric needs are missing or damaged.
+        CannotContinueError: the predictions for a metric are missing or damaged.
     """
     benchmark, catalog, runs = workspace.benchmark, workspace.catalog, workspace.runs
     chosen = benchmark.suite(suite)

@@ -1,4 +1,4 @@
-"""Workspace + plan -> Survey: which models fit the budget, and the state of every job."""
+"""Find the models of a plan that are over the budget, and the state of every job."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Survey:
 
 
 def survey_plan(workspace: Workspace, plan: Plan, *, brief: bool = False) -> Survey:
-    """Look at a plan's models and results.
+    """Examine a plan's models and results.
 
     Args:
-        workspace: The place of work.
+        workspace: Registry, plugins and folders.
         plan: The jobs.
         brief: Whether results may lack most of their environment and facts, which is quicker to read.
 
@@ -58,7 +58,7 @@ def survey_plan(workspace: Workspace, plan: Plan, *, brief: bool = False) -> Sur
 
 
 def check_data(workspace: Workspace, plan: Plan) -> None:
-    """Raise the first reason why a data set of the plan cannot be used, with all that are missing in one go."""
+    """Raise an error that names every data set of the plan that cannot be used."""
     problems = []
     for name in plan.datasets:
         try:

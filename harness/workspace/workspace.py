@@ -1,4 +1,4 @@
-"""One value for the place of work: the benchmark, the installed plugins, the results and the prepared data."""
+"""One value for the benchmark, the installed plugins, the results and the prepared data."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Workspace:
-    """Everything that names are looked up in, and what has been looked up so far.
+    """The benchmark, the plugins and the folders of one command, with a cache of its look-ups.
 
-    A workspace lasts for one command: each data set and each model is examined once. It can be pickled; the process
-    that receives it discovers the plugins of its own machine.
+    Each data set and each model is examined once. A workspace can be pickled; the process that receives it discovers
+    the plugins of its own machine.
 
     Attributes:
         benchmark: The frozen benchmark.
         catalog: The installed plugins.
         runs: The folder of the results; it need not exist.
         data: The folder of the prepared data sets; it need not exist.
-        architectures: The models that were built before, by this command or by earlier ones.
+        architectures: The structures of models that this command or an earlier one has built.
     """
 
     benchmark: Benchmark
@@ -55,11 +55,11 @@ class Workspace:
         return _reopen, (self.benchmark, self.runs, self.data)
 
     def with_fresh_models(self) -> Workspace:
-        """Return the same place, in which every model is built anew and nothing remembered of it is trusted."""
+        """Return the same workspace without cached models, so that every model is built anew."""
         return replace(self, architectures=Architectures(remember=False))
 
     def absolute(self) -> Workspace:
-        """Return the same place with absolute paths, for a process that has another working folder."""
+        """Return the same workspace with absolute paths, for a process with another working folder."""
         return replace(self, runs=RunsFolder(self.runs.root.absolute()), data=self.data.absolute())
 
     def facts(self, dataset: str) -> DatasetFacts:
@@ -67,7 +67,7 @@ class Workspace:
         return self._once(("facts", dataset), lambda: dataset_facts(self.benchmark, self.catalog, dataset))
 
     def prepared(self, dataset: str, protocol: Protocol) -> PreparedDataset:
-        """Return a prepared data set; an embedded one is prepared now.
+        """Return a prepared data set; an embedded one is prepared on first use.
 
         Raises:
             DatasetError: it must be downloaded first; the message names the command.
@@ -76,7 +76,7 @@ class Workspace:
         return self._once(("prepared", dataset, protocol.input_size), lambda: self._prepare(dataset, protocol))
 
     def find_prepared(self, dataset: str, protocol: Protocol) -> PreparedDataset | None:
-        """Return a data set if it is prepared or embedded; None if it is not, or is damaged."""
+        """Return a data set if it is prepared or embedded; None if it is neither, or is damaged."""
         offer = self.catalog.datasets.get(dataset)
         if offer is None:
             return None
@@ -96,7 +96,7 @@ class Workspace:
         return self.architectures.get(self.catalog.model(model), classes)
 
     def fingerprint(self, job: Job) -> str:
-        """Return the fingerprint that a result of a job must carry today.
+        """Return the fingerprint that a job's result must have today.
 
         Raises:
             HarnessError: the model or the data set is not usable.
@@ -128,7 +128,7 @@ class Workspace:
             raise DatasetError(f"{error} --protocol {ablation.file}") from error
 
     def _once(self, key: tuple[object, ...], look_up: Callable[[], _T]) -> _T:
-        """Look something up at its first use; an answer that is an error is kept as well."""
+        """Look something up at its first use and cache it, an error as well."""
         if key not in self._known:
             try:
                 self._known[key] = look_up()

@@ -219,7 +219,7 @@ def test_half_way_run_makes_room_and_is_kept(harness: Command, bundle: Path) -> 
     ran = harness("merge", str(bundle), "--runs", "there", "--format", "json")
     assert ran.code == 0
     (detail,) = {row["detail"] for row in ran.rows} - {""}
-    aside = Path(detail.removeprefix("What was begun here and not finished is in ").removesuffix("."))
+    aside = Path(detail.removeprefix("The unfinished run that was here is in ").removesuffix("."))
     assert content(aside) == half_way
     assert content(Path("there") / DOTS) == content(Path("runs") / DOTS)
 

@@ -123,8 +123,8 @@ def _damaged_record(folder: Path) -> None:
 
 CONFLICTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "file alone": (_another_file, "protocol.toml was changed"),
-    "file and record": (_another_record, "keeps another protocol.toml or protocol.json than what comes with the runs"),
-    "file without record": (_no_record, "keeps another protocol.toml or protocol.json than what comes with the runs"),
+    "file and record": (_another_record, "has another protocol.toml or protocol.json than the incoming runs"),
+    "file without record": (_no_record, "has another protocol.toml or protocol.json than the incoming runs"),
     "damaged": (_damaged_record, "protocol.json is damaged"),
 }
 
@@ -168,7 +168,7 @@ def test_two_files_of_one_protocol_are_not_packed_together(harness: Command, nam
     both = (f"runs/{name}/tiny", f"second/{name}/gentle")
     ran = harness("bundle", *both, "-o", "no.zip")
     assert ran.code == 3
-    assert "keep different files of this protocol" in ran.err
+    assert "different files of this protocol" in ran.err
     assert not Path("no.zip").exists()
 
 
