@@ -322,7 +322,7 @@ def test_impossible_options_are_refused(pocket_harness: Command, tmp_path: Path)
         (("score", "--suite", "xscore5"), 2, "Did you mean"),
         (("select", "--published", "--size", "7"), 2, "between 1 and 6"),
         (("select", "--published", "--size", "0"), 2, "between 1 and 6"),
-        (("select", "--published", "--accuracies", PUBLISHED), 2, "brings its own"),
+        (("select", "--published", "--accuracies", PUBLISHED), 2, "has its own accuracies"),
     ):
         ran = pocket_harness(*arguments)
         assert (ran.code, ran.out, says in ran.err) == (code, "", True), (arguments, ran.err)
