@@ -1,8 +1,8 @@
 """Loads the installed plugins, and gives the catalog: every model, data set, augmentation, metric, executor and tracker
 with its owner, and every failure with its reason.
 
-One plugin never harms another: each is loaded, registered and asked on its own, and one that misbehaves is taken out
-whole and recorded. Only a contested name is less than that: it costs the plugin that name and nothing else.
+One plugin never harms another: each is loaded, registered and called on its own. One that fails is removed whole and
+recorded with the reason. A name that two plugins claim costs a plugin only that name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from harness.api import (
 from harness.errors import PluginError, WrongUseError, one_line, unknown_name
 
 DISTRIBUTION = "xscore-harness"
-"""Our own distribution: its plugins are the reference, so a contested name stays theirs."""
+"""The harness's own distribution: its plugins are the reference, so they keep a contested name."""
 
 _MOST_OFFERS = 1000  # of one hook of one plugin
 
@@ -52,16 +52,16 @@ _OFFERS: Mapping[str, tuple[str, type[_Spec]]] = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point and what became of it.
+    """One entry point and its state.
 
     Attributes:
         name: The entry point's name.
-        module: What the entry point names.
-        distribution, version: Who installed it.
-        reason: Why it, or a name that it offers, is out of use; empty if all is well.
-        offers: ``"model mynet"`` and the like, of all that is in use.
-        trace: The traceback behind the reason, where there is one.
-        api: The version of the hook API that it was written for; None if it did not get so far as to say.
+        module: The entry point's value.
+        distribution, version: The distribution that installed it.
+        reason: The reason why it, or a name that it offers, is out of use; empty if there is none.
+        offers: Its names in use, such as ``"model mynet"``.
+        trace: The traceback behind the reason, if there is one.
+        api: The version of the hook API that it was written for; None if it failed before that was known.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Plugin:
 
     @property
     def state(self) -> str:
-        """``"ok"``, ``"partly"`` where some of its names are out of use, or ``"failed"``."""
+        """``"ok"``, ``"partly"`` if some of its names are out of use, or ``"failed"``."""
         if not self.reason:
             return "ok"
         return "partly" if self.offers else "failed"
@@ -86,7 +86,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Offer(Generic[_S]):
-    """A spec and the plugin that it came from."""
+    """A spec and the plugin that offers it."""
 
     spec: _S
     owner: Plugin
@@ -94,12 +94,12 @@ class Offer(Generic[_S]):
 
 @dataclass(frozen=True)
 class Catalog:
-    """All that is installed.
+    """The installed plugins and their offers.
 
     Attributes:
-        models, datasets, augmentations, metrics, executors, trackers: What is in use, by name.
-        plugins: Every entry point, the broken ones included.
-        contested: Why a (kind, name) is out of use although plugins offer it.
+        models, datasets, augmentations, metrics, executors, trackers: The offers in use, by name.
+        plugins: Every entry point, including the broken ones.
+        contested: The reason why a (kind, name) is out of use although plugins offer it.
         observers: Implementations of the observer hooks by hook name, each with its plugin.
     """
 
@@ -114,7 +114,7 @@ class Catalog:
     observers: Mapping[str, Sequence[tuple[Plugin, pluggy.HookImpl]]] = field(default_factory=dict)
 
     def model(self, name: str) -> Offer[ModelSpec]:
-        """Return a model. Raises WrongUseError with a suggestion, or PluginError if a broken plugin may be to blame."""
+        """Return a model. Raises WrongUseError with a suggestion, or PluginError if a broken plugin may offer it."""
         return self._get("model", name, self.models)
 
     def dataset(self, name: str) -> Offer[DatasetSpec]:
@@ -138,7 +138,7 @@ class Catalog:
         return self._get("tracker", name, self.trackers)
 
     def notify(self, hook: str, **arguments: object) -> list[str]:
-        """Call an observer hook on every plugin that has it, and return a sentence for each one that raised."""
+        """Call an observer hook on every plugin that has it; return a sentence for each plugin that raised."""
         failures = []
         for plugin, implementation in self.observers.get(hook, ()):
             try:
@@ -165,7 +165,7 @@ class Catalog:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What one entry point gave: its specs by kind and its observer implementations by hook; empty if it failed."""
+    """The content of one entry point: its specs by kind and its observers by hook; empty if it failed."""
 
     plugin: Plugin
     specs: tuple[tuple[str, _Spec], ...] = ()
@@ -173,14 +173,14 @@ class _Loaded:
 
 
 class _Refused(Exception):
-    """A plugin broke the rules; the message is the reason that users read."""
+    """A plugin broke a rule; the message is the reason that users read."""
 
 
 def discover(found: Iterable[EntryPoint] | None = None) -> Catalog:
-    """Load every installed plugin and ask it what it offers.
+    """Load every installed plugin and collect its offers.
 
     Args:
-        found: The entry points to load; those installed in the group ``harness`` for None.
+        found: The entry points to load; None for those installed in the group ``harness``.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -189,7 +189,7 @@ def discover(found: Iterable[EntryPoint] | None = None) -> Catalog:
 
 
 def _order(point: EntryPoint) -> tuple[bool, str, str]:
-    """Reference plugins first, then by distribution and name, so that nothing depends on the order on disk."""
+    """Return the sort key: reference plugins first, then by distribution and name, whatever the order on disk."""
     distribution = point.dist.name if point.dist else ""
     return distribution != DISTRIBUTION, distribution, point.name
 
@@ -202,7 +202,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, unique: str) -> _Loa
         version=point.dist.version if point.dist else "unknown",
     )
     try:
-        # What a plugin prints while it loads must not end up in the middle of the data on stdout.
+        # A plugin may print while it loads, but stdout is for data.
         with contextlib.redirect_stdout(sys.stderr):
             module = point.load()
             version = getattr(module, "HARNESS_API", HOOK_API_VERSION)
@@ -225,7 +225,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, unique: str) -> _Loa
 
 
 def _refuse_unknown_hooks(manager: pluggy.PluginManager, module: object) -> None:
-    """Name a misspelt hook and what it was meant to be: pluggy would never call it and say nothing."""
+    """Refuse a misspelt hook, with the nearest known name: pluggy would silently never call it."""
     known = [name for name in dir(hookspecs) if manager.parse_hookspec_opts(hookspecs, name) is not None]
     for name in dir(module):
         if manager.parse_hookimpl_opts(module, name) is not None and name not in known:
@@ -249,7 +249,7 @@ def _implementations(manager: pluggy.PluginManager, module: object) -> list[tupl
 
 
 def _ask(plugin: Plugin, implementations: list[tuple[str, pluggy.HookImpl]]) -> _Loaded:
-    """Call the hooks that offer something, check what comes back, and keep the others for the runs."""
+    """Call the hooks that return specs, check the specs, and keep the other hooks for the runs."""
     specs: list[tuple[str, _Spec]] = []
     observers: list[tuple[str, pluggy.HookImpl]] = []
     for hook, implementation in implementations:
@@ -262,11 +262,11 @@ def _ask(plugin: Plugin, implementations: list[tuple[str, pluggy.HookImpl]]) -> 
             raise _Refused(f"{hook} returned {type(answer).__name__}, expected a list of {expected.__name__}")
         for count, item in enumerate(answer):
             if count == _MOST_OFFERS:
-                raise _Refused(f"{hook} returned more than {_MOST_OFFERS:,} items, which looks like one without end")
+                raise _Refused(f"{hook} returned more than {_MOST_OFFERS:,} items, so it may be endless")
             if not isinstance(item, expected):
                 raise _Refused(f"{hook} returned a list with {item!r:.80}, expected {expected.__name__}")
             if (kind, item.name) in [(k, spec.name) for k, spec in specs]:
-                raise _Refused(f"{hook} returned two of the name '{item.name}'")
+                raise _Refused(f"{hook} returned the name '{item.name}' twice")
             specs.append((kind, item))
     return _Loaded(plugin, tuple(specs), tuple(observers))
 
@@ -290,7 +290,7 @@ def _assemble(loaded: Sequence[_Loaded]) -> Catalog:
             text = f"the {kind} name '{name}' belongs to {loaded[first].plugin}; rename or uninstall one of them"
             losers = claimants[1:]
         else:
-            text = f"the {kind} name '{name}' is claimed by {owners}; nobody gets it until one is uninstalled"
+            text = f"the {kind} name '{name}' is claimed by {owners}; it is out of use until one is uninstalled"
             contested[kind, name] = text[0].upper() + text[1:] + "."
             losers = claimants
         for index, _ in losers:

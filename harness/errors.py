@@ -11,13 +11,13 @@ from typing import ClassVar
 
 
 class HarnessError(Exception):
-    """Base of every error whose text is written for the user: what was found, what was expected, what to do next."""
+    """Base of every error whose text is for the user: the value found, the value expected, and the next step."""
 
     exit_code: ClassVar[int] = 3
 
 
 class WrongUseError(HarnessError):
-    """The request itself cannot be right: an unknown name, an impossible option. Exit code 2."""
+    """The request itself is wrong: an unknown name, an impossible option. Exit code 2."""
 
     exit_code = 2
 
@@ -27,23 +27,23 @@ class CannotContinueError(HarnessError):
 
 
 class RegistryError(CannotContinueError):
-    """The registry file is missing, unreadable or says something impossible."""
+    """The registry file is missing, unreadable or has impossible content."""
 
 
 class PluginError(CannotContinueError):
-    """Something is needed from a plugin that failed to load or to do its work."""
+    """A needed plugin failed to load or to work."""
 
 
 class DatasetError(CannotContinueError):
-    """A data set is not prepared, or what its reader yields is not what its plugin declares."""
+    """A data set is not prepared, or its reader's samples differ from its plugin's declaration."""
 
 
 class SourceError(CannotContinueError):
-    """A file that a data set is made from can't be fetched, is not the expected one, or can't be unpacked safely."""
+    """A source file of a data set can't be fetched, is not the expected one, or can't be unpacked safely."""
 
 
 class LicenceError(WrongUseError):
-    """A data set's terms must be accepted first, and only the user can."""
+    """The user must accept a data set's terms first."""
 
 
 class BudgetError(HarnessError):
@@ -53,7 +53,7 @@ class BudgetError(HarnessError):
 
 
 class TrainingError(CannotContinueError):
-    """A run went wrong in a way that repeating it would not mend, such as a loss that is not a number."""
+    """A run failed in a way that a repetition does not fix, such as a loss that is not a number."""
 
 
 class StoreError(CannotContinueError):
@@ -61,11 +61,11 @@ class StoreError(CannotContinueError):
 
 
 class JobLockedError(HarnessError):
-    """Another process is working on this job at this moment."""
+    """Another process is working on this job."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that a name is unknown, with the nearest known name and the whole list.
+    """Return the message for an unknown name, with the nearest known name and the whole list.
 
     >>> unknown_name("model", "starnt", ["convnext", "starnet"])
     "There is no model named 'starnt'. Did you mean 'starnet'? Known: convnext, starnet."

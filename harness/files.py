@@ -1,4 +1,4 @@
-"""Atomic writing: a file is there whole or not at all, whatever happens in between."""
+"""Atomic writing: after any crash, a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare:
     Args:
         path: The file to create or replace; its folder exists.
         write: Called with the open binary file.
-        spare: Where the file that is replaced is kept, instead of what was there. A stop between the two renames
-            leaves the spare alone, so a reader that finds no ``path`` looks there.
+        spare: The path to which the replaced file moves, over any file there. A stop between the two renames leaves
+            only the spare, so a reader that finds no ``path`` looks there.
 
     Raises:
-        StoreError: the disk is full or the folder can't be written; ``path`` is as it was.
+        StoreError: the disk is full or the folder can't be written; ``path`` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{_TEMPORARY}")
     try:
@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left behind. Only for a folder that nobody else writes to."""
+    """Remove the temporary files of killed writers. Only for a folder without other writers."""
     for path in folder.glob(f".*{_TEMPORARY}"):
         path.unlink(missing_ok=True)
 
@@ -55,7 +55,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn the operating system's errors about a place into sentences about it."""
+    """Turn the operating system's errors about a folder into StoreErrors with a sentence."""
     try:
         yield
     except OSError as error:

@@ -44,22 +44,22 @@ def harness_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
 
 @hookspec
 def harness_executors() -> Iterable[ExecutorSpec]:  # type: ignore[empty-body]
-    """Return the ways to carry out jobs that this plugin offers. Called once, at discovery."""
+    """Return the executors that this plugin offers. Called once, at discovery."""
 
 
 @hookspec
 def harness_trackers() -> Iterable[TrackerSpec]:  # type: ignore[empty-body]
     """Return the tracking tools that this plugin connects. Called once, at discovery; must not import the tool.
 
-    A tracker follows runs only where the user switches it on; the three hooks below are for observers that always do.
+    A tracker follows runs only if the user switches it on; the three hooks below are for observers that always do.
     """
 
 
 @hookspec
 def harness_run_started(job: Job) -> None:
-    """Observe that a job starts or goes on. Called in the process that trains, before the first step.
+    """Observe that a job starts or resumes. Called in the process that trains, before the first step.
 
-    An observer that raises is reported and harms nothing. Leave out what you do not need.
+    An observer that raises is reported and does no harm. Leave out the arguments that you do not need.
     """
 
 

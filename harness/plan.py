@@ -13,11 +13,11 @@ from harness.registry import Benchmark, DatasetFacts, Protocol, Suite
 
 @dataclass(frozen=True)
 class Selection:
-    """What a user asked for.
+    """The models, data sets and seeds that a user selected.
 
     Attributes:
         models: Names, or empty with ``all_models``.
-        all_models: Every installed model.
+        all_models: Whether to take every installed model.
         suite: A suite's name; None for the registry's default.
         datasets: Some of the suite's data sets; empty for all.
         seeds: Seeds 0 .. seeds - 1.
@@ -44,12 +44,12 @@ class Plan:
 
 
 def build_plan(benchmark: Benchmark, catalog: Catalog, selection: Selection) -> Plan:
-    """Lay out the grid: seed by seed, so that one full screening is there before any repetition starts.
+    """Build the grid of jobs, seed by seed, so that one full screening is complete before any repetition starts.
 
     Raises:
         WrongUseError: an unknown name, or nothing selected.
-        PluginError: something needed belongs to a broken plugin.
-        DatasetError: a data set plugin declares something else than the registry expects.
+        PluginError: a needed name belongs to a broken plugin.
+        DatasetError: a data set's plugin and the registry disagree on its sizes.
     """
     suite = benchmark.suite(selection.suite)
     protocol = benchmark.protocol(selection.protocol or suite.protocol)
@@ -77,10 +77,10 @@ def build_plan(benchmark: Benchmark, catalog: Catalog, selection: Selection) -> 
 def select_models(catalog: Catalog, names: Sequence[str], *, all_models: bool) -> tuple[str, ...]:
     """Return the chosen models' names, each once. Raises WrongUseError if none or an unknown one is chosen."""
     if all_models and names:
-        raise WrongUseError("Name models or say --all, not both.")
+        raise WrongUseError("Name models or use --all, not both.")
     if not all_models and not names:
         raise WrongUseError(
-            f"Which models? Name some ({', '.join(list(catalog.models)[:4])}, ...) or say --all. "
+            f"Which models? Name some ({', '.join(list(catalog.models)[:4])}, ...) or use --all. "
             "'harness list models' shows them."
         )
     chosen = tuple(catalog.models) if all_models else tuple(dict.fromkeys(names))
@@ -90,7 +90,7 @@ def select_models(catalog: Catalog, names: Sequence[str], *, all_models: bool) -
 
 
 def dataset_facts(benchmark: Benchmark, catalog: Catalog, name: str) -> DatasetFacts:
-    """Return a data set's sizes: the registry's, checked against the plugin's where both speak of it.
+    """Return a data set's sizes: the registry's, checked against the plugin's if both have them.
 
     Raises:
         DatasetError: they differ.

@@ -19,19 +19,19 @@ _UNEXECUTED = ("name", "title", "accelerator")
 
 
 def read_protocol_file(benchmark: Benchmark, given: str, advice: str = "") -> Benchmark:
-    """Return the benchmark with the protocol of a file in it, under its full name and under what was given.
+    """Return the benchmark with a file's protocol in it, under its full name and under the given path.
 
     The file has a ``name`` and either every key of a protocol, or ``based_on`` with the name of one in the registry
-    and the keys that change; a table or a list that is given replaces the base's whole.
+    and the keys that change; a given table or list replaces the base's whole.
 
     Args:
         benchmark: The registry's.
         given: The file's path, as the user wrote it.
-        advice: What to do where there is none.
+        advice: The advice in the error for a missing file.
 
     Raises:
-        RegistryError: the file is missing or says something impossible; names file, key, found and expected.
-        WrongUseError: it takes a frozen protocol's name and is another.
+        RegistryError: the file is missing or has impossible content; names file, key, found and expected.
+        WrongUseError: it has a frozen protocol's name but another content.
     """
     path = Path(given)
     table = read_toml(
@@ -70,7 +70,7 @@ def read_protocol_file(benchmark: Benchmark, given: str, advice: str = "") -> Be
 
 
 def add_ablation(benchmark: Benchmark, protocol: Protocol, ablation: Ablation, *, alias: str) -> Benchmark:
-    """Return the benchmark with a user's protocol, named after its digest so that no other can ever be taken for it."""
+    """Return the benchmark with a user's protocol, whose digest in the name makes it unmistakable."""
     full = full_name(ablation.name, protocol)
     named = msgspec.structs.replace(protocol, name=full)
     return msgspec.structs.replace(
@@ -81,12 +81,12 @@ def add_ablation(benchmark: Benchmark, protocol: Protocol, ablation: Ablation, *
 
 
 def full_name(name: str, protocol: Protocol) -> str:
-    """Return what a user's protocol is called, and its folder among the results."""
+    """Return the full name of a user's protocol, which is also its folder among the results."""
     return f"{name}-{protocol.digest[:8]}"
 
 
 def departures(base: Protocol, protocol: Protocol) -> list[str]:
-    """Return a phrase for each thing in which a protocol differs from another; names and titles do not count."""
+    """Return a phrase for each difference of a protocol from another; names and titles do not count."""
     before, after = msgspec.to_builtins(base), msgspec.to_builtins(protocol)
     found = [
         f"{key}: {_say(before[key])} to {_say(after[key])}"
@@ -97,11 +97,11 @@ def departures(base: Protocol, protocol: Protocol) -> list[str]:
 
 
 def check_strengths(catalog: Catalog, protocol: Protocol) -> None:
-    """Build every augmentation of a protocol once, before any hour of work.
+    """Build every augmentation of a protocol once, to find an error before any training.
 
     Raises:
         WrongUseError: an unknown augmentation or metric, or strengths that an augmentation refuses.
-        PluginError: one belongs to a broken plugin.
+        PluginError: an augmentation or the metric belongs to a broken plugin.
     """
     catalog.metric(protocol.metric)
     for use in protocol.augmentations:
@@ -114,9 +114,9 @@ def check_strengths(catalog: Catalog, protocol: Protocol) -> None:
 
 
 def under_protocol(benchmark: Benchmark, suite: str | None, protocol: str) -> Benchmark:
-    """Return the benchmark with one suite put under another protocol than its own.
+    """Return the benchmark with one suite under another protocol than its own.
 
-    The suite's anchors belong to its own protocol, so that scores are then normalised by what was measured.
+    The suite's anchors belong to its own protocol, so scores are then normalised by the measured extrema.
     """
     chosen, used = benchmark.suite(suite), benchmark.protocol(protocol)
     if used.name == chosen.protocol:
@@ -128,7 +128,7 @@ def under_protocol(benchmark: Benchmark, suite: str | None, protocol: str) -> Be
 
 
 def describe_ablation(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
-    """Return sentences that say that a protocol is an ablation and in what; none for a protocol of the registry."""
+    """Return sentences about an ablation and its differences; none for a protocol of the registry."""
     ablation = benchmark.ablations.get(protocol.name)
     if ablation is None:
         return ()

@@ -18,9 +18,9 @@ from harness.toml_file import convert, read_toml
 
 SCHEMA = 1
 STANDARD_BUDGET = "2.5M"
-"""The budget of a suite that names none, and of every registry and every result from before budgets had names."""
+"""The budget of a suite that names none, and of registries and results from before budgets had names."""
 RULES = 1
-"""Version of the meaning that code gives to a protocol's numbers; part of every protocol digest. Raise it whenever the
+"""Version of the code's interpretation of a protocol's numbers; part of every protocol digest. Raise it whenever the
 same numbers would be executed differently."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -33,11 +33,11 @@ Verdict: TypeAlias = Literal["within", "over", "under"]
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what is read from the file: immutable, and unknown keys are errors rather than ignored typing slips."""
+    """Base of the tables of the file: immutable; an unknown key is an error, since it may be a typing error."""
 
 
 class AugmentationUse(_Strict, frozen=True):
-    """One augmentation of a protocol: its registered name, where in the pipeline it acts, and its strengths.
+    """One augmentation of a protocol: its registered name, its place in the pipeline, and its strengths.
 
     ``at = "stored"`` acts on the images at their stored resolution, ``"input"`` after upsampling to the network's.
     """
@@ -48,7 +48,7 @@ class AugmentationUse(_Strict, frozen=True):
 
 
 class Protocol(_Strict, frozen=True):
-    """A training protocol, every number of it. See docs/protocol.md for where each comes from."""
+    """Every number of a training protocol. docs/protocol.md gives the source of each."""
 
     title: str
     input_size: _Positive
@@ -80,7 +80,7 @@ class Protocol(_Strict, frozen=True):
 class Suite(_Strict, frozen=True):
     """A named set of data sets under one protocol and one budget.
 
-    ``anchors`` is None where the suite's own extrema normalise.
+    ``anchors`` is None if the suite's own extrema normalise its scores.
     """
 
     title: str
@@ -92,7 +92,7 @@ class Suite(_Strict, frozen=True):
 
 
 class DatasetFacts(_Strict, frozen=True):
-    """What the benchmark expects of a data set: number of classes, of train and of test images."""
+    """The expected size of a data set: number of classes, of train and of test images."""
 
     classes: Annotated[int, Meta(ge=2)]
     train: _Positive
@@ -100,11 +100,11 @@ class DatasetFacts(_Strict, frozen=True):
 
 
 class Published(_Strict, frozen=True):
-    """A published accuracy table in percent: one row of values a model, in the order of ``datasets``.
+    """A published accuracy table in percent: one row of values per model, in the order of ``datasets``.
 
-    ``majority`` is the percentage of the largest class of each test set: what a model that never looks would get.
-    ``macs`` are the multiply-adds of the models that were published, which are not the harness's own definitions.
-    ``proxy`` is the data set that stands for ImageNet in the paper's Figure 1.
+    ``majority`` is the percentage of the largest class of each test set, the accuracy of a constant prediction.
+    ``macs`` are the multiply-adds of the published models, which are not the harness's own definitions.
+    ``proxy`` is the data set that represents ImageNet in the paper's Figure 1.
     """
 
     title: str
@@ -170,7 +170,7 @@ class Budget(_Strict, frozen=True):
 
 
 class Counting(_Strict, frozen=True):
-    """The sizes at which models are counted where no suite is named.
+    """The sizes at which models are counted if no suite is named.
 
     Parameters are counted at every number of ``classes``; multiply-adds for one image of ``macs_resolution`` pixels a
     side and ``macs_classes`` classes.
@@ -195,14 +195,14 @@ class _File(_Strict, frozen=True):
 
 
 class Ablation(_Strict, frozen=True):
-    """What is known of a user's own protocol beside its numbers; see ``harness.protocol_file``.
+    """The origin of a user's own protocol; see ``harness.protocol_file``.
 
     Attributes:
-        name: What the user calls it; the protocol itself is called ``<name>-<first 8 digits of its digest>``.
-        based_on: The registry's protocol that it is derived from; empty for one that is complete by itself.
-        base_digest: The digest of that one at the time.
-        departures: A phrase for each thing that differs from it.
-        file: The file that it was read from, and ``text`` what that said.
+        name: The user's name for it; the protocol's own name is ``<name>-<first 8 digits of its digest>``.
+        based_on: The registry's protocol that it is derived from; empty for a complete one.
+        base_digest: The digest of that protocol when the file was read.
+        departures: A phrase for each difference from it.
+        file, text: The path and the content of the user's file.
     """
 
     name: str
@@ -214,10 +214,10 @@ class Ablation(_Strict, frozen=True):
 
 
 class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole registry file, validated. The methods look names up and answer a typing slip with a suggestion.
+    """The whole registry file, validated. The methods look names up; their errors suggest the nearest name.
 
-    ``ablations`` names those of the ``protocols`` that are a user's own and not of the registry. A benchmark pickles,
-    so a worker process that is given one knows them too.
+    ``ablations`` holds the ``protocols`` that are a user's own and not of the registry. A benchmark can be pickled, so
+    worker processes have them, too.
     """
 
     path: str
@@ -254,7 +254,7 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shipped_registry() -> Path:
-    """Path of the registry that the distribution ships: inside the wheel, or beside the packages in a checkout."""
+    """Return the path of the shipped registry: inside the wheel, or beside the packages in a checkout."""
     inside = Path(str(resources.files("harness"))) / "registry.toml"
     return inside if inside.is_file() else inside.parents[1] / "registry.toml"
 
@@ -263,7 +263,7 @@ def load_benchmark(path: Path | None = None) -> Benchmark:
     """Read and validate a registry file, the shipped one for None.
 
     Raises:
-        RegistryError: naming file, key, what was found and what was expected.
+        RegistryError: with file, key, found and expected value.
     """
     path = path or shipped_registry()
     file = convert(read_toml(path, "registry file", "Leave --registry out to use the shipped one."), _File, path, "")
@@ -336,7 +336,7 @@ def _anchors(name: str, table: dict[str, Any], path: Path) -> AnchorTable:
 
 
 def _check_references(benchmark: Benchmark, path: Path) -> None:
-    """Names in the file must lead somewhere, and numbers that belong together must fit."""
+    """Check that every name in the file is defined in it, and that related numbers fit together."""
     if benchmark.default_suite not in benchmark.suites:
         raise RegistryError(
             f"{path}: default_suite: {unknown_name('suite', benchmark.default_suite, benchmark.suites)}"
@@ -374,7 +374,7 @@ def _check_references(benchmark: Benchmark, path: Path) -> None:
 
 
 def check_protocol(protocol: Protocol, where: str) -> None:
-    """Raise RegistryError where numbers of a protocol do not fit together; ``where`` begins the sentence."""
+    """Raise RegistryError if numbers of a protocol do not fit together; ``where`` begins the sentence."""
     if protocol.warmup_epochs >= protocol.epochs:
         raise RegistryError(
             f"{where}.warmup_epochs is {protocol.warmup_epochs}, expected less than epochs = {protocol.epochs}."

@@ -64,7 +64,7 @@ BROKEN = {
     "twice": (
         "from harness.api import hookimpl, ModelSpec\n@hookimpl\ndef harness_models():\n"
         "    return [ModelSpec(name='a', build=print, paper='')] * 2",
-        "two of the name 'a'",
+        "returned the name 'a' twice",
     ),
     "bad_rate": (
         "from harness.api import hookimpl, ModelSpec\n@hookimpl\ndef harness_models():\n"

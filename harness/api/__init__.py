@@ -1,7 +1,7 @@
 """Defines what plugins import: the hook marker, the specs that hooks return, and the values of jobs and results.
 
-Importing this module costs milliseconds: torch, timm and torchvision appear in annotations only. Keep plugin modules
-as cheap by importing them inside ``build``, ``read`` and ``compute``.
+Importing this module takes milliseconds: torch, timm and torchvision appear in annotations only. Keep plugin modules
+as fast by importing them inside ``build``, ``read`` and ``compute``.
 
     from harness.api import ModelSpec, hookimpl
 
@@ -77,6 +77,6 @@ PROJECT = "harness"
 
 HOOK_API_VERSION = 1
 """Raised when a hook or a spec changes incompatibly. A plugin module may state the version that it was written for as
-``HARNESS_API = 1``; one that states another version is refused with that reason. Absent means 1."""
+``HARNESS_API = 1``; the default is 1. A plugin with another version is refused with that reason."""
 
 hookimpl = pluggy.HookimplMarker(PROJECT)

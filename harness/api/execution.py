@@ -39,25 +39,25 @@ class RunOne(Protocol):
     def fail(self, job: Job, reason: str, /) -> Cell:
         """Record a failure that the job's own process could not record, and return the job's state.
 
-        A job that is done stays done, and one that another process works on stays running.
+        A job that is done stays done, and a job of another process stays running.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What jobs may use.
+    """The resources that jobs may use.
 
     Attributes:
         devices: One device name per job that may run at once on this machine, so its length is their number. A remote
             executor gets the one name that the user gave, such as ``auto``.
-        jobs: How many jobs may run at once; None where the user set no limit.
-        jobs_per_gpu: How many jobs share one GPU.
+        jobs: Number of jobs that may run at once; None if the user set no limit.
+        jobs_per_gpu: Number of jobs that share one GPU.
         threads: CPU threads per job; None leaves torch's own number.
         timeout: Seconds without progress after which a job counts as hung; None for no limit.
         needs_gpu: Whether jobs need a machine with a GPU.
         in_process: Train in the calling process, one job after the other, for a debugger.
-        detach: Submit and return, where the executor can.
+        detach: Submit and return, if the executor can.
         options: The executor's own settings, as the user typed them.
     """
 
@@ -97,12 +97,12 @@ class ExecutorSpec:
     """A way to carry out jobs: on this machine, or on a cluster.
 
     Attributes:
-        name: What ``harness run --executor`` takes.
+        name: The value of ``harness run --executor``.
         title: A description in a few words.
         execute: ``execute(work)`` calls ``work.run_one(job)`` once per job, on any machine, and yields what it returned
             as each job ends. It raises ``StoppedError`` once it has stopped because ``reporter.should_stop()`` was
-            true, ``CannotContinueError`` where its engine is missing, ``WrongUseError`` for an impossible option, and
-            ``StoreError`` where results can't be written.
+            true, ``CannotContinueError`` if its engine is missing, ``WrongUseError`` for an impossible option, and
+            ``StoreError`` if results can't be written.
         remote: Whether jobs run on other machines than the command.
         options: The executor's own settings by name, with a line of help for each.
         waiting: ``waiting(folder)`` returns the jobs that the executor's queue holds, with a few words on each, for

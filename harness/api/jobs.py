@@ -26,11 +26,11 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochRecord:
-    """What one epoch of training looked like.
+    """The record of one epoch of training.
 
     Attributes:
         epoch: Counted from 0.
-        lr: The learning rate that the optimiser used in it.
+        lr: The learning rate that the optimiser used.
         loss: Mean training loss over its steps.
         images_per_second: Training images through the step, evaluation and checkpoints not counted.
         seconds: Wall-clock time of its steps.
@@ -48,24 +48,25 @@ class RunResult:
     """All that is known about a finished job; the content of its ``result.json``.
 
     Attributes:
-        job: What was asked.
+        job: The job.
         fingerprint: Hash of everything that determines the numbers (see ``harness.fingerprint``).
         protocol_digest: Hash of the protocol that was executed.
         metrics: Values by metric name; ``top1`` in percent is always there.
         parameters: Trainable parameters as trained, head included.
-        over_budget: Whether the model was over the parameter budget and run at the user's insistence. For good.
+        over_budget: Whether the model was over the parameter budget and trained because the user asked
+            (--allow-over-budget).
         lr_max: The learning-rate peak that was used.
-        lr_exception: Who declared it where it departs from the protocol's general one: ``"protocol"`` or ``"model"``.
+        lr_exception: The declarer of a peak other than the protocol's general one: ``"protocol"`` or ``"model"``.
         weights_sha256: Hash of the final weights' names, shapes and bytes.
-        test_reads: How often the test split was opened: 1.
-        seconds: Wall-clock time from start to result, interruptions left out.
+        test_reads: Number of times that the test split was opened: 1.
+        seconds: Wall-clock time from start to result, without interruptions.
         started, finished: UTC, ISO 8601.
-        interruptions: When and where the run went on after it had been stopped.
-        notes: Anything a reader should know, such as a damaged checkpoint that was set aside.
-        environment: Versions, device, threads, flags and where each plugin came from.
-        executed: What was seen of the training while it ran, by knob; None where an earlier harness did not look.
-        executed_digest: Hash of ``executed``: the same for every run of the job that kept to the protocol.
-        deviations: A sentence for each knob that stood otherwise than the protocol says; such a result does not count.
+        interruptions: The time and the position of each resume after a stop.
+        notes: Remarks for readers, such as a damaged checkpoint that was set aside.
+        environment: Versions, device, threads, flags and the origin of each plugin.
+        executed: The settings of the training as observed, by name; None if an earlier harness did not observe them.
+        executed_digest: Hash of ``executed``, equal for every run of the job that followed the protocol.
+        deviations: A sentence for each setting that differed from the protocol; such a result does not count.
     """
 
     job: Job
@@ -90,7 +91,7 @@ class RunResult:
 
 
 class StoppedError(Exception):
-    """The user asked to stop; what was under way is saved. Executors raise it once they have stopped."""
+    """The user asked to stop, and the jobs in progress are saved. Executors raise it once they have stopped."""
 
 
 State: TypeAlias = Literal["done", "running", "failed", "stale", "missing"]
@@ -102,11 +103,11 @@ class Cell:
 
     Attributes:
         job: The job.
-        state: ``stale`` is a result, finished or half-way, that does not belong to this job any more: the model, the
-            data, the protocol or a version changed, or its file is damaged.
+        state: ``stale`` is a result, finished or half-way, that no longer belongs to this job: the model, the data, the
+            protocol or a version changed, or its file is damaged.
         result: The result, of a job that is done or stale.
-        detail: Why a job failed or is stale, or a remark.
-        fingerprint: Hash of everything that determines the job's numbers; None where it is unknown.
+        detail: The reason why a job failed or is stale, or a remark.
+        fingerprint: Hash of everything that determines the job's numbers; None if it is unknown.
     """
 
     job: Job
@@ -133,12 +134,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Shares:
-    """How an epoch's time is spent so far, for a line of a live display: shares in 0..1 of its training steps.
+    """The shares of an epoch's time so far, in 0..1 of its training steps, for a live display.
 
     Attributes:
         epoch: Counted from 0.
         waiting, augmentation: Shares of these phases.
-        idle: The device's idle share; None where it has not been measured.
+        idle: The device's idle share; None if it has not been measured.
     """
 
     epoch: int
@@ -152,7 +153,7 @@ class Shares:
 
 
 def percent(share: float) -> str:
-    """Say a share in 0..1 in whole percent.
+    """Format a share in 0..1 as whole percent.
 
     >>> percent(0.061)
     '6 %'

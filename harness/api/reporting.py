@@ -1,4 +1,4 @@
-"""Reporters: the progress of jobs on its way to people, and the wish to stop on its way back."""
+"""Reporters: they receive the progress of jobs, and return the user's wish to stop."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LINE_SECONDS = 30.0  # between two lines about one job's epochs
 
 
 class Reporter:
-    """Receives the progress of jobs. Every method does nothing here: a subclass writes those that it needs.
+    """Receives the progress of jobs. Every method is empty: a subclass overrides those that it needs.
 
-    Several jobs may be under way, so every call names its job.
+    Several jobs may run at once, so every call names its job.
     """
 
     def job_started(self, job: Job) -> None:
@@ -37,7 +37,7 @@ class Reporter:
         """An epoch has ended."""
 
     def profiled(self, job: Job, shares: Shares) -> None:
-        """The time of the current epoch so far, of a run with a profile: about once a second, and at its end."""
+        """The current epoch has used its time like this, in a run with a profile: once per second, and at its end."""
 
     def job_finished(self, cell: Cell) -> None:
         """A job has ended, well or not."""
@@ -71,7 +71,7 @@ class StopSignal:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Handle the signals during the block. A signal that is ignored stays ignored, which nohup relies on."""
-        if threading.current_thread() is not threading.main_thread():  # Python handles signals there alone
+        if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
             yield
             return
         numbers = [getattr(signal, name) for name in _STOP_SIGNALS if hasattr(signal, name)]
@@ -87,7 +87,7 @@ class StopSignal:
         if self.wanted and self._again is not None:
             raise self._again
         if not self.wanted and self._say is not None:
-            with contextlib.suppress(OSError):  # the terminal may have closed, which is what SIGHUP means
+            with contextlib.suppress(OSError):  # SIGHUP means that the terminal has closed
                 self._say(signal.Signals(number).name)
         self.wanted = True
 

@@ -54,14 +54,14 @@ class ModelSpec:
     """An architecture that the benchmark trains from scratch.
 
     Attributes:
-        name: What users type and what results are filed under.
+        name: The name on the command line and in results.
         build: ``build(num_classes)`` returns a fresh, randomly initialised module that maps float32 images
             (N, 3, H, W) to logits (N, num_classes). It draws from torch's global generator and downloads nothing.
-        paper: Where the architecture is from: authors, title, year, identifier.
+        paper: The source of the architecture: authors, title, year, identifier.
         title: The name as the paper prints it; the plain name if left out.
-        lr_max: A learning-rate peak that departs from the protocol's. It is shown wherever the results are.
+        lr_max: A learning-rate peak other than the protocol's. It is shown with every result.
         deploy: Maps a trained module to its re-parameterised form, for the deployed parameter count; ``None`` if
-            there is nothing to merge. Must leave its argument as it is.
+            there is nothing to merge. Must not change its argument.
         memory_format: The layout in which the training step is fastest. It changes speed, never the mathematics.
     """
 
@@ -90,21 +90,21 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One file that a data set is made from: an archive, told by its name, or a plain file.
+    """One source file of a data set: an archive, recognised by its name, or a plain file.
 
     Attributes:
         filename: The file's name once downloaded. ``.tar``, ``.tar.gz``, ``.tgz`` and ``.zip`` are unpacked.
-        urls: Where to fetch it, the official address first, then mirrors.
-        bytes: Its size; ``None`` where nobody has stated it.
+        urls: Its addresses, the official one first, then mirrors.
+        bytes: Its size; ``None`` if it is not published.
         checksums: Hex digests by algorithm (md5, sha1, sha256, sha512), such as ``{"sha256": "..."}``.
-        sole_origin: Where the checksums were seen, if that is one place only. A file that differs from such a checksum
-            is refused like any other, but the user may accept it by name; empty where two or more places agree.
+        sole_origin: The origin of the checksums, if there is only one. A file that differs from such a checksum is
+            refused like any other, but the user may accept it by name; empty if two or more origins agree.
         into: The folder that an archive is unpacked to, within the reader's folder; the folder itself if empty.
-        gives: Paths within the reader's folder that this source provides, such as ``("Images",)``. By their last names
-            a folder that the user has unpacked already is recognised; a plain file gives itself.
+        gives: Paths within the reader's folder that this source provides, such as ``("Images",)``. Their last names
+            identify a folder that the user has unpacked already; a plain file gives itself.
         members: Digests of unpacked files by path within the reader's folder, such as
-            ``{"cifar-10-batches-bin/test_batch.bin": "md5:803d..."}``, for all that the reader reads or none:
-            what a folder, or an archive that somebody has packed anew, is verified by.
+            ``{"cifar-10-batches-bin/test_batch.bin": "md5:803d..."}``, for all files that are read or for none. They
+            verify an unpacked folder, or an archive that was packed anew.
     """
 
     filename: str
@@ -135,7 +135,7 @@ class DatasetSpec:
     """A labelled image set with a fixed train and test split.
 
     Attributes:
-        name: What users type and what results are filed under.
+        name: The name on the command line and in results.
         title: The name for people.
         classes: Class names in label order; label i means ``classes[i]``.
         splits: Number of images by split, ``{"train": ..., "test": ...}``; a reader that yields another number is
@@ -143,19 +143,19 @@ class DatasetSpec:
         read: ``read(folder, split)`` yields ``(image, label)`` or ``(image, label, group)`` in a fixed order; the
             image is a path or the bytes of an encoded image, which are decoded in parallel by the rules of
             ``harness.images``, or a PIL image in mode RGB or L; the label an int in ``range(len(classes))``; the group
-            names what images share (a patient, a photograph), so that leakage between splits can be seen. ``folder``
-            holds the unpacked sources; an embedded set, one without sources, may ignore it. A file that is not as
-            expected is answered by raising ``ReadError`` with a sentence.
+            names the common origin of images (a patient, a photograph), so that leakage between splits can be found.
+            ``folder`` holds the unpacked sources; an embedded set, one without sources, may ignore it. For a file that
+            is not as expected, raise ``ReadError`` with a sentence.
         licence: The terms under which the images may be used.
         citation: How to cite the set.
-        domain: What kind of images they are, in a word or two.
-        homepage: Where the set is described.
+        domain: The kind of images, in a word or two.
+        homepage: The address of a description of the set.
         sources: The files to download; empty for an embedded set.
         accept_licence: Whether users must accept the terms before the set is prepared for them.
-        native_side: Height and width of the images where all are of one size; for the estimate of disk space alone.
-        unreadable: Paths within the reader's folder of image files that are known to be damaged where the set is
-            published. They are left out, and ``splits`` does not count them; any other damaged image is an error.
-        leakage: What the test split is known to share with train, in words; shown wherever results on it are ranked.
+        native_side: Height and width of the images if all have one size; only for the estimate of disk space.
+        unreadable: Paths within the reader's folder of image files that are known to be damaged in the published set.
+            They are left out, and ``splits`` does not count them; any other damaged image is an error.
+        leakage: Known leakage between the splits, in words; shown with every ranking on the set.
     """
 
     name: str
@@ -216,11 +216,11 @@ class AugmentationSpec:
     """A training-time augmentation of whole batches.
 
     Attributes:
-        name: What a protocol in the registry calls it.
+        name: The name in protocols.
         build: ``build(**strengths)`` returns the transform; strengths come from the protocol, unknown ones raise. A
-            transform that is a dataclass holds each strength, as it was given, in a field of that name, if it has one:
-            results record them from there.
-        paper: Where it is from.
+            transform that is a dataclass holds each strength unchanged in a field of that name, if it has one: results
+            record them from there.
+        paper: Its source.
         title: The name for people.
     """
 
@@ -271,7 +271,7 @@ class MetricSpec:
     """A number computed from the test split's logits and labels.
 
     Attributes:
-        name: The key under which results hold it.
+        name: Its key in results.
         unit: Its unit, such as ``"%"``; empty for a pure number.
         higher_is_better: The direction in which it improves.
         compute: ``compute(logits, labels)`` with float32 (N, C) and int64 (N,) CPU tensors returns a finite float.

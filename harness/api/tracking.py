@@ -16,19 +16,19 @@ class TrackedRun:
     """The run that a tracker is opened for: plain values, known before the first step.
 
     Attributes:
-        id: What to call the run in the tracker's own store: letters, digits and '-'. It stays the same when a stopped
-            job goes on, and is another one when a job is begun anew.
+        id: The run's name in the tracker's own store: letters, digits and '-'. It stays the same when a stopped job
+            resumes, and differs when a job is started anew.
         resumed: Whether the run was opened under this id before, by a process that was stopped.
         job: The cell that is trained.
         fingerprint: Hash of everything that determines the numbers.
         protocol_digest: Hash of the protocol that is executed.
         parameters: Trainable parameters.
         lr_max: The learning-rate peak that is used.
-        config: All that tells runs apart by a value, flat: what stands above and every number of the protocol, such as
+        config: All values that distinguish runs, flat: those above and every number of the protocol, such as
             ``model``, ``epochs`` and ``augmentations.cutmix.alpha``.
-        tags: Where the run happens, flat: versions of the libraries, the model's plugin, host, device, threads.
-        folder: Where the tracker may write unless the user configured it otherwise: of its own and shared by all its
-            runs, ``<runs>/tracking/<name>``. It need not exist. Other processes may write there at the same time.
+        tags: The environment of the run, flat: versions of the libraries, the model's plugin, host, device, threads.
+        folder: The tracker's folder unless the user configured another, shared by all its runs:
+            ``<runs>/tracking/<name>``. It need not exist. Other processes may write there concurrently.
     """
 
     id: str
@@ -44,18 +44,19 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """One run of one job, as a tracking tool sees it; what ``TrackerSpec.open`` returns.
+    """One run of one job in a tracking tool, as returned by ``TrackerSpec.open``.
 
-    All methods of one tracker are called one after the other in one thread, which is not the one that trains. What one
-    of them raises, or one that takes longer than ``TrackerSpec.patience``, is reported once and ends the tracking of
-    that run; the run itself goes on. Nothing here may print to stdout or draw from torch's global generator.
+    All methods of one tracker are called one after the other in one thread, which is not the training thread. An
+    exception, or a call that takes longer than ``TrackerSpec.patience``, is reported once and ends the tracking of that
+    run; the training continues. No method may print to stdout or draw from torch's global generator.
     """
 
     def epoch_finished(self, record: EpochRecord) -> None:
         """Log an epoch.
 
-        Every epoch comes once and in order, those told in earlier processes left out, as soon as a checkpoint holds it:
-        short epochs come several at a time. After a process was killed, one epoch may come again with the same content.
+        Every epoch comes once and in order, as soon as a checkpoint holds it, so short epochs come several at a time.
+        A resumed run begins with the first epoch that it has not logged. After a process was killed, one epoch may come
+        again with the same content.
         """
         ...
 
@@ -64,11 +65,11 @@ class Tracker(Protocol):
         ...
 
     def run_failed(self, reason: str) -> None:
-        """Note that this attempt failed. A later one may go on under the same id."""
+        """Note that this attempt failed. A later one may resume under the same id."""
         ...
 
     def close(self) -> None:
-        """Flush and let go. Called last and once; without one of the two above the run was stopped and may go on."""
+        """Flush and close. Called last and once; without one of the two above the run was stopped and may resume."""
         ...
 
 
@@ -77,14 +78,14 @@ class TrackerSpec:
     """A tracking tool that follows runs, for users who switch it on with ``harness run --track NAME``.
 
     Attributes:
-        name: What ``--track`` takes.
+        name: The value of ``--track``.
         title: The name for people.
-        open: ``open(run)`` begins or goes on with a run in the tool and returns its ``Tracker``; called in the process
-            that trains, once the job is known to be trained.
-        needs: Modules that have to be importable, such as ``("mlflow",)``; where one is not, ``--track`` is refused
-            before any training.
+        open: ``open(run)`` begins or resumes a run in the tool and returns its ``Tracker``; called in the training
+            process, once the job is known to be trained.
+        needs: Modules that must be importable, such as ``("mlflow",)``; if one is not, ``--track`` is refused before
+            any training.
         install: The command that installs them, for that refusal.
-        patience: Seconds that one call may take before the tracker is given up for the run.
+        patience: Seconds that one call may take before the run's tracking ends.
     """
 
     name: str

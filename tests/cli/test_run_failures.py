@@ -166,7 +166,7 @@ def test_unwritable_runs_folder_is_a_sentence(path: str, tiny_harness: Command) 
     ("arguments", "message"),
     [
         (("run",), "Which models? Name some"),
-        (("run", "tiny", "--all"), "Name models or say --all, not both"),
+        (("run", "tiny", "--all"), "Name models or use --all, not both"),
         (("run", "tinny"), "no model named 'tinny'. Did you mean 'tiny'"),
         (("run", "tiny", "--suite", "tyny"), "no suite named 'tyny'. Did you mean 'tiny'"),
         (("run", "tiny", "--dataset", "dot"), "'dot' is not part of the suite 'tiny', which has dots, bars"),
