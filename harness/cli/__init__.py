@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 
 INTERRUPTED = 130
 _COMMANDS = {
-    "list": ("listing", "list_command", "Show what is installed: models by default."),
+    "list": ("listing", "list_command", "List the installed models, data sets or other plugins: models by default."),
     "check-budget": (
         "budget",
         "check_budget",
@@ -192,7 +192,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command in this process, with the program's own arguments by default.
 
     Returns:
-        The exit code: 0 (done), 1 (the answer is no), 2 (wrong use), 3 (cannot go on) or 130 (interrupted).
+        The exit code: 0 (done), 1 (the answer is no), 2 (wrong use), 3 (cannot continue) or 130 (interrupted).
     """
     try:
         result: Any = cli.main(arguments, prog_name="harness", standalone_mode=False)

@@ -215,7 +215,7 @@ _KINDS: Mapping[str, tuple[Callable[[Benchmark, Catalog, Path], _Rows], tuple[st
 @registry_option
 @format_option
 def list_command(kind: str, data: Path | None, registry: Path | None, format_: str) -> None:
-    """Show what is installed: models by default.
+    """List the installed models, data sets or other plugins: models by default.
 
     \b
     harness list                    the models and their packages

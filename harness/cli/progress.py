@@ -220,7 +220,7 @@ def _row(profiles: Sequence[Profile]) -> tuple[str, ...]:
     """Return the cells of one job, or of several together: images/s, the phases, the idle share."""
     whole = sum(profile.seconds for profile in profiles) or 1.0
     spent = {name: sum(profile.phases[name] for profile in profiles) for name in _SHOWN}
-    spent["other"] += whole - sum(spent.values())  # with what measuring the idle share took
+    spent["other"] += whole - sum(spent.values())  # includes measuring the idle share
     training = sum(profile.training_seconds for profile in profiles)
     images = sum(profile.steps * profile.batch_size for profile in profiles)
     known = [(profile.idle, profile.training_seconds) for profile in profiles if profile.idle is not None]

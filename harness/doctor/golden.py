@@ -65,7 +65,7 @@ def differences(found: Mapping[str, Numbers], certified: Mapping[str, Numbers]) 
     sentences = {}
     for name in sorted({*found, *certified}):
         if name not in found or name not in certified:
-            sentences[name] = f"{name} is part of {'the certificate' if name in certified else 'the protocol'} alone"
+            sentences[name] = f"{name} is part only of {'the certificate' if name in certified else 'the protocol'}"
             continue
         here, there = np.array(found[name]), np.array(certified[name])
         if here.shape != there.shape:

@@ -104,7 +104,7 @@ class Timings:
         self._cache = Cache(path or cache_folder() / "timings.json")
 
     def get(self, key: str) -> Timing | None:
-        """Return what was measured under a key."""
+        """Return the timing with a key, or None."""
         return self._cache.get(key, Timing)
 
     def put(self, key: str, timing: Timing) -> None:
@@ -120,5 +120,5 @@ class Timings:
         self._cache.put(hash_of(list(key)), value)
 
     def save(self) -> None:
-        """Write what is new for the next command."""
+        """Write new measurements to the file."""
         self._cache.save()

@@ -201,8 +201,8 @@ def _difference(incoming: Incoming, folder: JobFolder) -> str:
             f"Another result is here: its fingerprint is {mine.fingerprint}, not {theirs.fingerprint}. Both are kept."
         )
     if mine.weights_sha256 != theirs.weights_sha256:
-        return "Another result is here, of the same job with other weights. Both are kept; 'harness verify' tells more."
-    return "Another result is here: same weights, other records. Both are kept; 'harness verify' tells more."
+        return "Another result is here, of the same job with other weights. Both are kept; see 'harness verify'."
+    return "Another result is here: same weights, other records. Both are kept; see 'harness verify'."
 
 
 def _stage(incoming: Incoming, folder: JobFolder) -> Path:

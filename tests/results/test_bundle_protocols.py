@@ -143,7 +143,7 @@ def test_protocol_name_with_other_content_is_not_merged(case: str, harness: Comm
         assert ran.code == 1
         mine = [row for row in ran.rows if row["protocol"] == name]
         assert {(row["outcome"], row["place"]) for row in mine} == {("left out", None)}
-        assert all(sentence in row["detail"] and "taken in" in row["detail"] for row in mine)
+        assert all(sentence in row["detail"] and "was merged" in row["detail"] for row in mine)
         assert {path.relative_to(there): path.read_bytes() for path in there.rglob("*")} == before
     assert Path("there/tiny-1.0/tiny/dots/seed-0/result.json").is_file()  # of the frozen protocol
 
