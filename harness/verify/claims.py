@@ -118,7 +118,7 @@ def check_executed(run: Run) -> Iterator[Check]:
     deviations = compare_facts(facts, expected)
     for one in deviations:
         if one.setting == "order" and _other_torch(run):
-            yield Check("executed: order", "skipped", detail=f"Another version of torch may shuffle otherwise: {one}.")
+            yield Check("executed: order", "skipped", detail=f"Another torch may shuffle differently: {one}.")
         else:
             yield Check(f"executed: {one.setting}", "failed", one.found, one.expected, f"In this run {one}.")
     if COVERAGE in facts:
