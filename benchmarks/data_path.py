@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ from harness.catalog import discover
 from harness.data.store import PreparedDataset
 from harness.machine import resolve_device
 from harness.registry import Protocol
-from harness.train.pipeline import InputPipeline
+from harness.train.pipeline import Augment, InputPipeline, Resize, Stage
+from harness.train.seeds import Position
 
 NO_KORNIA = (
     "kornia is not installed: 'pip install \"xscore-harness[bench]\"' installs it (in a checkout: pip install -e "
@@ -78,7 +79,7 @@ SHAPES = {
     "stored224": (224, 224, 512, SHORTEST_EPOCH),
     "stored64": (64, 64, 2560, SHORTEST_EPOCH),
 }
-"""Stored side, input side, images that are invented, and steps of a real epoch, two of which the witness looks at."""
+"""Stored side, input side, images that are invented, and steps of a real epoch, two of which are probed."""
 AIMS = {"cifar10": 5.0, "stored224": 2.0}
 
 
@@ -101,7 +102,7 @@ class Bench:
 
 @dataclass
 class Seconds:
-    """Seconds by part of the data path, added up over ordinary steps: those that the witness does not look at."""
+    """Seconds by part of the data path, added up over ordinary steps: those that the recorder does not probe."""
 
     spent: dict[str, float] = field(default_factory=dict)
     ordinary: bool = False
@@ -116,28 +117,29 @@ class Seconds:
 
 
 def timed_pipeline(pipeline: InputPipeline, clock: Seconds, steps: int) -> InputPipeline:
-    """The same pipeline, which notes what each of its parts takes; a fraction of a microsecond each."""
+    """Return the same pipeline, which times each of its stages; the clock costs a fraction of a microsecond."""
 
     class Timed(InputPipeline):
-        def train_batch(self, *arguments: Any, **named: Any) -> Any:
-            clock.ordinary = 0 < named["step"] < steps - 1
-            return clock.of("whole pipeline", super().train_batch, *arguments, **named)
+        def train_batch(self, images: Any, labels: Any, position: Position, applied: Any = None) -> Any:
+            clock.ordinary = 0 < position.step < steps - 1
+            return clock.of("whole pipeline", super().train_batch, images, labels, position, applied)
 
-        def _upsample(self, images: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = clock.of("upsample", super()._upsample, images)
-            return result
+    return Timed(tuple(timed_stage(stage, clock) for stage in pipeline.stages), pipeline.num_classes)
 
-        def _normalise(self, images: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = clock.of("normalise", super()._normalise, images)
-            return result
 
-    def timed(name: str, transform: Any) -> Any:
-        return lambda *arguments: clock.of(name, transform, *arguments)
+def timed_stage(stage: Stage, clock: Seconds) -> Stage:
+    """Return the same stage, which adds its time to the clock's."""
+    if isinstance(stage, Augment):
+        transform = stage.transform
+        return replace(stage, transform=lambda *arguments: clock.of(stage.name, transform, *arguments))
+    kind: Any = type(stage)  # kept as a base: the recorder knows stages by their class
 
-    fields = dict(vars(pipeline))
-    for place in ("at_stored", "at_input"):
-        fields[place] = {name: timed(name, transform) for name, transform in fields[place].items()}
-    return Timed(**fields)
+    class Timed(kind):  # type: ignore[misc]
+        def __call__(self, images: torch.Tensor) -> Any:
+            return clock.of("upsample" if kind is Resize else "normalise", super().__call__, images)
+
+    timed: Stage = Timed(**vars(stage))
+    return timed
 
 
 class HarnessPath:
@@ -151,20 +153,20 @@ class HarnessPath:
         stub = Stub(CLASSES)
         self._run = RealRun(stub, model, bench.dataset, bench.protocol, catalog, bench.device, every=True)
         self._steps = 4
-        self.witnessed: list[float] = []
+        self.probes: list[float] = []
 
     def read(self) -> float:
-        """Images per second over an epoch: its first and last step, which the witness looks at, and ordinary ones."""
+        """Images per second over an epoch: its first and last step, which the recorder probes, and ordinary ones."""
         data = self._run.train(self._steps).data
         ordinary = statistics.mean(data[2:])
-        self.witnessed.append(1e6 * 2 * (data[1] - ordinary) / self._bench.epoch / self._bench.protocol.batch_size)
+        self.probes.append(1e6 * 2 * (data[1] - ordinary) / self._bench.epoch / self._bench.protocol.batch_size)
         self._steps = max(4, min(self._run.steps - 2, int(self._bench.seconds / ordinary)))
         step = ordinary + 2 * (data[1] - ordinary) / self._bench.epoch
         return self._bench.protocol.batch_size / step
 
-    def witness(self) -> list[float]:
-        """Microseconds per image that the witness takes for its two closer looks an epoch, by reading."""
-        return self.witnessed
+    def probing(self) -> list[float]:
+        """Microseconds per image that the two probed steps of an epoch cost, by reading."""
+        return self.probes
 
     def parts(self) -> dict[str, float]:
         """Microseconds per image of each part in an ordinary step."""
@@ -255,7 +257,7 @@ def take(bench: Bench, *, kornia: bool, cores: set[int], rounds: int) -> dict[st
     if bench.device.type == "cpu":  # elsewhere the parts overlap
         several = [own.call("parts") for _ in range(rounds)]
         found["microseconds_per_image"] = {name: [one[name] for one in several] for name in several[0]}
-        found["microseconds_per_image"]["the witness, twice an epoch"] = own.call("witness")[1:]
+        found["microseconds_per_image"]["probing, twice an epoch"] = own.call("probing")[1:]
     own.close()
     return found
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import math
 import statistics
 import tempfile
 import time
@@ -25,43 +24,44 @@ import torch
 from measure import median, ratio, table, take_turns, write
 from msgspec.structs import replace
 
-from harness.api import Job
+from harness.api import Job, StoppedError
 from harness.catalog import Catalog, discover
 from harness.data.store import PreparedDataset
 from harness.price.trial import invented_dataset
 from harness.registry import Protocol, load_benchmark
-from harness.train import loop
+from harness.train import observe
 from harness.train.checkpoint import Found
-from harness.train.environment import frozen_numerics, kept_memory
+from harness.train.environment import fill_uninitialized_memory, frozen_numerics, kept_memory
 from harness.train.feeder import Feeder
 from harness.train.loop import Training
-from harness.train.pipeline import InputPipeline
+from harness.train.observer import Observer
+from harness.train.pipeline import Normalise
 from harness.train.run import JobInProgress, Task, build_model
-from harness.train.save_timer import SaveTimer
+from harness.train.seeds import Position
+from harness.train.state import TrainingState
 
 CPU = torch.device("cpu")
 Variant = Callable[[], contextlib.AbstractContextManager[object]]
 
 
-def broadcast(self: InputPipeline, images: torch.Tensor) -> torch.Tensor:
-    """The obvious normalisation."""
+def broadcast(self: Normalise, images: torch.Tensor) -> torch.Tensor:
+    """Normalise in the obvious way."""
     return (images - self.mean) / self.std
 
 
-def feeding_ahead(split: object, device: torch.device) -> Feeder:
-    return Feeder(split, device, ahead=True)  # type: ignore[arg-type]
-
-
-def always_filling(_: bool) -> None:
-    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+@contextlib.contextmanager
+def always_filling() -> Iterator[None]:
+    """Fill new tensors in every step, not only in the probed ones; ``frozen_numerics`` ends it."""
+    fill_uninitialized_memory(True)
+    with mock.patch.object(observe, "fill_uninitialized_memory"):
+        yield
 
 
 VARIANTS: dict[str, Variant] = {
     "all measures": contextlib.nullcontext,
     "memory given back to the kernel": contextlib.nullcontext,  # see ``kept`` below
-    "moments broadcast along the pixels": lambda: mock.patch.object(InputPipeline, "_normalise", broadcast),
-    "new tensors filled with NaN": lambda: mock.patch.object(loop, "fill_uninitialized_memory", always_filling),
-    "batches gathered one ahead by a thread": lambda: mock.patch.object(loop, "Feeder", feeding_ahead),
+    "moments broadcast along the pixels": lambda: mock.patch.object(Normalise, "__call__", broadcast),
+    "new tensors filled with NaN": always_filling,
 }
 NOT_KEPT = "memory given back to the kernel"
 
@@ -79,41 +79,35 @@ def task_of(model: str, protocol: Protocol, dataset: PreparedDataset, catalog: C
 
 
 def batch_seconds(name: str, training: Training, count: int) -> float:
-    with (
-        variant(name),
-        loop.Feeder(training.train, CPU).batches(torch.arange(32 * (count + 1)).numpy(), size=32) as feed,
-    ):
+    order = torch.arange(32 * (count + 1)).numpy()
+    with variant(name), Feeder(training.train, CPU).batches(order, size=32) as feed:
         spans = []
         for step, batch in enumerate(feed):
             began = time.perf_counter()
-            training.pipeline.train_batch(batch.images, batch.labels, seed=0, epoch=0, step=step)
+            training.pipeline.train_batch(batch.images, batch.labels, Position(seed=0, epoch=0, step=step))
             spans.append(time.perf_counter() - began)
     return 1e3 * statistics.median(spans[1:])
 
 
-class Stop:
-    """A watcher that takes the time of every step and ends the epoch's loop after ``count`` of them."""
+class Stop(Observer):
+    """Takes the time of every step and stops the run after ``count`` of them."""
 
     def __init__(self, count: int) -> None:
         self.count, self.marks = count, [0.0]
 
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+    def step_finished(self, state: TrainingState) -> None:
         self.marks.append(time.perf_counter())
 
     def should_stop(self) -> bool:
         return len(self.marks) > self.count
-
-    def training_started(self, *_: object) -> None: ...
-    def epoch_finished(self, *_: object, **__: object) -> None: ...
-    def batch_evaluated(self) -> None: ...
 
 
 def step_seconds(name: str, task: Task, count: int) -> float:
     with variant(name):
         run = JobInProgress(task, build_model(task), Found(None))
         watch = Stop(count + 2)
-        with contextlib.suppress(loop.StoppedError):
-            run.training.fit(run.state, watch, lambda _: None, SaveTimer(math.inf))
+        with contextlib.suppress(StoppedError):
+            run.train(watch, saving=False)
     spans = [later - sooner for sooner, later in itertools.pairwise(watch.marks[2:])]
     return 1e3 * statistics.median(spans)
 

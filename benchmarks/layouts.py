@@ -27,7 +27,7 @@ from harness.api import ModelSpec
 from harness.catalog import Catalog, Offer, discover
 from harness.machine import resolve_device, usable_cores
 from harness.models import build_module
-from harness.train.loop import build_optimizer, to_layout
+from harness.train.setup import build_optimizer, to_layout
 
 ALLOWED = 0.97
 

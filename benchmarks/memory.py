@@ -93,25 +93,21 @@ def probe(folder: Path, images: int, side: int) -> dict[str, Any]:
     from harness.registry import load_benchmark
     from harness.train.checkpoint import Found
     from harness.train.environment import frozen_numerics
+    from harness.train.observer import Observer
     from harness.train.run import JobInProgress, Task, build_model
+    from harness.train.state import TrainingState
 
-    class Watch:
+    class Watch(Observer):
         steps = 0
 
-        def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+        def step_finished(self, state: TrainingState) -> None:
             self.steps += 1
-
-        def should_stop(self) -> bool:
-            return self.steps == STEPS
-
-        def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
-            """Nothing to note."""
 
         def batch_evaluated(self) -> None:
             self.steps = 0  # evaluation goes to its end
 
-        def training_started(self, history: tuple[EpochRecord, ...]) -> None:
-            """Nothing to note."""
+        def should_stop(self) -> bool:
+            return self.steps == STEPS
 
     write_dataset(folder, images, side)
     torch.set_num_threads(1)

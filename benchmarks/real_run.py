@@ -1,14 +1,13 @@
-"""The harness's own training loop with a clock in it: the real ``Training.fit``, stopped after some steps.
+"""The harness's own training loop with a clock in it: the real ``JobInProgress.train``, stopped after some steps.
 
-Nothing is rebuilt here. A run is made as ``harness run`` makes it, and a watcher, which every run has, reads the clock
-between steps. A hook on the model reads it when a batch arrives, which is where the data path ends.
+Nothing is rebuilt here. A run is made as ``harness run`` makes it, and an observer, which every run has, reads the
+clock between steps. A hook on the model reads it when a batch arrives, which is where the data path ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,28 +16,28 @@ import torch
 from rivals import wait_for
 from torch import nn
 
-from harness.api import EpochRecord, Job, ModelSpec, StoppedError
+from harness.api import Job, ModelSpec, StoppedError
 from harness.catalog import Catalog, Offer
 from harness.data.store import PreparedDataset
 from harness.registry import Protocol
 from harness.train.checkpoint import Found
 from harness.train.environment import frozen_numerics, kept_memory
+from harness.train.observer import Observer
 from harness.train.pipeline import InputPipeline
 from harness.train.run import Built, JobInProgress, Task
-from harness.train.save_timer import SaveTimer
 
 SOME_EPOCH = 10  # past the warm-up
 SHORTEST_EPOCH = 5360 // 32
 """Steps of an epoch of Indoor-67, the smallest train split of the benchmark.
 
-The witness looks closely at the first and the last step of an epoch, which takes time. Readings are of a few steps, in
-which such a step would weigh far too much, or nothing. It is therefore timed on its own in every reading, and counted
-as often as in an epoch of this length; all other data sets have longer ones.
+The recorder probes the first and the last step of an epoch, which takes time. Readings are of a few steps, in which
+a probed step would weigh far too much, or nothing. It is therefore timed on its own in every reading, and counted as
+often as in an epoch of this length; all other data sets have longer ones.
 """
 
 
-class Clock:
-    """A watcher that marks the end of every step, and stops the run after as many as are wanted.
+class Clock(Observer):
+    """Marks the end of every step, and stops the run after as many as are wanted.
 
     Attributes:
         ends: When each step ended, in seconds.
@@ -63,19 +62,8 @@ class Clock:
             wait_for(self._device)
         self.data.append(time.perf_counter() - self._from)
 
-    def training_started(self, history: tuple[EpochRecord, ...]) -> None:
-        """Nothing to mark."""
-
-    def step_finished(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
-        """The end is marked below, where the step's bookkeeping is over."""
-
-    def epoch_finished(self, record: EpochRecord, *, saved: bool) -> None:
-        """Nothing to mark."""
-
-    def batch_evaluated(self) -> None:
-        """Never called: the run is stopped before its end."""
-
     def should_stop(self) -> bool:
+        """Mark the end of a step: its bookkeeping is over."""
         self._left -= 1
         if self._every or self._left == 0 or self._wanted - self._left <= 2:
             wait_for(self._device)
@@ -129,7 +117,7 @@ class RealRun:
         state.history.clear()
         with contextlib.suppress(StoppedError):
             self.clock.begin(steps)
-            self._run.training.fit(state, self.clock, lambda _: None, SaveTimer(math.inf))
+            self._run.train(self.clock, saving=False)
         return self.clock
 
 

@@ -53,14 +53,14 @@ from harness.data.store import PreparedDataset
 from harness.machine import resolve_device, usable_cores
 from harness.models import build_module
 from harness.registry import Protocol
-from harness.train.loop import build_optimizer, to_layout
-from harness.train.pipeline import build_pipeline
 from harness.train.schedule import learning_rate_peak
+from harness.train.seeds import Position
+from harness.train.setup import build_optimizer, build_pipeline, to_layout
 
 WORKERS = 2
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 NOTES = {
-    "harness": "Training.fit of a real job, with its witness, watcher and frozen numerics",
+    "harness": "JobInProgress.train of a real job, with its recorder, an observer and frozen numerics",
     "plain": "what a user would write: contiguous, Adam's defaults, PIL images, DataLoader with 2 workers, loss.item()",
     "timm": "timm's training script's loop, from timm's public parts: create_loader with 2 workers, Mixup, meters",
     "expert": "plain PyTorch by an expert: images in memory, the harness's augmentations, declared layout, fused Adam",
@@ -262,7 +262,7 @@ class Expert(Loop):
         self._images = torch.from_numpy(train.images.copy()).to(setting.device)
         self._labels = torch.from_numpy(train.labels.copy()).to(setting.device)
         self._pipeline = build_pipeline(
-            setting.protocol, setting.catalog, num_classes=CLASSES, mean=manifest.mean, std=manifest.std,
+            setting.protocol, setting.catalog, num_classes=CLASSES, moments=(manifest.mean, manifest.std),
             device=setting.device,
         )  # fmt: skip
         layout = setting.model.spec.memory_format
@@ -278,7 +278,7 @@ class Expert(Loop):
         chosen = torch.randint(len(self._labels), (size,)).to(self.setting.device)
         self._number += 1
         inputs, targets = self._pipeline.train_batch(
-            self._images[chosen], self._labels[chosen], seed=0, epoch=1, step=self._number
+            self._images[chosen], self._labels[chosen], Position(seed=0, epoch=1, step=self._number)
         )
         return inputs.contiguous(memory_format=self._layout), targets
 
@@ -330,7 +330,7 @@ class Harness(Loop):
 
 
 class RealLoop:
-    """What ``Harness`` has in its process."""
+    """The real loop of a model, for a process of its own."""
 
     def __init__(
         self, name: str, dataset: PreparedDataset, protocol: Protocol, device: torch.device, seconds: float
@@ -342,7 +342,7 @@ class RealLoop:
         self._steps = 0
 
     def read(self) -> tuple[float, float, int]:
-        """Images per second over an epoch, whose first and last step the witness looks at, and the data path's share.
+        """Images per second over an epoch, whose first and last step the recorder probes, and the data path's share.
 
         The third value is the number of ordinary steps that were timed.
         """
@@ -351,8 +351,8 @@ class RealLoop:
             self._steps = min(steps_in(self._setting.seconds, ends[2] - ends[1]), self._run.steps - 3)
         clock = self._run.train(2 + self._steps)  # the last step of an epoch is the one that does not count
         whole = clock.ends[-1] - clock.ends[1]
-        ordinary, watched = whole / self._steps, clock.ends[1] - clock.ends[0]
-        speed = self._setting.protocol.batch_size / (ordinary + 2 * (watched - ordinary) / SHORTEST_EPOCH)
+        ordinary, probed = whole / self._steps, clock.ends[1] - clock.ends[0]
+        speed = self._setting.protocol.batch_size / (ordinary + 2 * (probed - ordinary) / SHORTEST_EPOCH)
         return speed, sum(clock.data[2:]) / whole, self._steps
 
 
