@@ -28,7 +28,7 @@ AIM = 0.05  # of one job at a time, as a pocket run is by default
 AIM_REACHED = f"The aim is reached: with one job at a time at most {100 * AIM:.0f} % outside of steps."
 NOT_JUDGED = "No aim is judged: it is about one job at a time."
 PARTS = {
-    "steps": "training steps, as the jobs' history tells: batches, model, optimiser, and the witness",
+    "steps": "training steps, as the jobs' history tells: batches, model, optimiser, and the recorder",
     "start": "from the command's start until each worker's first job begins: imports, planning, building the model",
     "between": "from a job's end until the next begins: looking up, building the model, fingerprint",
     "around steps": "within a job: opening and hashing the training images, the optimiser, checkpoints, observers",

@@ -176,6 +176,36 @@ def test_the_times_of_finished_jobs_are_in_order(script: Any, finished_runs: Pat
         assert 0 < job.steps <= job.trained - job.began + 0.05
 
 
+def test_two_checkouts_are_compared_by_ratios(script: Any) -> None:
+    old_new = script("old_new")
+    commits = {"old": "abcdef0", "new": "1234567"}
+    fine = {"images_per_second": {"old": [10.0, 20.0, 10.0], "new": [9.8, 19.8, 20.0]}, "commits": commits}
+    slow = {"images_per_second": {"old": [10.0, 10.0], "new": [9.6, 9.6]}, "commits": commits}
+    text, missed = old_new.page({"training": {"tiny at 32 px": fine}, "data path": {"cifar10": slow}})
+    assert missed == ["data path"]
+    assert "Old: commit abcdef0. New: commit 1234567." in text
+    assert "| tiny at 32 px | 10.0 | 19.8 | 0.990 |" in text
+    assert "| cifar10 | 10.0 | 9.6 | 0.960 |" in text
+
+
+def test_a_folder_without_benchmarks_is_no_old_checkout(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        script("old_new").main([str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"{tmp_path} has no benchmarks/real_run.py" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_this_checkout_is_compared_with_itself(script: Any, tmp_path: Path) -> None:
+    given = ["--quick", "--models", "shufflenet", "--sizes", "32", "--shapes", "stored64", "--threads", "1"]
+    assert script("old_new").main([str(ROOT), *given]) in (0, 1)
+    found = _written(tmp_path, "old_new")
+    for case in (found["training"]["shufflenet at 32 px"], found["data path"]["stored64"]):
+        assert all(value > 0 for side in ("old", "new") for value in case["images_per_second"][side])
+
+
 def test_limits_are_held_against_the_readings(script: Any, tmp_path: Path) -> None:
     limits = script("limits")
     short, long = limits.Reading("short", 1.0, 2.0, "s"), limits.Reading("long", 2.5, 2.0, "s")
