@@ -211,7 +211,7 @@ def registry_page() -> str:
     parts.append("\n## Protocols\n")
     for name, protocol in benchmark.protocols.items():
         parts.append(
-            f"### {name}\n\n{protocol.title}.\n\n| knob | value |\n|---|---|\n| digest | `{protocol.digest}` |"
+            f"### {name}\n\n{protocol.title}.\n\n| setting | value |\n|---|---|\n| digest | `{protocol.digest}` |"
         )
         parts += [
             f"| {key.replace('_', ' ')} | {_value(getattr(protocol, key))} |"
