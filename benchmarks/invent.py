@@ -20,7 +20,7 @@ from harness.plan import Plan, Selection, build_plan
 from harness.registry import load_benchmark
 from harness.results.predictions import read_predictions
 from harness.results.store import JobFolder, RunsFolder
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 
 SUITE = "pocket"
 _TRAINED = ("mobilenet", "pocket_digits")

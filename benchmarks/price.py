@@ -49,7 +49,7 @@ def finish_of(folder: Path, *arguments: str) -> float:
         "from harness.machine import find_device\n"
         "from harness.price.timings import Timings, threads_per_job\n"
         "from harness.workspace.survey import survey_plan\n"
-        "from harness.workspace.workspace import Workspace\n"
+        "from harness.workspace import Workspace\n"
         "from harness.plan import Selection, build_plan\n"
         "from harness.registry import load_benchmark\n"
         "from harness.results.store import RunsFolder\n"

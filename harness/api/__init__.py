@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import pluggy
 
-from harness.api.execution import ExecutorSpec, Resources, RunOne, Work
+from harness.api.execution import ExecutorSpec, LogReporter, Reporter, Resources, RunOne, StopSignal, Work
 from harness.api.jobs import Cell, EpochRecord, Job, RunResult, Shares, State, StoppedError, percent
-from harness.api.reporting import LogReporter, Reporter, StopSignal
 from harness.api.specs import (
     Augmentation,
     AugmentationSpec,

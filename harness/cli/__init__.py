@@ -49,7 +49,7 @@ _COMMANDS = {
         "Compute xScores from finished runs, or from a CSV file of accuracies in percent.",
     ),
     "select": (
-        "select",
+        "score",
         "select",
         "Rank the subsets of data sets by how well they predict the score on all of them.",
     ),

@@ -22,7 +22,7 @@ from harness.cli.options import (
 from harness.cli.output import print_rows
 
 if TYPE_CHECKING:
-    from harness.doctor.check import Check, Examination, Finding
+    from harness.doctor import Check, Examination, Finding
 
 _COLUMNS = {"name": "check", "verdict": "verdict", "found": "found", "advice": "to do"}
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "bright_black"}
@@ -65,7 +65,7 @@ def doctor(
     harness doctor --suite pocket
     harness doctor --resume                 also check that a killed run resumes to the same bits; half a minute
     """
-    from harness.doctor.check import Examination, examine
+    from harness.doctor import Examination, examine
 
     workspace = open_workspace(runs, data, registry)
     chosen = workspace.benchmark.suite(suite)

@@ -22,8 +22,8 @@ from harness.registry import Benchmark
 
 if TYPE_CHECKING:
     from harness.report.rows import BoardRow, Leaderboard
+    from harness.workspace import Workspace
     from harness.workspace.finished import Collected
-    from harness.workspace.workspace import Workspace
 
 
 @click.command()

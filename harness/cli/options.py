@@ -25,7 +25,7 @@ from harness.results.protocols import find_protocol, other_contents
 from harness.results.store import RunsFolder
 
 if TYPE_CHECKING:
-    from harness.workspace.workspace import Workspace
+    from harness.workspace import Workspace
 
 DEFAULT_RUNS = Path("runs")
 FORMATS = ("table", "json", "csv", "markdown", "latex")
@@ -309,7 +309,7 @@ def open_workspace(
 
     With a protocol, the benchmark contains it under the given name. An ablation is described on stderr.
     """
-    from harness.workspace.workspace import Workspace
+    from harness.workspace import Workspace
 
     benchmark, catalog = load(registry)
     folder = RunsFolder(runs)

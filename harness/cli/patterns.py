@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.patterns.associate import Association
     from harness.patterns.describe import Described
     from harness.registry import Benchmark
-    from harness.workspace.workspace import Workspace
+    from harness.workspace import Workspace
 
 _ASSOCIATION = {
     "element": "element",

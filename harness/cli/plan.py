@@ -26,7 +26,7 @@ from harness.workspace.survey import Survey, survey_plan
 
 if TYPE_CHECKING:
     from harness.price.price import Price
-    from harness.workspace.workspace import Workspace
+    from harness.workspace import Workspace
 
 COLUMNS = {
     "model": "model",

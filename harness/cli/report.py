@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.registry import Benchmark, Suite
     from harness.report.content import PageContent, Patterns
     from harness.report.rows import Leaderboard
-    from harness.workspace.workspace import Workspace
+    from harness.workspace import Workspace
 
 
 @click.command()

@@ -31,7 +31,7 @@ from harness.train.options import RunOptions
 from harness.workspace.survey import Survey, check_data, survey_plan
 
 if TYPE_CHECKING:
-    from harness.workspace.workspace import Workspace
+    from harness.workspace import Workspace
 
 _INTERRUPTED = 130
 _LET_GO_SECONDS = 5.0

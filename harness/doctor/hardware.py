@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness.doctor.check import Examination, Finding
+from harness.doctor import Examination, Finding
 from harness.errors import one_line
 from harness.machine import (
     bound_cores,

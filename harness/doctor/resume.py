@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat, TypeAlias
 
 from harness.api import Job, Reporter
-from harness.doctor.check import Examination, Finding
+from harness.doctor import Examination, Finding
 from harness.errors import CannotContinueError
 from harness.machine import existing_folder
 from harness.results.store import JobFolder, RunsFolder
@@ -297,7 +297,7 @@ def main(argument: str) -> int:
     from harness.registry import load_benchmark
     from harness.results.store import RunsFolder
     from harness.train.options import RunOptions
-    from harness.workspace.workspace import Workspace
+    from harness.workspace import Workspace
 
     content: dict[str, Any] = json.loads(argument)
     trial = Trial(**content | {"job": Job(**content["job"])})

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import metadata, requires, version
 
 from harness.catalog import DISTRIBUTION
-from harness.doctor.check import Examination, Finding
+from harness.doctor import Examination, Finding
 from harness.errors import one_line
 from harness.machine import LIBRARIES, installed_version
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Cell, Job
+from harness.api import Cell, Job, LogReporter, Reporter, StopSignal
 from harness.errors import CannotContinueError, JobLockedError
 from harness.results.grid import read_cell
 from harness.train.options import RunOptions
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.api import Reporter
@@ -36,7 +37,6 @@ class LocalRunOne:
         """Train a job; output of plugins to stdout goes to stderr, since stdout holds the command's data."""
         import torch
 
-        from harness.execute.reporters import logged
         from harness.execute.runner import JobRunner
 
         if threads is not None:
@@ -80,3 +80,14 @@ class LocalRunOne:
                 "Ask for a GPU, or insist with --device cpu."
             )
         return device
+
+
+@contextlib.contextmanager
+def logged(reporter: Reporter | None) -> Iterator[Reporter]:
+    """Give the reporter, or for None one that writes a log and stops at signals."""
+    if reporter is not None:
+        yield reporter
+        return
+    stop = StopSignal()
+    with stop.installed():
+        yield LogReporter(stop)

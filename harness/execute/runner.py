@@ -19,7 +19,7 @@ from harness.train.options import RunOptions
 from harness.train.profile import OFF
 from harness.train.run import Built, Task, Trained, build_model, run_task
 from harness.train.state import TrainingState
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch

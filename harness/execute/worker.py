@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, TypeAlias
+from typing import Any, SupportsFloat, TypeAlias
 
-from harness.api import Cell, Job, StoppedError, StopSignal, StoreError
+from harness.api import Cell, EpochRecord, Job, Reporter, Shares, StoppedError, StopSignal, StoreError
 from harness.machine import THREAD_VARIABLES, gc_paused
 
 _Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
@@ -68,7 +69,6 @@ def main(connection: Connection, run_one: bytes, device: str, threads: int | Non
 
 def _carry_out(job: Job, train: Callable[..., Cell], send: _Send, stop: StopSignal, *, on_gpu: bool) -> bool:
     """Train one job and tell the parent how it ended; return whether this process is fit for another one."""
-    from harness.execute.reporters import PipeReporter
 
     try:
         cell = train(job, reporter=PipeReporter(send, stop))
@@ -157,3 +157,56 @@ def how_it_ended(code: int | None) -> str:
         hint = " (a crash in compiled code)" if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE") else hint
         return f"was killed by {name}{hint}"
     return f"was killed by signal {-code}"
+
+
+_STEP_SECONDS = 0.5  # between two messages about steps: each takes float(loss), which waits for the device
+
+
+class PipeReporter(Reporter):
+    """Sends each call to the parent process as (method, arguments); steps and batches at most twice a second."""
+
+    def __init__(self, send: Callable[[tuple[str, tuple[Any, ...]]], None], stop: StopSignal) -> None:
+        self._send = send
+        self._stop = stop
+        self._sent = 0.0
+
+    def job_started(self, job: Job) -> None:
+        """Send it."""
+        self._send(("job_started", (job,)))
+
+    def step_finished(self, job: Job, epoch: int, step: int, steps: int, loss: SupportsFloat) -> None:
+        """Send it unless the last message is recent."""
+        if self._due():
+            self._send(("step_finished", (job, epoch, step, steps, float(loss))))
+
+    def batch_evaluated(self, job: Job) -> None:
+        """Send it unless the last message is recent."""
+        if self._due():
+            self._send(("batch_evaluated", (job,)))
+
+    def epoch_finished(self, job: Job, record: EpochRecord) -> None:
+        """Send it."""
+        self._send(("epoch_finished", (job, record)))
+
+    def profiled(self, job: Job, shares: Shares) -> None:
+        """Send it."""
+        self._send(("profiled", (job, shares)))
+
+    def job_finished(self, cell: Cell) -> None:
+        """Send it."""
+        self._send(("job_finished", (cell,)))
+
+    def notice(self, text: str) -> None:
+        """Send it."""
+        self._send(("notice", (text,)))
+
+    def should_stop(self) -> bool:
+        """Return whether the parent or a signal asked to stop."""
+        return self._stop.wanted
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        due = now - self._sent >= _STEP_SECONDS
+        if due:
+            self._sent = now
+        return due

@@ -21,7 +21,7 @@ from harness.machine import WATTS, Device, forks_workers
 from harness.plan import Plan
 from harness.price.price import Basis, JobPrice, Price, Rates, Workload, count_products, find_rates
 from harness.price.timings import Conditions, Timing, Timings, mean_timing
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 
 Say: TypeAlias = Callable[[str], object]
 

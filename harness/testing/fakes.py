@@ -288,7 +288,7 @@ class FakeRunOne:
         self, job: Job, /, *, device: str = "auto", threads: int | None = None, reporter: Reporter | None = None
     ) -> Cell:
         """Report three epochs and return the outcome. Raises StoppedError if the reporter asks to stop."""
-        from harness.execute.reporters import logged
+        from harness.execute.run_one import logged
 
         call = Call(job, device, threads, began=time.time())
         record = f"{uuid.uuid4().hex}.call"

@@ -17,7 +17,7 @@ from harness.errors import HarnessError
 from harness.registry import Protocol
 from harness.results.protocols import find_protocol
 from harness.results.store import JobFolder, RunsFolder
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     import torch

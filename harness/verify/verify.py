@@ -25,7 +25,7 @@ from harness.verify.claims import (
     check_weights,
 )
 from harness.verify.replay import check_evaluation, check_replay
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 
 _Checks: TypeAlias = tuple[tuple[str, Callable[[Run], Iterator[Check]]], ...]
 

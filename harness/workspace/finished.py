@@ -11,8 +11,8 @@ from harness.plan import Selection, build_plan
 from harness.registry import Protocol, Suite
 from harness.results.predictions import metric_value
 from harness.results.store import RunsFolder
+from harness.workspace import Workspace
 from harness.workspace.survey import survey_plan
-from harness.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from harness.api import Cell
 from harness.errors import HarnessError, PluginError
 from harness.plan import Plan
 from harness.results.grid import read_grid
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 
 
 @dataclass(frozen=True)

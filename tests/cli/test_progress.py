@@ -23,7 +23,7 @@ def test_display_shows_the_shares(
     assert str(replace(shares, idle=None)) == "data 1 %, augment 6 %"
     record = EpochRecord(epoch=2, lr=1e-3, loss=1.23, images_per_second=812.0, seconds=1.0)
     monkeypatch.setattr("harness.cli.progress._LINE_SECONDS", 0.0)
-    monkeypatch.setattr("harness.api.reporting._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("harness.api.execution._LINE_SECONDS", 0.0)
     for reporter in (RunReporter(1, tiny_benchmark.protocol("tiny-1.0"), StopSignal()), LogReporter(StopSignal())):
         reporter.job_started(JOB)
         reporter.profiled(JOB, shares)

@@ -18,13 +18,12 @@ import torchvision
 from harness.api import ExecutorSpec
 from harness.catalog import Catalog, Offer, discover
 from harness.data.ingest import require_prepared
-from harness.doctor import hardware, software, storage
-from harness.doctor.check import Examination, Finding, examine
+from harness.doctor import Examination, Finding, examine, hardware, software, storage
 from harness.doctor.resume import differences, prove_resume
 from harness.errors import CannotContinueError
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 from tests.support import TINY_REGISTRY, Command
 
 

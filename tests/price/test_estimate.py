@@ -22,8 +22,8 @@ from harness.price.timings import Timing
 from harness.price.trial import THOROUGH, Effort, Trial, invented_dataset, time_trial, time_trials
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
+from harness.workspace import Workspace
 from harness.workspace.survey import survey_plan
-from harness.workspace.workspace import Workspace
 from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, cell_folder, read_result
 
 HERE = Setting(Device("cpu", "cpu", "a chip"), 1, 1)

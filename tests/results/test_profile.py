@@ -21,7 +21,7 @@ from harness.train.checkpoint import Found
 from harness.train.options import RunOptions
 from harness.train.profile import OFF, TRAINING, Clock, HostWatch, Phase, Piece, RunClock
 from harness.train.run import JobInProgress, Task, build_model, run_task
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 from tests.support import Command, Shell, cell_folder, read_result
 from tests.training import FakeTime, Watch, state_at
 

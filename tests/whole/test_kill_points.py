@@ -20,7 +20,7 @@ from harness.execute.runner import JobRunner
 from harness.registry import Benchmark
 from harness.results.store import RunsFolder
 from harness.train.options import RunOptions
-from harness.workspace.workspace import Workspace
+from harness.workspace import Workspace
 from tests.support import cell_folder, read_result
 
 pytestmark = [

@@ -23,8 +23,8 @@ from harness.plan import Plan, Selection, build_plan
 from harness.registry import Benchmark
 from harness.results.grid import read_cell, read_grid
 from harness.results.store import RunsFolder
+from harness.workspace import Workspace
 from harness.workspace.survey import survey_plan
-from harness.workspace.workspace import Workspace
 from tests.support import Command
 
 SEEDS = 500
