@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.api import Job, ModelSpec
+from harness.api.jobs import STANDARD_BUDGET
 from harness.catalog import Offer
 from harness.registry import Protocol
 
@@ -33,18 +34,20 @@ class Identity:
 
 def job_fingerprint(job: Job, identity: Identity) -> str:
     """Return the hash of all that determines a job's numbers."""
-    return fingerprints(job.model, job.dataset, identity)(job.seed)
+    return fingerprints(job, identity)(job.seed)
 
 
-def fingerprints(model: str, dataset: str, identity: Identity) -> Callable[[int], str]:
-    """Return the fingerprint as a function of the seed alone, for the seeds of one model on one data set."""
+def fingerprints(job: Job, identity: Identity) -> Callable[[int], str]:
+    """Return the fingerprint as a function of the seed alone, for jobs that are equal but for the seed."""
     owner = identity.model.owner
-    content = {
+    content: dict[str, object] = {
         "protocol": identity.protocol.digest,
-        "model": [model, owner.distribution, owner.version, identity.architecture, identity.lr_max],
-        "dataset": [dataset, identity.data],
+        "model": [job.model, owner.distribution, owner.version, identity.architecture, identity.lr_max],
+        "dataset": [job.dataset, identity.data],
         "seed": 0,
     }
+    if job.budget != STANDARD_BUDGET:  # results from before budgets had names stay current
+        content["budget"] = job.budget
     # The hashed JSON has its keys in order, so the seed comes last and the text before it is hashed once.
     before = hashlib.sha256(_canonical(content).removesuffix("0}").encode())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from harness.api import DatasetSpec, Job
 from harness.catalog import Catalog, Offer
 from harness.errors import DatasetError, WrongUseError
@@ -34,7 +36,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in the order in which they run, under one protocol."""
+    """Jobs in the order in which they run, under one protocol and the budget of the suite."""
 
     suite: Suite
     protocol: Protocol
@@ -66,12 +68,27 @@ def build_plan(benchmark: Benchmark, catalog: Catalog, selection: Selection) -> 
         models=models,
         datasets=datasets,
         jobs=tuple(
-            Job(protocol.name, model, dataset, seed)
+            Job(protocol.name, model, dataset, seed, suite.budget)
             for seed in range(selection.seeds)
             for model in models
             for dataset in datasets
         ),
     )
+
+
+def under_budget(benchmark: Benchmark, suite: str | None, budget: str) -> Benchmark:
+    """Return the benchmark with one suite put under another budget than its own.
+
+    The suite's anchors belong to its own budget, so scores are then normalised by what was measured.
+
+    Raises:
+        WrongUseError: an unknown suite or budget.
+    """
+    chosen, used = benchmark.suite(suite), benchmark.budget(budget).name
+    if used == chosen.budget:
+        return benchmark
+    moved: Suite = msgspec.structs.replace(chosen, budget=used, anchors=None, title=f"{chosen.title}, budget {used}")
+    return msgspec.structs.replace(benchmark, suites={**benchmark.suites, chosen.name: moved})
 
 
 def select_models(catalog: Catalog, names: Sequence[str], *, all_models: bool) -> tuple[str, ...]:

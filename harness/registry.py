@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
+from harness.api.jobs import STANDARD_BUDGET
 from harness.errors import RegistryError, WrongUseError, unknown_name
 from harness.toml_file import convert, read_toml
 
 SCHEMA = 1
-STANDARD_BUDGET = "2.5M"
-"""The budget of a suite that names none, and of registries and results from before budgets had names."""
 RULES = 1
 """Version of the code's interpretation of a protocol's numbers; part of every protocol digest. Raise it whenever the
 same numbers would be executed differently."""
@@ -239,14 +238,9 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
         """Return a protocol. Raises WrongUseError for an unknown name."""
         return _look_up("protocol", name, self.protocols)
 
-    def find_budget(self, name: str) -> Budget:
+    def budget(self, name: str) -> Budget:
         """Return a budget. Raises WrongUseError for an unknown name."""
         return _look_up("budget", name, self.budgets)
-
-    @property
-    def budget(self) -> Budget:
-        """The standard budget."""
-        return self.find_budget(STANDARD_BUDGET)
 
     def anchor_table(self, name: str) -> AnchorTable:
         """Return a set of anchors. Raises WrongUseError for an unknown name."""

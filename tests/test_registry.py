@@ -98,7 +98,7 @@ def test_a_budget_is_one_line_of_the_registry(tmp_path: Path) -> None:
     path = tmp_path / "registry.toml"
     line = '"10M" = { parameters = 10_000_000, tolerance = 0.05 }'
     path.write_text(SHIPPED.replace("[budgets]", f"[budgets]\n{line}"), encoding="utf-8")
-    budget = load_benchmark(path).find_budget("10M")
+    budget = load_benchmark(path).budget("10M")
     assert (budget.name, budget.parameters, budget.bounds) == ("10M", 10_000_000, (9_500_000, 10_500_000))
 
 
@@ -112,7 +112,7 @@ def test_a_budget_is_one_line_of_the_registry(tmp_path: Path) -> None:
     ],
 )
 def test_verdict_of_a_budget(counts: tuple[int, ...], verdict: str) -> None:
-    budget = load_benchmark().find_budget("2.5M")
+    budget = load_benchmark().budget("2.5M")
     assert budget.bounds == (2_250_000, 2_750_000)
     assert budget.verdict(counts) == verdict
     excess = budget.excess("mynet", dict(zip((10, 100), counts, strict=True)))
@@ -120,7 +120,7 @@ def test_verdict_of_a_budget(counts: tuple[int, ...], verdict: str) -> None:
 
 
 def test_excess_names_the_first_class_count_over_the_limit() -> None:
-    excess = load_benchmark().find_budget("1M").excess("mynet", {7: 1_000_000, 10: 1_100_001, 100: 1_200_000})
+    excess = load_benchmark().budget("1M").excess("mynet", {7: 1_000_000, 10: 1_100_001, 100: 1_200_000})
     assert excess == (
         "mynet has 1,100,001 trainable parameters at 10 classes; the limit is 1,100,000 (budget 1M: 1,000,000 + 10%)."
     )
@@ -128,7 +128,7 @@ def test_excess_names_the_first_class_count_over_the_limit() -> None:
 
 def test_a_registry_of_the_old_form_has_one_budget(shipped: Benchmark) -> None:
     old = load_benchmark(OLD_REGISTRY)
-    assert old.budgets == {"2.5M": shipped.find_budget("2.5M")}
+    assert old.budgets == {"2.5M": shipped.budget("2.5M")}
     assert old.counting == shipped.counting
     assert {suite.budget for suite in old.suites.values()} == {"2.5M"}
 
@@ -224,5 +224,5 @@ def test_unknown_names_get_a_suggestion(shipped: Benchmark) -> None:
     with pytest.raises(WrongUseError, match=r"no protocol named 'xscore'"):
         shipped.protocol("xscore")
     with pytest.raises(WrongUseError, match=r"no budget named '2M'. Did you mean '2.5M'|Did you mean '1M'"):
-        shipped.find_budget("2M")
+        shipped.budget("2M")
     assert shipped.suite().name == "xscore4"

@@ -6,22 +6,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+STANDARD_BUDGET = "2.5M"
+"""The budget where none is named: of suites, and of all registries and results from before budgets had names."""
+
 
 @dataclass(frozen=True, order=True, slots=True)
 class Job:
-    """A model to be trained on a data set under a protocol from a seed."""
+    """A model to be trained on a data set under a protocol from a seed, among the models of a budget."""
 
     protocol: str
     model: str
     dataset: str
     seed: int
+    budget: str = STANDARD_BUDGET
 
     def __str__(self) -> str:
-        return f"{self.model} on {self.dataset}, seed {self.seed}"
+        among = "" if self.budget == STANDARD_BUDGET else f", budget {self.budget}"
+        return f"{self.model} on {self.dataset}, seed {self.seed}{among}"
 
     def as_dict(self) -> dict[str, str | int]:
-        """Return its four values by name, as files and trackers record them."""
-        return {"protocol": self.protocol, "model": self.model, "dataset": self.dataset, "seed": self.seed}
+        """Return its five values by name, as files and trackers record them."""
+        return {
+            "protocol": self.protocol,
+            "model": self.model,
+            "dataset": self.dataset,
+            "seed": self.seed,
+            "budget": self.budget,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +138,7 @@ class Cell:
             "accuracy": done.metrics.get(metric) if done else None,
             "seconds": done.seconds if done else None,
             "fingerprint": done.fingerprint if done else self.fingerprint,
+            "budget": self.job.budget,
             "over_budget": done.over_budget if done else None,
             "detail": self.detail,
         }

@@ -52,7 +52,7 @@ def check_budget(
     """
     benchmark, catalog = load(registry)
     chosen = select_models(catalog, models, all_models=all_models)
-    limits = benchmark.find_budget(budget or benchmark.suite(suite).budget)
+    limits = benchmark.budget(budget or benchmark.suite(suite).budget)
     counting = benchmark.counting if suite is None else _counting_of(benchmark, catalog, suite)
     from harness.budget import check_budget as check
 

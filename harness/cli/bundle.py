@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import format_option, registry_option, runs_option, suite_option
+from harness.cli.options import budget_option, format_option, registry_option, runs_option, suite_option
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, WrongUseError
 
@@ -32,6 +32,7 @@ _MERGED = {
 @click.argument("names", metavar="[RUN|MODEL]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every finished run in --runs.")
 @suite_option
+@budget_option
 @click.option("--dataset", "datasets", metavar="DATASET", multiple=True, help="Only this data set; repeatable.")
 @click.option(
     "-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file."
@@ -43,6 +44,7 @@ def bundle(
     names: tuple[str, ...],
     everything: bool,
     suite: str | None,
+    budget: str | None,
     datasets: tuple[str, ...],
     output: Path,
     runs: Path,
@@ -51,8 +53,8 @@ def bundle(
 ) -> int:
     """Pack finished runs into one file that contains the hash of each part.
 
-    Name folders of runs or names of models, or use --all; --suite and --dataset narrow the choice. Unfinished runs are
-    left out and listed. The file is an ordinary zip archive, which 'harness merge' reads.
+    Name folders of runs or names of models, or use --all; --suite, --budget and --dataset narrow the choice.
+    Unfinished runs are left out and listed. The file is an ordinary zip archive, which 'harness merge' reads.
 
     \b
     harness bundle --all -o results.zip
@@ -65,7 +67,7 @@ def bundle(
 
     if everything == bool(names):
         raise WrongUseError("Name runs or models, or use --all, not both.")
-    wanted = _suite_filter(suite, registry)
+    wanted = _filter(suite, budget, registry)
     folders = [
         folder
         for folder in _chosen(names, RunsFolder(runs))
@@ -81,6 +83,7 @@ def bundle(
             "dataset": folder.job.dataset,
             "seed": folder.job.seed,
             "protocol": folder.job.protocol,
+            "budget": folder.job.budget,
             "state": "left out" if reasons[folder.job] else "bundled",
             "bytes": None if reasons[folder.job] else _size(folder),
             "detail": reasons[folder.job],
@@ -153,13 +156,20 @@ def _chosen(names: Sequence[str], runs: Any) -> list[JobFolder]:
     return chosen
 
 
-def _suite_filter(suite: str | None, registry: Path | None) -> Any:
-    if suite is None:
+def _filter(suite: str | None, budget: str | None, registry: Path | None) -> Callable[[JobFolder], bool]:
+    """Return whether a run is of a suite and of a budget, the suite's own where none is named."""
+    if suite is None and budget is None:
         return lambda _: True
     from harness.registry import load_benchmark
 
-    found = load_benchmark(registry).suite(suite)
-    return lambda folder: folder.job.protocol == found.protocol and folder.job.dataset in found.datasets
+    benchmark = load_benchmark(registry)
+    found = benchmark.suite(suite)
+    name = benchmark.budget(budget or found.budget).name
+    if suite is None:
+        return lambda folder: folder.job.budget == name
+    return lambda folder: (
+        (folder.job.protocol, folder.job.budget) == (found.protocol, name) and (folder.job.dataset in found.datasets)
+    )
 
 
 def _size(folder: JobFolder) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.api.jobs import STANDARD_BUDGET
 from harness.cli.options import (
     ResultRequest,
     anchors_option,
@@ -18,7 +19,7 @@ from harness.cli.options import (
 )
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, WrongUseError
-from harness.registry import Benchmark
+from harness.registry import Benchmark, Budget
 
 if TYPE_CHECKING:
     from harness.report.rows import BoardRow, Leaderboard
@@ -58,18 +59,20 @@ def leaderboard(
     from harness.data.prepare import known_leaks
     from harness.workspace.finished import collect
 
-    if published and request.protocol:
-        raise WrongUseError("--published uses the frozen protocol; leave --protocol out.")
+    if published:
+        request.refuse_others("--published uses the frozen {}")
     workspace = request.open()
     if published and (request.metric or request.anchors):
         raise WrongUseError("--published uses top-1 and the published anchors; leave --metric and --anchors out.")
     if published:
         board = published_board(workspace, request.suite, request.lam)
+        budget = None  # the published models are the authors' own variants, some of them larger
         notes: Iterable[str] = board.notes
     else:
         collected = collect(workspace, suite=request.suite, metric=request.metric, brief=True)
         board = measured_board(workspace, collected, lam=request.lam, anchors_name=request.anchors)
-        notes = (*collected.notes, *board.notes)
+        budget = collected.budget
+        notes = (f"Budget: {budget}.", *collected.notes, *board.notes)
     if separate:
         _print_seeds(board, *separate, format_)
         return
@@ -79,7 +82,7 @@ def leaderboard(
     benchmark = workspace.benchmark
     input_size = benchmark.protocol(benchmark.suite(request.suite).protocol).input_size
     leaks = known_leaks(workspace.catalog, names, workspace.data, input_size)
-    print_board(rows, format_, leaking=leaks, ablation=ablation_of(benchmark, request.suite))
+    print_board(rows, format_, leaking=leaks, ablation=ablation_of(benchmark, request.suite), budget=budget)
     for note in (*notes, *(f"* {name}: {sentence}." for name, sentence in leaks.items())):
         click.echo(note, err=True)
 
@@ -138,7 +141,7 @@ def measured_board(
             workspace.benchmark,
             workspace.runs.root,
             metric=collected.metric,
-            protocol=collected.protocol,
+            suite=collected.suite,
         )
     chosen = collected.suite
     if anchors_name == OWN:
@@ -177,21 +180,31 @@ def published_board(workspace: Workspace, suite: str | None, lam: float) -> Lead
     return build_published(benchmark, chosen, lam=lam, measured=measured)
 
 
-def print_board(rows: Sequence[BoardRow], format_: str, *, leaking: Iterable[str] = (), ablation: str = "") -> None:
+def print_board(
+    rows: Sequence[BoardRow],
+    format_: str,
+    *,
+    leaking: Iterable[str] = (),
+    ablation: str = "",
+    budget: Budget | None = None,
+) -> None:
     """Print a leaderboard: everything in json and csv, ``board_columns`` in the formats for people.
 
     An asterisk marks data sets that are known to share images between train and test. Scores under a user's own
-    protocol are marked in each row or in the heading, so that a copied table keeps the mark.
+    protocol, or at another budget than the standard one, are marked in each row or in the heading, so that a copied
+    table keeps the mark.
     """
     from harness.report.rows import board_columns
 
     if format_ in ("json", "csv"):
-        own = {"ablation": ablation} if ablation else {}
+        own = ({"budget": budget.name} if budget else {}) | ({"ablation": ablation} if ablation else {})
         print_rows([row.as_row() | own for row in rows], format_)
         return
     columns = board_columns(rows, "command", {name: f"{name.replace('_', ' ')} *" for name in leaking})
     titles = {column.key: column.title for column in columns}
     if ablation:
         titles["xscore"] += " (ablation)"
+    if budget and budget.name != STANDARD_BUDGET:
+        titles["xscore"] += f" ({budget.name})"
     shown = [{column.key: column.cell(row) for column in columns} for row in rows]
     print_rows(shown, format_, columns=titles, digits={column.key: column.digits for column in columns})

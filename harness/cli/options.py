@@ -17,8 +17,8 @@ from click.shell_completion import CompletionItem
 from harness.catalog import Catalog, discover
 from harness.cli.output import say
 from harness.data.store import default_data_root
-from harness.errors import HarnessError
-from harness.plan import Selection
+from harness.errors import HarnessError, WrongUseError
+from harness.plan import Selection, under_budget
 from harness.protocol_file import describe_ablation, under_protocol
 from harness.registry import Benchmark, load_benchmark
 from harness.results.protocols import find_protocol, other_contents
@@ -179,13 +179,15 @@ class Request:
     """The selected jobs and the folders of their files."""
 
     selection: Selection
+    budget: str | None
     runs: Path
     data: Path | None
     registry: Path | None
 
     def open(self) -> Workspace:
-        """Read the registry and the user's protocol if there is one, and discover the plugins."""
-        return open_workspace(self.runs, self.data, self.registry, protocol=self.selection.protocol)
+        """Read the registry, discover the plugins, and put the suite under the user's budget if there is one."""
+        workspace = open_workspace(self.runs, self.data, self.registry, protocol=self.selection.protocol)
+        return _under_budget(workspace, self.selection.suite, self.budget)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +200,7 @@ class ResultRequest:
         metric: The metric's name; None for the protocol's own.
         anchors: Name or file of the anchors; None for the suite's.
         protocol: Another protocol than the suite's.
+        budget: Another budget than the suite's, by name.
         accuracies: A CSV file of accuracies to use instead of runs.
         runs, data, registry: Folders and file.
     """
@@ -207,14 +210,16 @@ class ResultRequest:
     metric: str | None = None
     anchors: str | None = None
     protocol: str | None = None
+    budget: str | None = None
     accuracies: Path | None = None
     runs: Path = DEFAULT_RUNS
     data: Path | None = None
     registry: Path | None = None
 
     def open(self) -> Workspace:
-        """Read the registry, discover the plugins, and put the suite under the user's protocol if there is one."""
+        """Read the registry, discover the plugins, and put the suite under the user's protocol and budget, if any."""
         workspace = open_workspace(self.runs, self.data, self.registry, protocol=self.protocol)
+        workspace = _under_budget(workspace, self.suite, self.budget)
         if self.protocol is None:
             return workspace
         benchmark = workspace.benchmark
@@ -222,6 +227,18 @@ class ResultRequest:
         if used != suite.protocol and used not in benchmark.ablations:
             say(f"The suite '{suite.name}' is designed for {suite.protocol}; these results are of {used}.")
         return replace(workspace, benchmark=under_protocol(benchmark, self.suite, self.protocol))
+
+    def refuse_others(self, reason: str) -> None:
+        """Raise WrongUseError if the user named a protocol or a budget, which ``{}`` stands for in the reason."""
+        for name in ("protocol", "budget"):
+            if getattr(self, name) is not None:
+                raise WrongUseError(f"{reason.format(name)}; leave --{name} out.")
+
+
+def _under_budget(workspace: Workspace, suite: str | None, budget: str | None) -> Workspace:
+    if budget is None:
+        return workspace
+    return replace(workspace, benchmark=under_budget(workspace.benchmark, suite, budget))
 
 
 def grouped(
@@ -264,12 +281,22 @@ def result_options(*others: Callable[..., Any]) -> Callable[[Callable[..., Any]]
             command has.
     """
     return grouped(
-        "request", ResultRequest, suite_option, lambda_option, *others, runs_option, data_option, registry_option
+        "request",
+        ResultRequest,
+        suite_option,
+        budget_option,
+        lambda_option,
+        *others,
+        runs_option,
+        data_option,
+        registry_option,
     )
 
 
-def _make_request(runs: Path, data: Path | None, registry: Path | None, **selection: Any) -> Request:
-    return Request(Selection(**selection), runs, data, registry)
+def _make_request(
+    budget: str | None, runs: Path, data: Path | None, registry: Path | None, **selection: Any
+) -> Request:
+    return Request(Selection(**selection), budget, runs, data, registry)
 
 
 selection_options = grouped(
@@ -278,6 +305,7 @@ selection_options = grouped(
     click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models),
     click.option("--all", "all_models", is_flag=True, help="Every installed model."),
     suite_option,
+    budget_option,
     click.option(
         "--dataset",
         "datasets",

@@ -52,6 +52,8 @@ def patterns(models: tuple[str, ...], request: ResultRequest, association: bool,
     harness patterns
     harness patterns --suite pocket --association --format json
     """
+    if request.suite is None:
+        request.refuse_others("Without --suite the scores are the published ones, of the frozen {}")
     workspace = request.open()
     benchmark, catalog = workspace.benchmark, workspace.catalog
     from harness.patterns.describe import describe_models
@@ -118,8 +120,12 @@ def _scores(workspace: Workspace, request: ResultRequest) -> tuple[dict[str, flo
             "elements are those of the installed models."
         )
     else:
-        board = measured_board(workspace, collect(workspace, suite=request.suite), lam=request.lam)
-        source = f"Scores: measured here on the suite '{request.suite}' ({board.anchors.name})."
+        collected = collect(workspace, suite=request.suite)
+        board = measured_board(workspace, collected, lam=request.lam)
+        source = (
+            f"Scores: measured here on the suite '{request.suite}' at the budget {collected.budget.name} "
+            f"({board.anchors.name})."
+        )
     return board.scores, source
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.api import Cell, Job
+from harness.api.jobs import STANDARD_BUDGET
 from harness.catalog import Catalog
 from harness.cli.options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
@@ -22,7 +23,7 @@ from harness.machine import free_bytes, gigabytes
 from harness.plan import Plan, build_plan
 from harness.price.estimate import Estimator, Setting
 from harness.price.price import longest_first
-from harness.workspace.survey import Survey, survey_plan
+from harness.workspace.survey import Survey, left_out, survey_plan
 
 if TYPE_CHECKING:
     from harness.price.price import Price
@@ -91,12 +92,15 @@ def show_plan(workspace: Workspace, plan: Plan, estimator: Estimator, format_: s
     cells = survey.cells[: len(plan.jobs)]
     _print_cells(plan, cells, price, format_)
     done = sum(cell.state == "done" for cell in cells)
+    among = "" if plan.suite.budget == STANDARD_BUDGET else f", budget {plan.suite.budget}"
     images = training_images(workspace, plan, [c.job for c in cells if c.state != "done"])
     say(
-        f"{len(cells)} jobs under {plan.protocol.name}: {done} done, {len(cells) - done} to run, "
+        f"{len(cells)} jobs under {plan.protocol.name}{among}: {done} done, {len(cells) - done} to run, "
         f"{images:,} training images."
     )
     for sentence in (*price_sentences(price, estimator.setting, workspace), *price.notes):
+        say(sentence)
+    for sentence in left_out(workspace, plan.suite):
         say(sentence)
     for sentence in (*survey.over_budget.values(), *survey.broken.values()):
         say(f"Would be refused: {sentence}")
@@ -151,7 +155,7 @@ def with_other_seeds(workspace: Workspace, plan: Plan) -> Plan:
     planned = set(plan.jobs)
     on_disk = [
         job
-        for job in workspace.runs.jobs(plan.protocol.name)
+        for job in workspace.runs.jobs(plan.protocol.name, plan.suite.budget)
         if job.model in plan.models and job.dataset in plan.datasets and job not in planned
     ]
     return replace(plan, jobs=(*plan.jobs, *on_disk))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.catalog import Plugin, discover
-from harness.cli.options import data_option, data_root, format_option, load, registry_option
+from harness.cli.options import budget_option, data_option, data_root, format_option, load, registry_option
 from harness.cli.output import print_rows
 from harness.errors import WrongUseError
+from harness.plan import under_budget
 
 if TYPE_CHECKING:
     from harness.testing.rules import Check, Outcome
@@ -63,10 +64,18 @@ def new(name: str, kind: str, into: Path) -> None:
 @plugin.command()
 @click.argument("what", metavar="[NAME|PATH]", required=False)
 @click.option("--rules", "show_rules", is_flag=True, help="Show all rules with their reasons, and check nothing.")
+@budget_option
 @data_option
 @registry_option
 @format_option
-def check(what: str | None, show_rules: bool, data: Path | None, registry: Path | None, format_: str) -> int:
+def check(
+    what: str | None,
+    show_rules: bool,
+    budget: str | None,
+    data: Path | None,
+    registry: Path | None,
+    format_: str,
+) -> int:
     """Check plugins against the rules of the benchmark.
 
     Each verdict has the value found, the value expected and the reason for the rule.
@@ -86,6 +95,8 @@ def check(what: str | None, show_rules: bool, data: Path | None, registry: Path 
         return 0
     with _source(what) as name:
         benchmark, catalog = load(registry)
+        if budget is not None:
+            benchmark = under_budget(benchmark, None, budget)
 
         from harness.testing.find import find_checks
 

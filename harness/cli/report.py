@@ -45,8 +45,8 @@ def report(out: Path, request: ResultRequest, published: bool, figures: Path | N
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise WrongUseError(f"{out} does not end in .html; the report is an HTML page.")
-    if published and request.protocol:
-        raise WrongUseError("--published uses the frozen protocol; leave --protocol out.")
+    if published:
+        request.refuse_others("--published uses the frozen {}")
     from harness.report.figures import altair
     from harness.report.page import build_figures, page_size, write_figures, write_page
 
@@ -71,8 +71,9 @@ def gather(request: ResultRequest, *, published: bool, patterns: bool) -> PageCo
     benchmark, catalog = workspace.benchmark, workspace.catalog
     table = search = None
     if benchmark.published is not None:
-        # The published table uses the registry's own protocol, also beside results of another.
-        frozen = replace(request, protocol=None).open() if request.protocol else workspace
+        # The published table uses the registry's own protocol and budget, also beside results of others.
+        other = request.protocol or request.budget
+        frozen = replace(request, protocol=None, budget=None).open() if other else workspace
         table = published_board(frozen, None, lam)
         search = search_subsets(published_accuracies(benchmark), published_anchors(benchmark), lam=lam)
     chosen, board, results, notes = _subject(workspace, request, table, published=published)
@@ -121,7 +122,8 @@ def _subject(
     from harness.workspace.finished import collect
 
     found = None if published else collect(workspace, suite=request.suite)
-    if found is not None and (request.suite is not None or ablation_of(workspace.benchmark, request.suite)):
+    named = request.suite or request.budget or ablation_of(workspace.benchmark, request.suite)
+    if found is not None and named:
         found.require_results()
     if found is not None and found.results:
         board = measured_board(workspace, found, lam=request.lam)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.api.jobs import STANDARD_BUDGET
 from harness.cli.leaderboard import ablation_of, measured_board, print_board
 from harness.cli.options import (
     DEFAULT_LAMBDA,
@@ -50,26 +51,28 @@ def score(request: ResultRequest, make_anchors: str | None, sensitivity: bool, f
     harness score --suite pocket --make-anchors lab-2026
     harness score --suite pocket --anchors lab-2026 --sensitivity
     """
-    if request.accuracies is not None and request.protocol:
-        raise WrongUseError("The protocol of a file given with --accuracies is unknown; leave --protocol out.")
+    if request.accuracies is not None:
+        request.refuse_others("The {} of a file given with --accuracies is unknown")
     workspace = request.open()
     if make_anchors:
         _make_anchors(workspace, request, make_anchors)
         request = replace(request, anchors=request.anchors or make_anchors)
     notes: tuple[str, ...] = ()
+    budget = None
     higher = percent = True
     if request.accuracies is not None:
         board = _board_of_file(workspace, request, _metric_of_file(workspace, request))
     else:
         collected = collect(workspace, suite=request.suite, metric=request.metric)
         board = measured_board(workspace, collected, lam=request.lam, anchors_name=request.anchors)
-        notes = collected.notes
+        budget = collected.budget
+        notes = (f"Budget: {budget}.", *collected.notes)
         higher = collected.metric.higher_is_better
         percent = higher and collected.metric.name == collected.protocol.metric
     if sensitivity:
         _print_sensitivity(board, format_, higher=higher, percent=percent)
     else:
-        print_board(board.models, format_, ablation=ablation_of(workspace.benchmark, request.suite))
+        print_board(board.models, format_, ablation=ablation_of(workspace.benchmark, request.suite), budget=budget)
     for note in (*notes, *board.notes):
         click.echo(note, err=True)
 
@@ -96,6 +99,7 @@ def _make_anchors(workspace: Workspace, request: ResultRequest, name: str) -> No
         )
     path = anchor_file(workspace.runs.root, name)
     protocol: Protocol | None = None
+    budget = STANDARD_BUDGET
     if request.accuracies is not None:
         frame = _suite_columns(read_accuracies(request.accuracies), workspace.benchmark, request)
         spec = _metric_of_file(workspace, request)
@@ -103,9 +107,10 @@ def _make_anchors(workspace: Workspace, request: ResultRequest, name: str) -> No
         collected = collect(workspace, suite=request.suite, metric=request.metric)
         board = measured_board(workspace, collected, lam=DEFAULT_LAMBDA, anchors_name=OWN)
         frame, spec, protocol = board.accuracies.dropna(), collected.metric, collected.protocol
+        budget = collected.budget.name
     if len(frame) < 2:
         raise CannotContinueError(f"Anchors need at least two complete models; there are {len(frame)}.")
-    frozen = freeze(name, frame, spec, protocol)
+    frozen = freeze(name, frame, spec, protocol, budget)
     written = write_anchors(path, frozen)
     click.echo(
         f"{'Froze' if written else 'Found the same'} anchors '{name}' ({len(frame)} models, digest {frozen.digest}) "
@@ -146,7 +151,7 @@ def table_and_anchors(
     check = None if names_are_free else sorted({*benchmark.datasets, *workspace.catalog.datasets})
     frame = _suite_columns(read_accuracies(path, known=check), benchmark, request)
     if name is not None and name != OWN:
-        found = find_anchors(name, benchmark, workspace.runs.root, metric=metric, protocol=None)
+        found = find_anchors(name, benchmark, workspace.runs.root, metric=metric, suite=None)
         return frame, found, ""
     if name is None and default is not None:
         fixed = registry_anchors(benchmark.anchor_table(default))
@@ -234,6 +239,10 @@ def select(
     """
     from harness.score import SearchSettings, search_subsets
 
+    if published:
+        request.refuse_others("--published uses the frozen {}")
+    if request.accuracies is not None:
+        request.refuse_others("The {} of a file given with --accuracies is unknown")
     if published and (request.accuracies is not None or request.anchors):
         raise WrongUseError("--published has its own accuracies and anchors; leave --accuracies and --anchors out.")
     frame, anchors, note = _table(request, published=published)
@@ -276,7 +285,8 @@ def _table(request: ResultRequest, *, published: bool) -> tuple[pd.DataFrame, An
     board = measured_board(workspace, collected, lam=request.lam, anchors_name=request.anchors)
     frame = board.accuracies
     gaps = [str(model) for model in frame.index[frame.isna().any(axis=1)]]
-    return frame.dropna(), board.anchors, f"Left out, incomplete: {', '.join(gaps)}." if gaps else ""
+    note = " ".join([f"Budget: {collected.budget}.", *([f"Left out, incomplete: {', '.join(gaps)}."] if gaps else [])])
+    return frame.dropna(), board.anchors, note
 
 
 def subset_rows(found: SubsetSearch, top: int | None, *, people: bool) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from harness.errors import CannotContinueError
 from harness.machine import gc_paused
 from harness.plan import build_plan
 from harness.results.store import RunsFolder, executor_folder
-from harness.workspace.survey import survey_plan
+from harness.workspace.survey import left_out, survey_plan
 
 
 @click.command()
@@ -47,6 +47,8 @@ def status(request: Request, format_: str) -> None:
         print_rows([cell.as_row(metric) for cell in cells], format_, columns=COLUMNS, digits=DIGITS)
     counts = Counter(cell.state for cell in cells)
     say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + time_left(cells))
+    for sentence in left_out(workspace, chosen.suite):
+        say(sentence)
 
 
 def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> tuple[Cell, ...]:

@@ -30,7 +30,7 @@ def check_disk(examination: Examination) -> Iterator[Finding]:
     """Compare the free space under the runs, data and cache folders with the need of the suite, each model once."""
     from harness.api import Job
 
-    budget = examination.workspace.benchmark.budget.parameters
+    budget = examination.workspace.benchmark.budget(examination.suite.budget).parameters
     jobs = []
     for dataset in examination.suite.datasets:
         try:

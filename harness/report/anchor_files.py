@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import MetricSpec
+from harness.api.jobs import STANDARD_BUDGET
 from harness.errors import CannotContinueError, WrongUseError, unknown_name
 from harness.files import write_text_atomically, writing_to
 from harness.registry import AnchorTable, Benchmark, Protocol, Suite
@@ -39,7 +40,8 @@ class FrozenAnchors:
 
     ``zero`` and ``one`` hold, by data set, the metric's value that normalises to 0 and to 1, in the metric's own
     direction: for a loss ``zero`` is the larger number. ``protocol_digest`` is empty for values from a file of
-    accuracies, whose protocol is unknown. The values are the extrema of ``models``.
+    accuracies, whose protocol is unknown. ``budget`` is empty for the standard one. The values are the extrema of
+    ``models``.
     """
 
     name: str
@@ -51,12 +53,15 @@ class FrozenAnchors:
     models: tuple[str, ...]
     zero: Mapping[str, float] = field(hash=False)
     one: Mapping[str, float] = field(hash=False)
+    budget: str = ""
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits over the values, the metric and the protocol."""
+        """Twelve hex digits over the values, the metric, the protocol and any budget but the standard one."""
         values = {dataset: [self.zero[dataset], self.one[dataset]] for dataset in sorted(self.zero)}
         content = [values, self.metric, self.higher_is_better, self.protocol_digest]
+        if self.budget:
+            content.append(self.budget)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     def anchors(self) -> Anchors:
@@ -89,9 +94,7 @@ def registry_anchors(table: AnchorTable) -> Anchors:
     return Anchors(name=table.name, minimum=table.minimum, maximum=table.maximum)
 
 
-def find_anchors(
-    name: str, benchmark: Benchmark, runs: Path, *, metric: MetricSpec, protocol: Protocol | None
-) -> Anchors:
+def find_anchors(name: str, benchmark: Benchmark, runs: Path, *, metric: MetricSpec, suite: Suite | None) -> Anchors:
     """Find anchors by name, in the registry or among the user's, or by the path of their file.
 
     Args:
@@ -99,12 +102,13 @@ def find_anchors(
         benchmark: Holds the registry's anchors, which are of the protocol's own metric.
         runs: The runs folder, which holds the user's anchors.
         metric: The metric that is scored.
-        protocol: The protocol of the results; None for a file of accuracies, which has the protocol's own metric.
+        suite: The suite of the results; None for a file of accuracies, which has the protocol's own metric.
 
     Raises:
-        WrongUseError: no anchors have that name, or they are of another metric or protocol.
+        WrongUseError: no anchors have that name, or they are of another metric, protocol or budget.
         CannotContinueError: their file is damaged.
     """
+    protocol = benchmark.protocol(suite.protocol) if suite else None
     if name in benchmark.anchors:
         if protocol is not None and metric.name != protocol.metric:
             raise WrongUseError(
@@ -129,6 +133,12 @@ def find_anchors(
             f"The anchors '{frozen.name}' were measured under {frozen.protocol} (digest {frozen.protocol_digest}), "
             f"and these results under {protocol.name} (digest {protocol.digest}). Scores across protocols would not "
             "be comparable; freeze anchors of this protocol."
+        )
+    measured_at = frozen.budget or STANDARD_BUDGET
+    if suite and frozen.protocol_digest and measured_at != suite.budget:
+        raise WrongUseError(
+            f"The anchors '{frozen.name}' were measured at the budget {measured_at}, and these results at "
+            f"{suite.budget}. Scores across budgets would not be comparable; freeze anchors of this budget."
         )
     return frozen.anchors()
 
@@ -155,7 +165,9 @@ def own_anchors(frame: pd.DataFrame, what: str, hint: str) -> Anchors:
     return Anchors.from_table(f"measured: {len(complete)} models", complete)
 
 
-def freeze(name: str, frame: pd.DataFrame, metric: MetricSpec, protocol: Protocol | None) -> FrozenAnchors:
+def freeze(
+    name: str, frame: pd.DataFrame, metric: MetricSpec, protocol: Protocol | None, budget: str = STANDARD_BUDGET
+) -> FrozenAnchors:
     """Make anchors from the extrema of a complete table (index model) in the metric's own direction."""
     check_anchor_name(name)
     sign = 1.0 if metric.higher_is_better else -1.0
@@ -166,6 +178,7 @@ def freeze(name: str, frame: pd.DataFrame, metric: MetricSpec, protocol: Protoco
         higher_is_better=metric.higher_is_better,
         protocol=protocol.name if protocol else "",
         protocol_digest=protocol.digest if protocol else "",
+        budget="" if budget == STANDARD_BUDGET else budget,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         models=tuple(str(model) for model in frame.index),
         zero={dataset: sign * value for dataset, value in scale.minimum.items()},
@@ -214,6 +227,7 @@ def read_anchors(path: Path) -> FrozenAnchors:
         frozen = FrozenAnchors(
             **{key: _text(content[key]) for key in _TEXTS},
             higher_is_better=bool(content["higher_is_better"]),
+            budget=_text(content.get("budget", "")),
             models=tuple(_text(model) for model in content["models"]),
             zero={name: float(value) for name, value in content["zero"].items()},
             one={name: float(value) for name, value in content["one"].items()},
@@ -247,6 +261,7 @@ def _as_toml(frozen: FrozenAnchors) -> str:
         "# Frozen anchors of xscore-harness. Never edit: the digest would not fit. Make new ones under another name.",
         line("schema", SCHEMA),
         *(line(key, getattr(frozen, key)) for key in _TEXTS),
+        *([line("budget", frozen.budget)] if frozen.budget else []),
         line("higher_is_better", frozen.higher_is_better),
         line("models", list(frozen.models)),
         line("digest", frozen.digest),

@@ -186,8 +186,7 @@ def describe_methods(
         ("Input", f"{protocol.input_size} x {protocol.input_size} pixels; augmentation: {', '.join(strengths)}"),
         ("Score", f"mean of normalised accuracies minus {board.rows[0].lam:g} times their variance; anchors "
                   f"{board.anchors.name} (digest {board.anchors.digest})"),
-        ("Budget", f"{benchmark.budget.parameters:,} trainable parameters, plus or minus "
-                   f"{benchmark.budget.tolerance:.0%}"),
+        ("Budget", str(benchmark.budget(suite.budget))),
     ]  # fmt: skip
     if not results:
         return rows, []

@@ -60,7 +60,7 @@ class Measurements:
     """Finished results and what is known beside them.
 
     Attributes:
-        results: Finished results under one protocol, over any data sets.
+        results: Finished results under one protocol and budget, over any data sets.
         values: The metric's value of each result; None takes it from the results.
         test_sizes: Number of test images by data set; None for a leaderboard without intervals.
         baseline: The metric's value of the majority class by data set; adds a row without a rank.
@@ -96,7 +96,7 @@ def build_leaderboard(
     is added. Only the protocol's own metric has intervals.
 
     Raises:
-        WrongUseError: results of different protocol digests.
+        WrongUseError: results of different protocol digests or budgets.
         CannotContinueError: there is nothing to score.
     """
     own_metric = benchmark.protocol(suite.protocol).metric
@@ -246,6 +246,12 @@ def _count(suite: Suite, measured: Measurements, metric: str) -> _Counted:
         raise WrongUseError(
             f"These results were made under {len(digests)} different protocols (digests {', '.join(digests)}); "
             "scores across protocols do not go into one table."
+        )
+    budgets = sorted({result.job.budget for result in results})
+    if len(budgets) > 1:
+        raise WrongUseError(
+            f"These results were made at {len(budgets)} different budgets ({', '.join(budgets)}); scores across "
+            "budgets do not go into one table."
         )
     over = {result.job.model for result in results if result.over_budget}
     counts = [

@@ -2,7 +2,7 @@
 
     bundle.json                                            schema, and by run its files' sizes and SHA-256
     runs/<protocol>/protocol.toml and protocol.json        of a user's own protocol, as kept beside its results
-    runs/<protocol>/<model>/<data set>/seed-<n>/...        the files as they are on disk
+    runs/<protocol>/<model>/<data set>/seed-<n>/...        the files as they are on disk; <protocol>@<budget> likewise
 
 The same runs give the same bytes: names are sorted, times are fixed and nothing is compressed, since weights do not
 shrink and the predictions are compressed already.
@@ -251,9 +251,8 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
 
 def _job(path: Path, run: str) -> Job:
     """Return the job of a path in the archive; a path that leads elsewhere is refused."""
-    parts = run.split("/")
-    job = job_at(parts)
-    if job is None or not all(_PART.fullmatch(part) for part in parts):
+    job = job_at(run.split("/"))
+    if job is None or not all(_PART.fullmatch(part) for part in (job.protocol, job.model, job.dataset, job.budget)):
         raise DamagedBundleError(
             f"{path} is refused: {run!r} is not the place of a run, which is <protocol>/<model>/<data set>/seed-<n>."
         )

@@ -64,6 +64,7 @@ class Merged:
             "dataset": self.job.dataset,
             "seed": self.job.seed,
             "protocol": self.job.protocol,
+            "budget": self.job.budget,
             "outcome": self.outcome,
             "place": str(self.place) if self.place else None,
             "detail": self.detail,
@@ -96,10 +97,9 @@ def open_source(path: Path) -> Iterator[tuple[tuple[Incoming, ...], tuple[str, .
 
 
 def all_folders(runs: RunsFolder) -> Iterator[JobFolder]:
-    """Yield every job that has a folder, under any protocol."""
-    for protocol in sorted(path.name for path in runs.root.iterdir() if path.is_dir()) if runs.root.is_dir() else ():
-        for job in runs.jobs(protocol):
-            yield runs.of(job)
+    """Yield the folder of every job, under any protocol and budget."""
+    for job in runs.all_jobs():
+        yield runs.of(job)
 
 
 def why_not(folder: JobFolder) -> str:

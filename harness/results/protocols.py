@@ -19,7 +19,7 @@ from harness.errors import StoreError, WrongUseError, unknown_name
 from harness.files import write_text_atomically, writing_to
 from harness.protocol_file import add_ablation, check_strengths, full_name, read_protocol_file
 from harness.registry import Ablation, Benchmark, Protocol
-from harness.results.store import JobFolder, RunsFolder
+from harness.results.store import JobFolder, RunsFolder, protocol_folder
 
 SCHEMA = 1
 KEPT = ("protocol.toml", "protocol.json")
@@ -111,11 +111,14 @@ def kept_beside(folder: JobFolder) -> dict[str, bytes]:
     Raises:
         StoreError: a file can't be read, is damaged, or belongs to another protocol than the folder.
     """
-    above = folder.path.absolute().parents
-    if len(above) < 3 or above[2].name != folder.job.protocol or not (above[2] / "protocol.json").is_file():
+    job, above = folder.job, folder.path.absolute().parents
+    if len(above) < 4 or above[2].name != protocol_folder(job.protocol, job.budget):
         return {}
-    kept = {name: _read(above[2] / name) for name in KEPT}
-    check_kept(folder.job.protocol, kept, f"{above[2]}/")
+    home = above[3] / job.protocol  # one place for the results of all budgets
+    if not (home / "protocol.json").is_file():
+        return {}
+    kept = {name: _read(home / name) for name in KEPT}
+    check_kept(job.protocol, kept, f"{home}/")
     return kept
 
 

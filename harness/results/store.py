@@ -1,6 +1,6 @@
 """Write and read the files of jobs. Each job has one folder, and its state is read from the files.
 
-<runs>/<protocol>/<model>/<data set>/seed-<n>/
+<runs>/<protocol>/<model>/<data set>/seed-<n>/     at another budget than 2.5M: <runs>/<protocol>@<budget>/...
     job.json          the request: job and fingerprint
     history.jsonl     one line per epoch
     checkpoint.pt     weights, and until training has ended the optimiser and the position
@@ -29,6 +29,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from harness.api import EpochRecord, Job, RunResult
+from harness.api.jobs import STANDARD_BUDGET
 from harness.errors import JobLockedError, StoreError
 from harness.files import remove_leftovers, write_atomically, write_text_atomically, writing_to
 from harness.results.schema import SCHEMA, known, upgrade
@@ -226,16 +227,28 @@ class JobFolder:
         return False
 
 
+def protocol_folder(protocol: str, budget: str = STANDARD_BUDGET) -> str:
+    """Return the name of the folder of a protocol's results: with ``@`` and the budget where that is not the standard.
+
+    >>> protocol_folder("xscore-1.0", "5M")
+    'xscore-1.0@5M'
+    """
+    return protocol if budget == STANDARD_BUDGET else f"{protocol}@{budget}"
+
+
 def job_place(job: Job) -> tuple[str, str, str, str]:
     """Return the folders from a runs folder down to a job's own: protocol, model, data set, ``seed-<n>``."""
-    return job.protocol, job.model, job.dataset, f"seed-{job.seed}"
+    return protocol_folder(job.protocol, job.budget), job.model, job.dataset, f"seed-{job.seed}"
 
 
 def job_at(place: Sequence[str]) -> Job | None:
     """Return the job whose folder has this place, the inverse of ``job_place``; None if it is no job's place."""
     if len(place) != 4 or not (match := _SEED_FOLDER.fullmatch(place[3])):
         return None
-    return Job(place[0], place[1], place[2], int(match[1]))
+    protocol, at, budget = place[0].partition("@")
+    if at and budget in ("", STANDARD_BUDGET):  # the standard budget has the protocol's own folder
+        return None
+    return Job(protocol, place[1], place[2], int(match[1]), budget or STANDARD_BUDGET)
 
 
 @dataclass(frozen=True)
@@ -248,8 +261,22 @@ class RunsFolder:
         """Return the folder of a job, which need not exist."""
         return JobFolder(job, Path(self.root, *job_place(job)))
 
-    def jobs(self, protocol: str) -> Iterator[Job]:
-        """Yield every job that has a folder under a protocol, in order."""
+    def jobs(self, protocol: str, budget: str = STANDARD_BUDGET) -> Iterator[Job]:
+        """Yield every job that has a folder under a protocol and a budget, in order."""
+        yield from self._jobs_in(protocol_folder(protocol, budget))
+
+    def all_jobs(self) -> Iterator[Job]:
+        """Yield every job that has a folder, in order."""
+        for name in _folders(os.fspath(self.root)):
+            yield from self._jobs_in(name)
+
+    def budgets(self, protocol: str) -> list[str]:
+        """Return the budgets that have a folder under a protocol, the standard one first."""
+        names = _folders(os.fspath(self.root))
+        own = [STANDARD_BUDGET] if protocol in names else []
+        return own + [name.removeprefix(f"{protocol}@") for name in names if name.startswith(f"{protocol}@")]
+
+    def _jobs_in(self, protocol: str) -> Iterator[Job]:
         base = os.fspath(self.root / protocol)  # of 100,000 folders, Path alone would take seconds
         for model in _folders(base):
             for dataset in _folders(f"{base}{os.sep}{model}"):

@@ -110,7 +110,7 @@ def in_budget(case: ModelCase) -> str:
 
     from harness.budget import check_budget
 
-    budget = case.benchmark.find_budget(case.benchmark.suite().budget)
+    budget = case.benchmark.budget(case.benchmark.suite().budget)
     counting = msgspec.structs.replace(case.benchmark.counting, macs_resolution=case.resolutions[0])
     case.build()
     try:

@@ -14,7 +14,7 @@ from harness.api import Job, ModelSpec, RunResult
 from harness.catalog import Offer
 from harness.data.store import PreparedDataset
 from harness.errors import HarnessError
-from harness.registry import Protocol
+from harness.registry import Budget, Protocol
 from harness.results.protocols import find_protocol
 from harness.results.store import JobFolder, RunsFolder
 from harness.workspace import Workspace
@@ -103,6 +103,12 @@ class Run:
             if name not in known.protocols and len(above) > 3:  # a run that was moved has nothing beside it
                 known = find_protocol(known, self.workspace.catalog, RunsFolder(above[3]), name)
             return known.protocol(name)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The budget of that name here."""
+        with _impossible():
+            return self.workspace.benchmark.budget(self.job.budget)
 
     @cached_property
     def model(self) -> Offer[ModelSpec]:

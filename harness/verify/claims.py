@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from harness.api.jobs import STANDARD_BUDGET
 from harness.errors import HarnessError, one_line
 from harness.results.predictions import compute_metric, read_predictions
 from harness.train.schedule import learning_rate_peak
@@ -38,7 +39,6 @@ def check_fingerprint(run: Run) -> Iterator[Check]:
 
 def check_budget(run: Run) -> Iterator[Check]:
     """Check that the parameters are the model's, and within the budget unless the result is marked."""
-    budget = run.workspace.benchmark.budget
     claimed = run.result.parameters
     try:
         counted = run.identity[1]
@@ -47,6 +47,7 @@ def check_budget(run: Run) -> Iterator[Check]:
         yield Check("parameters", "skipped", claimed, detail=str(impossible))
     else:
         yield compare("parameters", claimed, counted, "The model has another number of trainable parameters.")
+    budget = run.budget
     marked = run.result.over_budget
     over = budget.verdict([counted]) == "over"
     fine = marked or not over
@@ -143,6 +144,7 @@ def check_job(run: Run) -> Iterator[Check]:
     try:
         content: Any = json.loads(run.folder.job_file.read_bytes())
         asked = {key: content[key] for key in ("protocol", "model", "dataset", "seed", "fingerprint")}
+        asked["budget"] = content.get("budget", STANDARD_BUDGET)
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield Check("job", "failed", detail=f"{run.folder.job_file} can't be read: {one_line(error)}.")
         return

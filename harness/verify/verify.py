@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from harness.api import Job
+from harness.api.jobs import STANDARD_BUDGET
 from harness.errors import CannotContinueError, HarnessError, StoreError
 from harness.results.store import JobFolder, job_at
 from harness.verify.checks import Check, ImpossibleError, Run
@@ -147,7 +148,8 @@ def _job_of(path: Path) -> Job:
         try:
             content = json.loads((path / name).read_bytes())
             named = content.get("job", content)
-            return Job(str(named["protocol"]), str(named["model"]), str(named["dataset"]), int(named["seed"]))
+            protocol, model, dataset = (str(named[key]) for key in ("protocol", "model", "dataset"))
+            return Job(protocol, model, dataset, int(named["seed"]), str(named.get("budget", STANDARD_BUDGET)))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -102,7 +102,7 @@ class Workspace:
         Raises:
             HarnessError: the model or the data set is not usable.
         """
-        key = ("fingerprint", job.protocol, job.model, job.dataset)
+        key = ("fingerprint", job.protocol, job.model, job.dataset, job.budget)
         of_seed: Callable[[int], str] = self._once(key, lambda: self._fingerprints(job))
         return of_seed(job.seed)
 
@@ -117,7 +117,7 @@ class Workspace:
             lr_max=learning_rate_peak(protocol, model.spec)[0],
             data=data.fingerprint,
         )
-        return fingerprints(job.model, job.dataset, identity)
+        return fingerprints(job, identity)
 
     def _prepare(self, dataset: str, protocol: Protocol) -> PreparedDataset:
         try:

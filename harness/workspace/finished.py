@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.api import Cell, Job, MetricSpec, RunResult
+from harness.api.jobs import STANDARD_BUDGET
 from harness.errors import CannotContinueError
 from harness.plan import Selection, build_plan
-from harness.registry import Protocol, Suite
+from harness.registry import Budget, Protocol, Suite
 from harness.results.predictions import metric_value
 from harness.results.store import RunsFolder
 from harness.workspace import Workspace
-from harness.workspace.survey import survey_plan
+from harness.workspace.survey import left_out, survey_plan
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,20 @@ class Collected:
     """The results of a suite in a runs folder.
 
     Attributes:
-        suite, protocol: The suite and its protocol.
+        suite, protocol, budget: The suite, its protocol and its budget.
         runs: The folder of the results.
         cells: The state of every job that has a folder, of installed models.
         results: The results that are done and current.
         metric: The metric of ``values``.
         values: The metric's value by result, in the order of ``results``.
         notes: Sentences about results that are not counted.
-        option: The option that ``harness run`` needs for more results: `` --protocol FILE`` for an ablation.
+        option: The options that ``harness run`` needs for more results: `` --protocol FILE`` for an ablation, and
+            `` --budget NAME`` where that is not the standard one.
     """
 
     suite: Suite
     protocol: Protocol
+    budget: Budget
     runs: RunsFolder
     cells: tuple[Cell, ...]
     results: tuple[RunResult, ...]
@@ -71,7 +74,7 @@ def collect(
     chosen = benchmark.suite(suite)
     protocol = benchmark.protocol(chosen.protocol)
     offer = catalog.metric(metric or protocol.metric)
-    jobs = [job for job in runs.jobs(protocol.name) if job.dataset in chosen.datasets]
+    jobs = [job for job in runs.jobs(protocol.name, chosen.budget) if job.dataset in chosen.datasets]
     foreign = sorted({job.model for job in jobs} - set(catalog.models))
     cells = _cells(workspace, chosen, [job for job in jobs if job.model in catalog.models], brief=brief)
     done = [(cell, cell.result) for cell in cells if cell.state == "done" and cell.result]
@@ -79,6 +82,7 @@ def collect(
     return Collected(
         suite=chosen,
         protocol=protocol,
+        budget=benchmark.budget(chosen.budget),
         runs=runs,
         cells=cells,
         results=tuple(result for _, result in done),
@@ -89,8 +93,9 @@ def collect(
             else metric_value(runs.of(cell.job), result, offer)
             for cell, result in done
         ),
-        notes=tuple(_notes(cells, foreign)),
-        option=f" --protocol {ablation.file}" if ablation else "",
+        notes=(*_notes(cells, foreign), *left_out(workspace, chosen)),
+        option=(f" --protocol {ablation.file}" if ablation else "")
+        + ("" if chosen.budget == STANDARD_BUDGET else f" --budget {chosen.budget}"),
     )
 
 

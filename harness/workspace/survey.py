@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.api import Cell
 from harness.errors import HarnessError, PluginError
 from harness.plan import Plan
+from harness.registry import Suite
 from harness.results.grid import read_grid
 from harness.workspace import Workspace
 
@@ -41,6 +42,7 @@ def survey_plan(workspace: Workspace, plan: Plan, *, brief: bool = False) -> Sur
     """
     for name in plan.datasets:
         workspace.facts(name)
+    budget = workspace.benchmark.budget(plan.suite.budget)
     class_counts = sorted(class_counts_of(workspace, plan))
     over: dict[str, str] = {}
     broken: dict[str, str] = {}
@@ -50,7 +52,7 @@ def survey_plan(workspace: Workspace, plan: Plan, *, brief: bool = False) -> Sur
         except PluginError as error:
             broken[name] = str(error)
         else:
-            if sentence := workspace.benchmark.budget.excess(name, counts):
+            if sentence := budget.excess(name, counts):
                 over[name] = sentence
     cells = read_grid(workspace.runs, plan.jobs, workspace.fingerprint, brief=brief)
     workspace.architectures.save()
@@ -69,6 +71,18 @@ def check_data(workspace: Workspace, plan: Plan) -> None:
         raise problems[0]
     if problems:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
+
+
+def left_out(workspace: Workspace, suite: Suite) -> Iterator[str]:
+    """Return a sentence about results of other budgets on a suite's data sets, if there are any."""
+    others = [name for name in workspace.runs.budgets(suite.protocol) if name != suite.budget]
+    held = [
+        name
+        for name in others
+        if any(job.dataset in suite.datasets for job in workspace.runs.jobs(suite.protocol, name))
+    ]
+    if held:
+        yield f"Results of other budgets are left out: {', '.join(held)}. --budget shows them."
 
 
 def class_counts_of(workspace: Workspace, plan: Plan) -> tuple[int, ...]:

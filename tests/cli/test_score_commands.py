@@ -213,7 +213,7 @@ def test_anchors_of_another_protocol_are_refused(pocket_harness: Command, copied
     benchmark = load_benchmark(shipped_registry())
     spec = discover().metric("top1").spec
     with pytest.raises(WrongUseError, match=r"measured under pocket-1\.0"):
-        find_anchors("lab-1", benchmark, copied_runs, metric=spec, protocol=benchmark.protocol("xscore-1.0"))
+        find_anchors("lab-1", benchmark, copied_runs, metric=spec, suite=benchmark.suite("xscore7"))
 
 
 def test_results_of_different_protocols_are_refused_in_one_table() -> None:

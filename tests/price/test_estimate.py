@@ -275,7 +275,7 @@ def test_plan_prices_and_says_so(tiny_harness: Command, quick_start: None) -> No
     ran = tiny_harness("plan", "tiny", "tiny2", *options)
     assert ran.code == 0
     assert list(ran.rows[0]) == [
-        "model", "dataset", "seed", "state", "accuracy", "seconds", "fingerprint", "over_budget", "detail",
+        "model", "dataset", "seed", "state", "accuracy", "seconds", "fingerprint", "budget", "over_budget", "detail",
         "estimated_seconds", "estimated_from", "remaining_seconds",
     ]  # fmt: skip
     assert {row["estimated_from"] for row in ran.rows} == {"timed"}

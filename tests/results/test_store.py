@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,33 @@ def test_job_is_found_again_from_its_place(tmp_path: Path) -> None:
         ("runs", "pocket-1.0", "starnet", "pocket_digits", "seed-1"),
         *(("pocket-1.0", "starnet", "dots", name) for name in ("seed-", "seed-x", "seed--1", "set-aside", "seed-1 ")),
         ("pocket-1.0", "starnet", "dots", "seed-" + "9" * 5000),
+        ("pocket-1.0@", "starnet", "dots", "seed-1"),
+        ("pocket-1.0@2.5M", "starnet", "dots", "seed-1"),
     ],
 )
 def test_other_places_belong_to_no_job(place: tuple[str, ...]) -> None:
     assert job_at(place) is None
 
 
-def test_job_as_a_dictionary_has_its_four_values() -> None:
-    assert JOB.as_dict() == {"protocol": "pocket-1.0", "model": "starnet", "dataset": "pocket_digits", "seed": 12}
+def test_job_as_a_dictionary_has_its_five_values() -> None:
+    four = {"protocol": "pocket-1.0", "model": "starnet", "dataset": "pocket_digits", "seed": 12}
+    assert JOB.as_dict() == four | {"budget": "2.5M"}
     assert Job(**JOB.as_dict()) == JOB  # type: ignore[arg-type]
+
+
+def test_jobs_of_another_budget_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    larger = replace(JOB, budget="5M")
+    assert job_place(larger) == ("pocket-1.0@5M", "starnet", "pocket_digits", "seed-12")
+    assert job_at(job_place(larger)) == larger
+    assert str(larger) == "starnet on pocket_digits, seed 12, budget 5M"
+    runs = RunsFolder(tmp_path)
+    for job in (JOB, larger):
+        runs.of(job).path.mkdir(parents=True)
+    assert list(runs.jobs("pocket-1.0")) == [JOB]
+    assert list(runs.jobs("pocket-1.0", "5M")) == [larger]
+    assert list(runs.all_jobs()) == [JOB, larger]
+    assert runs.budgets("pocket-1.0") == ["2.5M", "5M"]
+    assert runs.budgets("pocket") == []
 
 
 def test_runs_are_found_below_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
