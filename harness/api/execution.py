@@ -51,13 +51,13 @@ class RunOne(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """The resources that jobs may use.
+    """The devices, threads and limits that jobs may use.
 
     Attributes:
         devices: One device name per job that may run at once on this machine, so its length is their number. A remote
             executor gets the one name that the user gave, such as ``auto``.
-        jobs: Number of jobs that may run at once; None if the user set no limit.
-        jobs_per_gpu: Number of jobs that share one GPU.
+        jobs: The number of jobs that may run at once; None if the user set no limit.
+        jobs_per_gpu: The number of jobs that share one GPU.
         threads: CPU threads per job; None leaves torch's own number.
         timeout: Seconds without progress after which a job counts as hung; None for no limit.
         needs_gpu: Whether jobs need a machine with a GPU.
@@ -84,10 +84,10 @@ class Work:
     Attributes:
         jobs: In the order in which they should start.
         run_one: Trains one of them, reads its state, or records that it failed.
-        resources: What the jobs may use.
+        resources: The devices, threads and limits of the jobs.
         reporter: Receives the progress. An executor asks ``reporter.should_stop()`` at least every few seconds. It
             calls ``job_started`` and ``job_finished`` for the jobs that it runs without passing the reporter on.
-        folder: Where the executor may keep its own files, beside the results. The executor creates it.
+        folder: The folder for the executor's own files, beside the results. The executor creates it.
     """
 
     jobs: tuple[Job, ...]

@@ -56,7 +56,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """All that is known about a finished job; the content of its ``result.json``.
+    """The result of a finished job: the content of its ``result.json``.
 
     Attributes:
         job: The job.

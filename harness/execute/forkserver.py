@@ -1,9 +1,8 @@
-"""Where worker processes come from: on a CPU under Linux they are forked from one that has imported what they need.
+"""The start of worker processes. For a CPU under Linux, a fork server imports the libraries and forks the workers.
 
-Importing torch and timm takes two to three seconds a process. The process that workers are forked from does it once,
-while the command itself still looks at models and results. It does nothing but import, so that what forking cannot
-copy, threads of OpenMP and contexts of CUDA, is not there yet. With an accelerator every worker is a fresh interpreter
-all the same: a driver that some library touched at import would be broken in each of them.
+Importing torch and timm takes two to three seconds per process. The fork server does it once, while the command still
+reads models and results. It only imports, so it has no threads of OpenMP and no CUDA context, which a fork can't copy.
+For an accelerator every worker is a fresh interpreter, for a library may initialise the driver at import.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _IMPORTS = "harness.execute.preload"
 
 
 def process_context(devices: Sequence[str]) -> _Context:
-    """Return how processes that train on these devices are started."""
+    """Return the context that starts processes for these devices."""
     if sys.platform != "win32" and forks_workers(devices):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_IMPORTS])
@@ -45,19 +44,22 @@ def begin_imports(device: str) -> None:
     known = device_without_torch(device)
     if known is None or process_context((known.address,)).get_start_method() != "forkserver":
         return
-    from multiprocessing import forkserver  # not made for every system
+    from multiprocessing import forkserver  # Windows does not have it
 
-    with _stdout_to_stderr(), _deaf_to_ctrl_c():
+    with _stdout_to_stderr(), _sigint_ignored():
         forkserver.ensure_running()
 
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Start a process without this one's stdout: whoever reads that waits until the last process has let go of it."""
+    """Let a process that is started in the block have stderr as its stdout.
+
+    A pipe reader sees the end of the command's stdout only after every process has closed it.
+    """
     try:
         kept = os.dup(1)
         os.dup2(2, 1)
-    except OSError:  # one of them is closed
+    except OSError:  # stdout or stderr is closed
         yield
         return
     try:
@@ -68,10 +70,10 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start a process that ignores SIGINT from its first moment.
+def _sigint_ignored() -> Iterator[None]:
+    """Let a process that is started in the block ignore SIGINT.
 
-    Ctrl-C reaches it, too. It would print where in its imports it was; what that means is the command's to say.
+    Ctrl-C reaches it, too. Otherwise it prints a traceback over the command's own message.
     """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

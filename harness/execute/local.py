@@ -1,4 +1,4 @@
-"""Executor plugin: this machine, in processes that live on, one for each device slot."""
+"""Executor plugin: worker processes on this machine, one per device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from harness.api import Cell, ExecutorSpec, Work, hookimpl
 
 
 def execute(work: Work) -> Iterator[Cell]:
-    """Carry out the jobs in their order, as many at a time as there are devices, and yield each outcome as it comes.
+    """Carry out the jobs in their order, one per device at once, and yield each outcome as it comes.
 
-    Training happens in processes of its own even where there is one job at a time: a crash in compiled code, a device
-    that has gone into an unusable state or a hung job then ends that process, not the command.
+    Even a single job trains in a worker process: a crash in compiled code, a broken device or a hung job then ends the
+    worker and not the command.
     """
     resources = work.resources
     if resources.in_process:
@@ -27,5 +27,5 @@ def execute(work: Work) -> Iterator[Cell]:
 
 @hookimpl
 def harness_executors() -> list[ExecutorSpec]:
-    """Offer the executor that needs nothing installed."""
-    return [ExecutorSpec(name="local", title="Processes on this machine, one for each device slot", execute=execute)]
+    """Register the executor, which needs nothing installed."""
+    return [ExecutorSpec(name="local", title="Processes on this machine, one per device", execute=execute)]

@@ -1,7 +1,7 @@
-"""Jobs -> worker processes that live on, one for each device slot. One that dies costs its own job's last minutes.
+"""A pool of worker processes, one per device. A worker that dies costs the minutes since its job's last checkpoint.
 
-Each worker has a pipe of its own. A shared queue would be simpler, but a process that is killed while it holds the
-queue's lock stops all others for ever.
+Each worker has its own pipe. A shared queue would be simpler, but a process that is killed while it holds the queue's
+lock blocks all others for good.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 _POLL_SECONDS = 0.1
-_ATTEMPTS = 2  # a job whose process died once may have been unlucky; twice, it is the job
-_STOP_SECONDS = 60.0  # for a worker to end its step and save, before it is ended
-_START_SECONDS = 600.0  # for a worker to import its libraries, on a busy machine and from a slow disk
+_ATTEMPTS = 2  # one death may be bad luck; after a second one, the job itself is the likely cause
+_STOP_SECONDS = 60.0  # in which a worker may end its step and save, before it is killed
+_START_SECONDS = 600.0  # in which a worker may import its libraries, on a busy machine and from a slow disk
 
 
 @dataclass
 class _Worker:
-    """One process, its pipe and what it is doing."""
+    """One process, its pipe and its current job."""
 
     process: BaseProcess
-    connection: Any  # Connection, and PipeConnection on Windows
+    connection: Any  # a Connection; a PipeConnection on Windows
     device: str
     ready: bool = False
     job: Job | None = None
-    heard: float = field(default_factory=time.monotonic)
-    ended_for: str = ""
+    last_message: float = field(default_factory=time.monotonic)
+    killed_because: str = ""
 
-    def end(self, reason: str) -> None:
-        """End the process at once."""
-        self.ended_for = reason
+    def kill(self, reason: str) -> None:
+        """Kill the process."""
+        self.killed_because = reason
         self.process.kill()
 
 
@@ -55,7 +55,7 @@ class Pool:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._run_one = pickle.dumps(work.run_one)
-        # Never forked from this process: a copy of torch's threads and of a CUDA context does not work.
+        # Workers are not forked from this process, for a fork can't copy torch's threads and a CUDA context.
         self._context = process_context(work.resources.devices)
         self._pending = deque(work.jobs)
         self._attempts: Counter[Job] = Counter()
@@ -75,7 +75,7 @@ class Pool:
         """
         try:
             while self._pending or any(one.job for one in self._workers):
-                self._heed_stop()
+                self._pass_on_stop()
                 if self._stop_sent and not any(one.job for one in self._workers):
                     break
                 self._start_workers()
@@ -101,7 +101,7 @@ class Pool:
             arguments = (there, self._run_one, device, self._work.resources.threads, surroundings)
             process = self._context.Process(target=worker.main, args=arguments, name="harness worker", daemon=False)
             process.start()
-            there.close()  # so that the end of the process is the end of the pipe
+            there.close()  # so that the pipe ends with the process
             self._workers.append(_Worker(process, here, device))
 
     def _busy(self) -> int:
@@ -109,35 +109,35 @@ class Pool:
 
     def _assign(self, one: _Worker) -> None:
         one.job = self._pending.popleft()
-        one.heard = time.monotonic()
-        with contextlib.suppress(OSError):  # it has just died; its pipe will say so
+        one.last_message = time.monotonic()
+        with contextlib.suppress(OSError):  # it has just died, which its pipe will show
             one.connection.send(one.job)
 
     def _listen(self) -> Iterator[Cell]:
-        """Wait a moment for what workers say, pass it on, and yield the jobs that have ended."""
+        """Wait a moment for messages of workers, pass them on, and yield the outcomes of jobs that have ended."""
         by_connection = {one.connection: one for one in self._workers}
         for connection in wait(list(by_connection), timeout=_POLL_SECONDS):
-            one = by_connection[connection]  # only connections were waited for
+            one = by_connection[connection]
             try:
                 name, arguments = one.connection.recv()
             except (EOFError, OSError, pickle.UnpicklingError):
-                yield from self._bury(one)
+                yield from self._replace(one)
                 continue
-            one.heard = time.monotonic()
-            yield from self._understand(one, name, arguments)
+            one.last_message = time.monotonic()
+            yield from self._handle(one, name, arguments)
 
-    def _understand(self, one: _Worker, name: str, arguments: tuple[Any, ...]) -> Iterator[Cell]:
+    def _handle(self, one: _Worker, name: str, arguments: tuple[Any, ...]) -> Iterator[Cell]:
         match name:
             case "ready":
                 one.ready, self._failed_starts = True, 0
             case "ended":
-                cell, fit = arguments
+                cell, reusable = arguments
                 one.job = None
-                if not fit:
+                if not reusable:
                     self._retire(one)
                 yield cell
             case "stopped":
-                # Asked by this process, or by a signal to the worker alone; then its job goes on elsewhere.
+                # Without a request of this process, a signal has stopped the worker alone: another one resumes its job.
                 if self._stop_sent:
                     self._stopped = True
                 elif one.job is not None:
@@ -149,10 +149,10 @@ class Pool:
             case _:
                 getattr(self._work.reporter, name)(*arguments)
 
-    def _bury(self, one: _Worker) -> Iterator[Cell]:
-        """Deal with a worker that has died."""
+    def _replace(self, one: _Worker) -> Iterator[Cell]:
+        """Deal with a worker that has died: its device and its job are free for another one."""
         one.process.join(timeout=5)
-        reason = one.ended_for or how_it_ended(one.process.exitcode)
+        reason = one.killed_because or how_it_ended(one.process.exitcode)
         job, started = one.job, one.ready
         self._retire(one)
         if job is not None:
@@ -165,7 +165,7 @@ class Pool:
             if self._failed_starts >= _ATTEMPTS:
                 raise CannotContinueError(
                     f"A process for training {reason} before it could start, {self._failed_starts} times in a row. "
-                    "What it wrote stands above. 'harness run --in-process' trains without such processes."
+                    "Its messages are above. 'harness run --in-process' trains without such processes."
                 )
 
     def _try_again(self, job: Job, reason: str) -> Iterator[Cell]:
@@ -185,15 +185,15 @@ class Pool:
         limit = self._work.resources.timeout
         now = time.monotonic()
         for one in self._workers:
-            silent = now - one.heard
+            silent = now - one.last_message
             if not one.ready and silent > _START_SECONDS:
-                one.end(f"did not start within {_START_SECONDS:.0f} seconds and was ended")
+                one.kill(f"did not start within {_START_SECONDS:.0f} seconds and was ended")
             elif limit is not None and one.job is not None and silent > limit:
-                one.end(f"made no progress for {limit:.0f} seconds and was ended")
+                one.kill(f"made no progress for {limit:.0f} seconds and was ended")
             elif self._stop_sent and one.job is not None and now - self._stop_sent > _STOP_SECONDS:
-                one.end("did not stop when asked and was ended")
+                one.kill("did not stop when asked and was ended")
 
-    def _heed_stop(self) -> None:
+    def _pass_on_stop(self) -> None:
         if self._stop_sent is None and self._work.reporter.should_stop():
             self._stop_sent = time.monotonic()
             for one in self._workers:
@@ -206,7 +206,7 @@ class Pool:
         one.connection.close()
 
     def _close(self) -> None:
-        """End all workers: idle ones by themselves, others by force after a moment to save their position."""
+        """Close the pipes, at which workers save and end, and kill those that take too long."""
         for one in self._workers:
             one.connection.close()
         patience = time.monotonic() + _STOP_SECONDS

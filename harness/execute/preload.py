@@ -1,4 +1,4 @@
-"""The slow imports of a worker, done once in the fork server (``harness.execute.forkserver``)."""
+"""The slow imports of a worker. The fork server imports this module once (``harness.execute.forkserver``)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import warnings
 
 from harness.machine import gc_paused
 
-# The worker meets the same error again, and can report it.
+# A worker repeats an import that fails here, and reports the error.
 with warnings.catch_warnings(), contextlib.suppress(Exception), gc_paused():
     warnings.simplefilter("ignore")
-    import timm  # noqa: F401  (the reference's models and many others are built by it)
+    import timm  # noqa: F401 - the reference models and many others are built by it
 
     import harness.execute.runner  # noqa: F401
 
-    # A collection in a worker would write to, and so copy, all pages that it shares with the others. And the first one
-    # after this would look at everything, for 0.3 seconds.
+    # A garbage collection in a worker writes to every page that it shares with the fork server, which copies the page,
+    # and the first collection visits every object, which takes 0.3 seconds. Frozen objects are left out.
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Executor plugin: Ray, on a running cluster or started here for the time."""
+"""Executor plugin: Ray, on a running cluster or on a temporary local one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from harness.api import (
 )
 
 _OPTIONS = {
-    "address": "a running cluster, such as auto or ray://head:10001 (default $RAY_ADDRESS; without it Ray starts here)",
-    "resources": "custom resources of one job, such as a100=0.5; commas between several",
+    "address": "a running cluster, such as auto or ray://head:10001 (default $RAY_ADDRESS, else a temporary local one)",
+    "resources": "custom resources per job, such as a100=0.5; commas between several",
 }
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 60.0
 
 
 def execute(work: Work) -> Iterator[Cell]:
-    """Give every job to Ray and yield each outcome as it comes.
+    """Submit every job to Ray and yield each outcome as it comes.
 
     Raises:
         CannotContinueError: Ray is missing or does not answer.
@@ -73,7 +73,7 @@ def _connect(work: Work) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Find out whether anybody listens, which Ray itself takes minutes for. Raises OSError."""
+    """Connect to an address and close again, because Ray takes minutes to give up. Raises OSError."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -82,7 +82,7 @@ def _knock(address: str) -> None:
 def _carry_out(ray: Any, work: Work) -> Iterator[Cell]:
     resources = work.resources
     threads = resources.threads or 1
-    # A worker that dies is replaced by Ray once; after that the job is recorded as failed.
+    # Ray replaces a worker that dies once; after a second death the job is recorded as failed.
     remote = ray.remote(
         num_cpus=threads,
         num_gpus=1 / resources.jobs_per_gpu if resources.needs_gpu else 0,
@@ -109,7 +109,7 @@ def _carry_out(ray: Any, work: Work) -> Iterator[Cell]:
 
 
 def _train(run_one: RunOne, job: Job, device: str, threads: int) -> Cell:
-    """Train a job; called in a Ray worker."""
+    """Train a job, in a Ray worker."""
     return run_one(job, device=device, threads=threads)
 
 
@@ -131,7 +131,7 @@ def _outcome(ray: Any, work: Work, reference: Any, job: Job) -> Cell:
 
 
 def _stop(ray: Any, running: dict[Any, Job]) -> None:
-    """Have every job save its position, which takes them a step, and end."""
+    """Let every job save its position, which it does at the end of its step, and end."""
     for reference in running:
         ray.cancel(reference, force=False)
     patience = time.monotonic() + _STOP_SECONDS
@@ -150,11 +150,11 @@ def _custom(text: str) -> dict[str, float]:
 
 @hookimpl
 def harness_executors() -> list[ExecutorSpec]:
-    """Offer Ray; whether it is there is found out when it is asked for."""
+    """Register the executor. ``execute`` finds out whether Ray is there."""
     return [
         ExecutorSpec(
             name="ray",
-            title="Ray, a running cluster or one for the time: pip install 'xscore-harness[ray]'",
+            title="Ray, a running cluster or a temporary local one: pip install 'xscore-harness[ray]'",
             execute=execute,
             remote=True,
             options=MappingProxyType(_OPTIONS),

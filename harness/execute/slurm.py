@@ -1,7 +1,7 @@
-"""Executor plugin: a Slurm cluster, one task of a job array for each job, submitted and requeued by submitit.
+"""Executor plugin: a Slurm cluster, with one task of a job array per job, which submitit submits and requeues.
 
-Which task is which job is written down beside the results, and whether it waits or runs is asked of ``squeue``. So the
-process that submitted may end, and another one takes over. Accounting (``sacct``) is not needed.
+A file beside the results records the task of each job, and ``squeue`` shows its state. So the process that submitted
+may end, and another one follows the tasks. Accounting (``sacct``) is not needed.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 _OPTIONS = {
-    "partition": "where to submit",
-    "time": "minutes for one task; at the limit it saves, is requeued and goes on (default 1440)",
-    "account": "whom to charge",
+    "partition": "the partition to submit to",
+    "time": "minutes per task; at the limit it saves, is requeued and resumes (default 1440)",
+    "account": "the account to charge",
     "qos": "quality of service",
-    "mem": "memory for one task, such as 16GB",
-    "gpus": "GPUs for one task (default 1 where the protocol or --device wants a GPU)",
+    "mem": "memory per task, such as 16GB",
+    "gpus": "GPUs per task (default 1 if the protocol or --device needs a GPU)",
     "constraint": "features that a node must have",
     "exclude": "nodes to leave out",
-    "signal_delay": "seconds before the time limit at which a task is told to save (default 90)",
+    "signal_delay": "seconds before the time limit at which a task saves (default 90)",
     "setup": "a shell line to run before each task, such as 'module load cuda'",
 }
 _MINUTES = 1440
@@ -69,7 +69,7 @@ class _Task:
 
 
 class RequeuedRunOne:
-    """What a task does: train, and at Slurm's warning save the position and ask to be queued again."""
+    """The function of a task: it trains, and at Slurm's warning it saves the position and is requeued."""
 
     def __init__(self, run_one: RunOne, device: str, threads: int) -> None:
         self._run_one = run_one
@@ -85,7 +85,7 @@ class RequeuedRunOne:
             warned.append(number)
             stop.wanted = True
 
-        # submitit's own handler would leave in the middle of a step; it is called once the position is saved.
+        # submitit's own handler would end the process within a step, so it is called once the position is saved.
         warning = getattr(signal, "SIGUSR2", None)
         requeue = signal.getsignal(warning) if warning else None
         try:
@@ -99,18 +99,18 @@ class RequeuedRunOne:
             raise
 
     def checkpoint(self, job: Job) -> DelayedSubmission:
-        """Return what is to run after a requeue; called by submitit."""
+        """Return the function to run after a requeue; submitit calls this."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
 
 
 def execute(work: Work) -> Iterator[Cell]:
-    """Submit what is not queued already, and yield each outcome as its task leaves the queue.
+    """Submit the jobs that are not in the queue, and yield each outcome as its task leaves the queue.
 
     Raises:
         CannotContinueError: submitit or Slurm is missing, or a submission was refused.
-        StoppedError: the user asked to stop. Tasks that were submitted go on.
+        StoppedError: the user asked to stop. The submitted tasks run on.
     """
     _require_slurm()
     options = _options(work.resources)
@@ -129,12 +129,12 @@ def execute(work: Work) -> Iterator[Cell]:
     try:
         yield from _follow(work, following, options)
     except StoppedError:
-        work.reporter.notice(f"What was submitted goes on. {cancel}")
+        work.reporter.notice(f"The submitted jobs run on. {cancel}")
         raise
 
 
 def waiting(folder: Path) -> Mapping[Job, str]:
-    """Return the jobs that Slurm has, with what it says of each."""
+    """Return the jobs in Slurm's queue with their states."""
     tasks = _recorded_tasks(folder)
     if not tasks or shutil.which("squeue") is None:
         return {}
@@ -153,7 +153,7 @@ def _follow(work: Work, tasks: Sequence[_Task], options: Mapping[str, str]) -> I
         try:
             queue = _queue()
         except CannotContinueError:
-            continue  # the controller is away for a moment, as happens; Ctrl-C ends the waiting
+            continue  # a controller is sometimes away for a moment; Ctrl-C ends the waiting
         for id_, task in list(waiting_for.items()):
             state = queue.get(id_, "")
             if state.startswith("running") and task.job not in started:
@@ -230,7 +230,7 @@ def _parameters(resources: Resources, options: Mapping[str, str], threads: int) 
 def _options(resources: Resources) -> Mapping[str, str]:
     if resources.jobs_per_gpu > 1:
         raise WrongUseError(
-            "Slurm gives each task a GPU of its own, so --jobs-per-gpu does not apply. Where the cluster shares GPUs, "
+            "Slurm gives each task its own GPU, so --jobs-per-gpu does not apply. If the cluster shares GPUs, "
             "ask for a share by --executor-option, as its manual says."
         )
     return resources.options
@@ -257,7 +257,7 @@ def _require_slurm() -> None:
 
 
 def _queue() -> dict[str, str]:
-    """Return what Slurm says of this user's tasks that wait or run, by task id.
+    """Return the states of this user's tasks that wait or run, by task id.
 
     Raises:
         CannotContinueError: the controller does not answer.
@@ -277,7 +277,7 @@ def _queue() -> dict[str, str]:
 
 
 def _ended_as(id_: str) -> str:
-    """Return the state in which a task ended; empty where the controller has forgotten, as it does after minutes."""
+    """Return the state in which a task ended; empty once the controller has forgotten it, after some minutes."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["scontrol", "show", "job", "--oneliner", id_]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -291,7 +291,7 @@ def _ended_as(id_: str) -> str:
 
 
 def _log(folder: Path, id_: str) -> str:
-    """Point at a task's log and quote its last line; empty where there is none, for then it never started."""
+    """Return a sentence with the path and the last line of a task's log; empty without a log: it never started."""
     for path in sorted((folder / "logs").glob(f"{id_}_*_log.out")):
         lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return f"Its log, {path}, ends: {lines[-1].strip()}" if lines else f"Its log, {path}, is empty."
@@ -314,7 +314,7 @@ def _recorded_tasks(folder: Path) -> list[_Task]:
 
 
 def _queued_tasks(folder: Path) -> list[_Task]:
-    """Return the tasks that are still in the queue, and forget the submissions that have wholly left it."""
+    """Return the tasks that are in the queue, and delete the records of submissions that have left it completely."""
     tasks = _recorded_tasks(folder)
     if not tasks:
         return []
@@ -333,7 +333,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 @hookimpl
 def harness_executors() -> list[ExecutorSpec]:
-    """Offer Slurm; whether it is there is found out when it is asked for."""
+    """Register the executor. ``execute`` finds out whether Slurm is there."""
     return [
         ExecutorSpec(
             name="slurm",

@@ -1,6 +1,6 @@
-"""A process that trains one job after another for its parent, so that what is imported is imported once.
+"""A worker process: it trains one job after another for its parent, so that libraries are imported once.
 
-This module is imported before the number of threads is known, so it imports nothing heavy.
+This module imports nothing heavy, for it is imported before the number of threads is limited.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The parent's environment and folder, which a forked process has of another one's start."""
+    """The parent's environment and folder. A forked process has those with which the fork server started."""
 
     environment: Mapping[str, str]
     folder: str
 
 
 def main(connection: Connection, run_one: bytes, device: str, threads: int | None, surroundings: Surroundings) -> None:
-    """Train what the parent asks for until it closes the connection.
+    """Train the jobs that the parent sends, until it closes the connection.
 
-    The parent sends a Job, or "stop". This process answers with (method of the reporter, arguments), and at the end
-    of each job with ("ended", (cell,)), ("stopped", ()) or ("cannot_write", (sentence,)).
+    The parent sends a Job or "stop". This process sends calls of the reporter as (method, arguments), and at the end of
+    each job ("ended", (cell, reusable)), ("stopped", ()) or ("cannot_write", (sentence,)).
 
     Args:
-        connection: To the parent.
-        run_one: A pickled ``harness.api.RunOne``; unpickled only once the threads are limited.
-        device: Where to train.
+        connection: The connection to the parent.
+        run_one: A pickled ``harness.api.RunOne``, unpickled once the threads are limited.
+        device: The device to train on.
         threads: CPU threads; None leaves torch's own number.
-        surroundings: The parent's.
+        surroundings: The parent's environment and folder.
     """
     set_up_process(threads, surroundings)
     stop = StopSignal()
@@ -53,22 +53,22 @@ def main(connection: Connection, run_one: bytes, device: str, threads: int | Non
     def send(message: tuple[str, tuple[Any, ...]]) -> None:
         try:
             connection.send(message)
-        except OSError:  # the parent has ended: save the position and end, too
+        except OSError:  # the parent has ended: save the position and end
             stop.wanted = True
 
     with stop.installed():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what it means
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which sends "stop"
         train = _unpickle(run_one)
         send(("ready", ()))
         while (job := jobs.next()) is not None:
             if not _carry_out(job, partial(train, device=device, threads=threads), send, stop, on_gpu=device != "cpu"):
                 break
-    atexit._run_exitfuncs()  # a forked process ends without them, and a library may have something to flush
-    gc.freeze()  # else the interpreter looks at every object of torch on its way out, which takes a second
+    atexit._run_exitfuncs()  # a forked process skips these functions, and a library may use one to flush
+    gc.freeze()  # else the interpreter visits every object of torch at its end, which takes a second
 
 
 def _carry_out(job: Job, train: Callable[..., Cell], send: _Send, stop: StopSignal, *, on_gpu: bool) -> bool:
-    """Train one job and tell the parent how it ended; return whether this process is fit for another one."""
+    """Train one job and send its outcome; return whether this process can train another one."""
 
     try:
         cell = train(job, reporter=PipeReporter(send, stop))
@@ -78,14 +78,14 @@ def _carry_out(job: Job, train: Callable[..., Cell], send: _Send, stop: StopSign
     except StoreError as error:
         send(("cannot_write", (str(error),)))
         return False
-    # A failure on a GPU may leave a context that fails for ever after, so the next job gets a fresh process.
-    fit = cell.state != "failed" or not on_gpu
-    send(("ended", (cell, fit)))
-    return fit
+    # A failure on a GPU may break the CUDA context for good, so the next job gets a fresh process.
+    reusable = cell.state != "failed" or not on_gpu
+    send(("ended", (cell, reusable)))
+    return reusable
 
 
 class _Inbox:
-    """What the parent sends, read by a thread of its own: a wish to stop arrives while a job is training."""
+    """The parent's messages. A thread reads them, so that "stop" arrives while a job is training."""
 
     def __init__(self, connection: Connection, stop: StopSignal) -> None:
         self._connection = connection
@@ -95,10 +95,10 @@ class _Inbox:
         threading.Thread(target=self._read, daemon=True).start()
 
     def next(self) -> Job | None:
-        """Wait for the next job; None once there will be no more."""
+        """Wait for the next job and return it; None at the end."""
         with self._arrived:
             while not self._jobs:
-                # Signals are handled between two waits: this is the main thread.
+                # Python handles signals in the main thread, between two waits.
                 self._arrived.wait(timeout=0.5)
                 if self._stop.wanted:
                     return None
@@ -108,7 +108,7 @@ class _Inbox:
         while True:
             try:
                 message = self._connection.recv()
-            except (EOFError, OSError):  # the parent has ended, however that happened: save the position and end, too
+            except (EOFError, OSError):  # the parent has ended: save the position and end
                 message = "stop"
             if message == "stop":
                 self._stop.wanted = True
@@ -120,9 +120,10 @@ class _Inbox:
 
 
 def set_up_process(threads: int | None, surroundings: Surroundings) -> None:
-    """Limit threads before the libraries that start them are imported, and keep stdout for the parent's data.
+    """Take over the parent's surroundings, limit the threads, and point stdout at stderr.
 
-    Where torch is there already, in a forked process, the job sets the number of threads.
+    The variables limit the threads of libraries that are imported afterwards. In a forked process torch is imported
+    already, and ``run_one`` sets its number of threads.
     """
     os.environ.clear()
     os.environ.update(surroundings.environment)
@@ -138,13 +139,13 @@ def _unpickle(run_one: bytes) -> Any:
     import pickle
 
     with gc_paused():
-        import torch  # noqa: F401  (imported here, so that the parent learns of a failure before it sends a job)
+        import torch  # noqa: F401 - a failure of this import ends the process before the parent sends a job
 
     return pickle.loads(run_one)
 
 
 def how_it_ended(code: int | None) -> str:
-    """Say how a process ended, as the end of a sentence that begins with it.
+    """Return the end of a sentence about a process, from its exit code.
 
     >>> how_it_ended(3)
     'ended with exit code 3'

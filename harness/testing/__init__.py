@@ -1,6 +1,6 @@
 """Examines plugins by conformance rules, each with its reason, and gives authors fakes to test against.
 
-A test file of three lines runs every rule as a test of its own, by the pytest plugin that the harness installs:
+A test file of three lines makes every rule a test, by the pytest plugin that the harness installs:
 
     def test_conformance(harness_rule):
         harness_rule()

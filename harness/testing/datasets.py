@@ -275,7 +275,7 @@ def has_sources(case: DatasetCase) -> str:
 
 @rule("dataset-prepares")
 def prepares(case: DatasetCase) -> str:
-    """Training reads the prepared form, and preparation makes checks of its own."""
+    """Training reads the prepared form, and preparation makes further checks."""
     from harness.data.ingest import Ingestion, ingest
 
     if case.spec.sources:

@@ -293,15 +293,15 @@ class FakeRunOne:
         call = Call(job, device, threads, began=time.time())
         record = f"{uuid.uuid4().hex}.call"
         self._write(record, json.dumps(asdict(call)))
-        with logged(reporter) as told:
-            told.job_started(job)
-            while not (stopping := told.should_stop()) and time.time() < call.began + self.seconds:
+        with logged(reporter) as receiver:
+            receiver.job_started(job)
+            while not (stopping := receiver.should_stop()) and time.time() < call.began + self.seconds:
                 time.sleep(0.05)
             if not stopping:
                 if job in self.dying and os.getpid() != self.home:
                     os._exit(1)
                 for one in epoch_records():
-                    told.epoch_finished(job, one)
+                    receiver.epoch_finished(job, one)
             self._write(record, json.dumps(asdict(replace(call, ended=time.time()))))
             if stopping:
                 raise StoppedError
@@ -310,7 +310,7 @@ class FakeRunOne:
             else:
                 self._write(_file_of(job), "")
                 cell = self.look(job)
-            told.job_finished(cell)
+            receiver.job_finished(cell)
         return cell
 
     def look(self, job: Job, /) -> Cell:
@@ -347,7 +347,7 @@ def executor_work(run_one: FakeRunOne, folder: Path, reporter: Reporter | None =
     Args:
         run_one: Stands in for the training.
         folder: The executor's own folder.
-        reporter: Receives the progress; None for nobody.
+        reporter: Receives the progress; None discards it.
     """
     return Work(
         jobs=tuple(replace(JOB, seed=seed) for seed in range(3)),

@@ -55,7 +55,7 @@ def is_seeded(case: ModelCase) -> None:
     if differing:
         raise Failed(f"two builds from one seed differ in {shorten(differing)}.")
     if all(torch.equal(value, other[name]) for name, value in first.items()):
-        raise Failed("two builds from different seeds are equal: build must not set a seed of its own.")
+        raise Failed("two builds from different seeds are equal: build must not set a seed itself.")
 
 
 @rule("model-state-dict")

@@ -61,80 +61,86 @@ class FollowerCase(ABC):
 
 def following_rules(kind: Kind) -> tuple[Rule, ...]:
     """Make the rules about a FollowerCase: it stays silent, changes nothing and is quick."""
+    examined = {
+        "silent": _prints_nothing,
+        "settings": _leaves_settings,
+        "leaves-weights": _leaves_the_weights,
+        "quick": _is_quick,
+        "spawns": _works_in_processes,
+    }
+    return tuple(rule(f"{kind}-{name}")(examine) for name, examine in examined.items())
 
-    @rule(f"{kind}-silent")
-    def prints_nothing(case: FollowerCase) -> None:
-        """Stdout belongs to the data, and other output would land in the middle of it."""
-        case.require()
-        with scratch() as folder, watching() as seen, contextlib.suppress(Skipped):
-            case.follow(folder)
-        if found := seen.out.strip():
-            raise Failed(f"it prints {found[:120]!r} to stdout, expected nothing; use the logging module.")
 
-    @rule(f"{kind}-settings")
-    def leaves_settings(case: FollowerCase) -> None:
-        """A global setting or torch's generator, changed while a run is followed, changes the run's numbers."""
-        import torch  # noqa: F401 - settings() reports torch's settings once it is imported
+def _prints_nothing(case: FollowerCase) -> None:
+    """Stdout belongs to the data, and other output would land in the middle of it."""
+    case.require()
+    with scratch() as folder, watching() as seen, contextlib.suppress(Skipped):
+        case.follow(folder)
+    if found := seen.out.strip():
+        raise Failed(f"it prints {found[:120]!r} to stdout, expected nothing; use the logging module.")
 
-        generator = "torch's global generator"
-        _follow_once(case)  # a first use may change settings, which is not held against the plugin
-        with scratch() as folder:
-            before, state = settings(), random_states()[generator]
-            case.follow(folder)
-            found = changed(before, settings())
-            if random_states()[generator] != state:
-                found.append(f"the state of {generator}")
-        if found:
-            raise Failed(f"it changes {shorten(found)}.")
 
-    @rule(f"{kind}-leaves-weights")
-    def leaves_the_weights(case: FollowerCase) -> None:
-        """A run that is followed has to end in the same bits as one that is not."""
-        _follow_once(case)
-        with tempfile.TemporaryDirectory() as place:
-            alone = fakes.train(lambda *_, **__: None, Path(place)).weights_sha256
-        with scratch() as folder, tempfile.TemporaryDirectory() as place:
-            try:
-                with case.attached(folder) as notify:
-                    followed = fakes.train(notify, Path(place)).weights_sha256
-            except RAISED as error:
-                raise Failed(f"with it, a real run raised {one_line(error)}.") from error
-        if followed != alone:
-            raise Failed("with it, the same job ends in different weights.")
+def _leaves_settings(case: FollowerCase) -> None:
+    """A global setting or torch's generator, changed while a run is followed, changes the run's numbers."""
+    import torch  # noqa: F401 - settings() reports torch's settings once it is imported
 
-    @rule(f"{kind}-quick")
-    def is_quick(case: FollowerCase) -> str:
-        """Training waits for it after every epoch."""
-        _follow_once(case)
-        opening, epoch = _times(case)
-        text, limit = f"{1000 * epoch:.3g} ms per epoch", f"{_TOO_SLOW:g} s per epoch"
-        advised, slow, too_slow = f"{_SLOW:g} s per epoch", epoch > _SLOW, epoch > _TOO_SLOW
-        if case.longest_opening is not None:
-            text = f"{1000 * opening:.3g} ms to open and {text}"
-            limit = f"{case.longest_opening:g} s (TrackerSpec.patience) to open and {limit}"
-            advised = f"{_SLOW_OPENING:g} s to open and {advised}"
-            slow, too_slow = slow or opening > _SLOW_OPENING, too_slow or opening > case.longest_opening
-        if too_slow:
-            raise Failed(f"it takes {text}, expected less than {limit}.")
-        if slow:
-            raise Warned(f"it takes {text}, expected less than {advised}.")
-        return text
+    generator = "torch's global generator"
+    _follow_once(case)  # a first use may change settings, which is not held against the plugin
+    with scratch() as folder:
+        before, state = settings(), random_states()[generator]
+        case.follow(folder)
+        found = changed(before, settings())
+        if random_states()[generator] != state:
+            found.append(f"the state of {generator}")
+    if found:
+        raise Failed(f"it changes {shorten(found)}.")
 
-    @rule(f"{kind}-spawns")
-    def works_in_processes(case: FollowerCase) -> None:
-        """Several jobs may run at once, in worker processes that import the plugin anew and share its folder."""
-        _follow_once(case)
 
-        def follow(seed: int, folder: Path) -> Done:
-            return run_python(case.in_process, case.name, str(seed), str(folder), folder=folder)
+def _leaves_the_weights(case: FollowerCase) -> None:
+    """A run that is followed has to end in the same bits as one that is not."""
+    _follow_once(case)
+    with tempfile.TemporaryDirectory() as place:
+        alone = fakes.train(lambda *_, **__: None, Path(place)).weights_sha256
+    with scratch() as folder, tempfile.TemporaryDirectory() as place:
+        try:
+            with case.attached(folder) as notify:
+                followed = fakes.train(notify, Path(place)).weights_sha256
+        except RAISED as error:
+            raise Failed(f"with it, a real run raised {one_line(error)}.") from error
+    if followed != alone:
+        raise Failed("with it, the same job ends in different weights.")
 
-        with scratch() as folder, ThreadPoolExecutor() as pool:
-            done = list(pool.map(partial(follow, folder=folder), (0, 1)))
-        for one in done:
-            if one.code:
-                raise Failed(f"in a worker process, with another beside it, it raised {one.last_error}")
 
-    return prints_nothing, leaves_settings, leaves_the_weights, is_quick, works_in_processes
+def _is_quick(case: FollowerCase) -> str:
+    """Training waits for it after every epoch."""
+    _follow_once(case)
+    opening, epoch = _times(case)
+    text, limit = f"{1000 * epoch:.3g} ms per epoch", f"{_TOO_SLOW:g} s per epoch"
+    advised, slow, too_slow = f"{_SLOW:g} s per epoch", epoch > _SLOW, epoch > _TOO_SLOW
+    if case.longest_opening is not None:
+        text = f"{1000 * opening:.3g} ms to open and {text}"
+        limit = f"{case.longest_opening:g} s (TrackerSpec.patience) to open and {limit}"
+        advised = f"{_SLOW_OPENING:g} s to open and {advised}"
+        slow, too_slow = slow or opening > _SLOW_OPENING, too_slow or opening > case.longest_opening
+    if too_slow:
+        raise Failed(f"it takes {text}, expected less than {limit}.")
+    if slow:
+        raise Warned(f"it takes {text}, expected less than {advised}.")
+    return text
+
+
+def _works_in_processes(case: FollowerCase) -> None:
+    """Several jobs may run at once, in worker processes that import the plugin anew and share its folder."""
+    _follow_once(case)
+
+    def follow(seed: int, folder: Path) -> Done:
+        return run_python(case.in_process, case.name, str(seed), str(folder), folder=folder)
+
+    with scratch() as folder, ThreadPoolExecutor() as pool:
+        done = list(pool.map(partial(follow, folder=folder), (0, 1)))
+    for one in done:
+        if one.code:
+            raise Failed(f"in a worker process, with another beside it, it raised {one.last_error}")
 
 
 def _follow_once(case: FollowerCase) -> None:

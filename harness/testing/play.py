@@ -8,7 +8,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.abc import MetaPathFinder
@@ -26,6 +26,7 @@ from harness.testing.sandbox import changed, settings
 
 PROGRAM = "import sys; from harness.testing.play import main; main(*sys.argv[1:])"
 RESULTS = "results.pickle"
+_DRAIN_SECONDS = 60.0
 _STOP_SECONDS = 1.0  # after which the user wants to stop, if no job has started before
 
 
@@ -114,6 +115,16 @@ def main(module: str, name: str, folder: str, *arguments: str) -> None:
             played = _carry_out(spec, play, Path(folder) / title)
             pickle.dump({title: replace(played, imported_at_once=at_once, imported=imported())}, file)
             file.flush()
+    if spec.remote and spec.waiting:
+        _let_queue_drain(spec.waiting, Path(folder) / title / "executor")
+
+
+def _let_queue_drain(waiting: Callable[[Path], object], folder: Path) -> None:
+    """Wait a while for jobs that run on after a stop, because the folder that they write to will be removed."""
+    patience = time.monotonic() + _DRAIN_SECONDS
+    with contextlib.suppress(Exception):  # the record of the play has the mistake of ``waiting``
+        while waiting(folder) and time.monotonic() < patience:
+            time.sleep(0.5)
 
 
 def _executor(module: str, name: str) -> ExecutorSpec:

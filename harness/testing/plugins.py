@@ -135,7 +135,7 @@ def imports_offline(case: PluginCase) -> None:
 
 @rule("plugin-writes-nothing")
 def imports_without_files(case: PluginCase) -> None:
-    """Listing what is installed must not leave files."""
+    """A command that lists the installed plugins must not leave files."""
     if found := case.require_import()["written"]:
         raise Failed(f"importing it changes {shorten(found)}, expected no file to be written.")
 

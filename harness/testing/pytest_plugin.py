@@ -1,7 +1,6 @@
-"""The pytest plugin: a test with the argument ``harness_rule`` becomes one test for each rule that applies.
+"""The pytest plugin: a test with the argument ``harness_rule`` becomes one test per rule that applies.
 
-pytest imports this wherever the harness is installed. It does nothing until a test asks for it, and then imports what
-it needs.
+pytest imports this wherever the harness is installed, so the harness itself is imported once a test needs it.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ if TYPE_CHECKING:
 
 
 class ConformanceWarning(UserWarning):
-    """A rule is not met, but the benchmark can live with that."""
+    """A plugin does not keep a rule, but the benchmark works all the same."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
         "markers",
-        "harness_plugin(name): which plugin the conformance tests examine: a distribution, a plugin or a spec; "
-        "without it, the distribution whose pyproject.toml stands above the test.",
+        "harness_plugin(name): the subject of the conformance tests: a distribution, a plugin or a spec; "
+        "without it, the distribution with the nearest pyproject.toml above the test.",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that asks for ``harness_rule`` every rule."""
+    """Repeat a test that has the argument ``harness_rule`` for every rule."""
     if "harness_rule" not in metafunc.fixturenames:
         return
     from harness.errors import HarnessError
@@ -66,7 +65,7 @@ def _assert(check: Check) -> None:
 
 
 def _checks(config: pytest.Config, file: Path, name: str | None) -> tuple[Check, ...]:
-    """Find the rules. A distribution that is not installed is imported from its folder until pytest ends."""
+    """Find the rules. A distribution that is not installed is importable from its folder until pytest ends."""
     from harness.catalog import discover
     from harness.data.store import default_data_root
     from harness.errors import WrongUseError
@@ -78,7 +77,7 @@ def _checks(config: pytest.Config, file: Path, name: str | None) -> tuple[Check,
         folder = project_above(file)
         if folder is None:
             raise WrongUseError(
-                f"No folder above {file} has a pyproject.toml, so nobody knows what it tests. "
+                f"No folder above {file} has a pyproject.toml, so the plugin under test is unknown. "
                 'Mark the test with @pytest.mark.harness_plugin("the plugin\'s name").'
             )
         project = read_project(folder)

@@ -148,7 +148,7 @@ def side_effect_rules(kind: str, doing: str, act: Callable[[object], object]) ->
 
     @rule(f"{kind}-offline")
     def offline(case: object) -> None:
-        """A download makes results depend on somebody's server, and compute nodes have no network."""
+        """A download makes results depend on a server, and compute nodes have no network."""
         if found := watched(case).connections:
             raise Failed(f"{doing} wants to connect to {shorten(found)}, expected no network.")
 

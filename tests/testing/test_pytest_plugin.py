@@ -90,7 +90,7 @@ def test_what_cannot_be_found_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "test_lost.py").write_text("def test_conformance(harness_rule):\n    harness_rule()\n")
     done = run_pytest(tmp_path, "-q", f"--rootdir={tmp_path}")
     assert done.returncode != 0
-    assert "has a pyproject.toml, so nobody knows what it tests" in done.stdout + done.stderr
+    assert "has a pyproject.toml, so the plugin under test is unknown" in done.stdout + done.stderr
 
 
 def test_it_costs_nothing_until_it_is_used(tmp_path: Path) -> None:
