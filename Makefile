@@ -22,6 +22,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/structure.py
 
 # The documentation site, in build/docs. A warning is an error; nothing is fetched.
 docs: .venv/installed
