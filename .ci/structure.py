@@ -6,7 +6,7 @@ the figures and their limits, then the offenders of each figure that is beyond i
 - Import circles: for each import on a circle of files, the shortest circle; equal circles count once. An import inside
   a function counts, and so does ``import_module`` of a string (an f-string: each module that starts like it). Type
   checkers alone follow an import under ``if TYPE_CHECKING:``; the circles that need one have a figure of their own.
-  ``import harness.data.store`` imports that file and not the ``__init__`` of its packages, so that a package may
+  ``import harness.data.prepared`` imports that file and not the ``__init__`` of its packages, so that a package may
   gather names of its own files.
 - Functions with many parameters: ``*args`` and ``**kwargs`` count one each; ``self``, ``cls`` and the fields of a
   dataclass do not count. Click commands are left out, because click passes each option as a parameter: functions

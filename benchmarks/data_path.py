@@ -48,7 +48,7 @@ from rivals import (
 )
 
 from harness.catalog import discover
-from harness.data.store import PreparedDataset
+from harness.data.prepared import PreparedDataset
 from harness.machine import resolve_device
 from harness.registry import Protocol
 from harness.train.pipeline import Augment, InputPipeline, Resize, Stage

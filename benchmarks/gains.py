@@ -26,17 +26,17 @@ from msgspec.structs import replace
 
 from harness.api import Job, StoppedError
 from harness.catalog import Catalog, discover
-from harness.data.store import PreparedDataset
+from harness.data.prepared import PreparedDataset
 from harness.price.trial import invented_dataset
 from harness.registry import Protocol, load_benchmark
 from harness.train import observe
 from harness.train.checkpoint import Found
 from harness.train.environment import fill_uninitialized_memory, frozen_numerics, kept_memory
 from harness.train.feeder import Feeder
+from harness.train.job import JobInProgress, Task, build_model
 from harness.train.loop import Training
 from harness.train.observer import Observer
 from harness.train.pipeline import Normalise
-from harness.train.run import JobInProgress, Task, build_model
 from harness.train.seeds import Position
 from harness.train.state import TrainingState
 

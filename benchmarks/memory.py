@@ -89,12 +89,12 @@ def probe(folder: Path, images: int, side: int) -> dict[str, Any]:
 
     from harness.api import EpochRecord, Job, StoppedError
     from harness.catalog import discover
-    from harness.data.store import SCHEMA, DatasetManifest, PreparedDataset
+    from harness.data.prepared import SCHEMA, DatasetManifest, PreparedDataset
     from harness.registry import load_benchmark
     from harness.train.checkpoint import Found
     from harness.train.environment import frozen_numerics
+    from harness.train.job import JobInProgress, Task, build_model
     from harness.train.observer import Observer
-    from harness.train.run import JobInProgress, Task, build_model
     from harness.train.state import TrainingState
 
     class Watch(Observer):

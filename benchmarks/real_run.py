@@ -18,13 +18,13 @@ from torch import nn
 
 from harness.api import Job, ModelSpec, StoppedError
 from harness.catalog import Catalog, Offer
-from harness.data.store import PreparedDataset
+from harness.data.prepared import PreparedDataset
 from harness.registry import Protocol
 from harness.train.checkpoint import Found
 from harness.train.environment import frozen_numerics, kept_memory
+from harness.train.job import Built, JobInProgress, Task
 from harness.train.observer import Observer
 from harness.train.pipeline import InputPipeline
-from harness.train.run import Built, JobInProgress, Task
 
 SOME_EPOCH = 10  # past the warm-up
 SHORTEST_EPOCH = 5360 // 32

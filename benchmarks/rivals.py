@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from harness.data.store import PreparedDataset
+from harness.data.prepared import PreparedDataset
 from harness.price.trial import invented_dataset
 from harness.registry import Protocol, load_benchmark
 

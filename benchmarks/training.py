@@ -49,7 +49,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from harness.api import ModelSpec
 from harness.catalog import Catalog, Offer, discover
-from harness.data.store import PreparedDataset
+from harness.data.prepared import PreparedDataset
 from harness.machine import resolve_device, usable_cores
 from harness.models import build_module
 from harness.registry import Protocol

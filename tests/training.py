@@ -8,9 +8,9 @@ from typing import Any
 
 from harness.api import EpochRecord
 from harness.train.checkpoint import find_checkpoint
+from harness.train.clock import HostWatch
+from harness.train.job import Task, Trained, build_model, run_task
 from harness.train.observer import Observer
-from harness.train.profile import HostWatch
-from harness.train.run import Task, Trained, build_model, run_task
 from harness.train.state import TrainingState
 
 

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from harness.catalog import Catalog
-from harness.cli.options import (
+from harness.cli.common_options import (
     budget_option,
     complete_models,
     format_option,

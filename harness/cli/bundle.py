@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import budget_option, format_option, registry_option, runs_option, suite_option
+from harness.cli.common_options import budget_option, format_option, registry_option, runs_option, suite_option
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, WrongUseError
 
@@ -137,7 +137,7 @@ def merge(sources: tuple[Path, ...], runs: Path, format_: str) -> int:
 def _chosen(names: Sequence[str], runs: Any) -> list[JobFolder]:
     """Return the named runs, finished or not: folders by path, models by name; without names, all runs."""
     from harness.results.merge import all_folders
-    from harness.verify.verify import find_runs
+    from harness.verify.runs import find_runs
 
     everything = list(all_folders(runs))
     if not names:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import (
+from harness.cli.common_options import (
     data_option,
     format_option,
     open_workspace,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.api.jobs import STANDARD_BUDGET
-from harness.cli.options import (
+from harness.cli.common_options import (
     ResultRequest,
     anchors_option,
     complete_models,

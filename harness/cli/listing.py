@@ -13,12 +13,12 @@ import click
 from harness import __version__
 from harness.api import HOOK_API_VERSION, PROJECT
 from harness.catalog import Catalog
-from harness.cli.options import data_option, data_root, format_option, load, registry_option
+from harness.cli.common_options import data_option, data_root, format_option, load, registry_option
 from harness.cli.output import print_rows
 from harness.data.ingest import definition
-from harness.data.store import find_prepared
+from harness.data.prepared import find_prepared
 from harness.errors import DatasetError
-from harness.execute.tracking import missing_modules
+from harness.execute.trackers import missing_modules
 from harness.machine import LIBRARIES, installed_version
 from harness.registry import Benchmark
 

@@ -6,13 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.common_options import ResultRequest, complete_models, format_option, result_options
 from harness.cli.leaderboard import measured_board
-from harness.cli.options import (
-    ResultRequest,
-    complete_models,
-    format_option,
-    result_options,
-)
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, PluginError
 

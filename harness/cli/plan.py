@@ -14,7 +14,7 @@ import click
 from harness.api import Cell, Job
 from harness.api.jobs import STANDARD_BUDGET
 from harness.catalog import Catalog
-from harness.cli.options import Request, format_option, selection_options
+from harness.cli.common_options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
 from harness.cli.progress import duration
 from harness.cli.run_options import executor_option, place_options

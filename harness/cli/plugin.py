@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.catalog import Plugin, discover
-from harness.cli.options import budget_option, data_option, data_root, format_option, load, registry_option
+from harness.cli.common_options import budget_option, data_option, data_root, format_option, load, registry_option
 from harness.cli.output import print_rows
 from harness.errors import WrongUseError
 from harness.plan import under_budget
 
 if TYPE_CHECKING:
-    from harness.testing.rules import Check, Outcome
+    from harness.testing.rules import Outcome, RuleCheck
 
 KINDS = ("model", "dataset", "augmentation", "metric", "tracker", "executor")
 
@@ -171,7 +171,7 @@ def _source(what: str | None) -> Iterator[str | None]:
         yield what
 
 
-def _examine(checks: Sequence[Check]) -> Iterator[Outcome]:
+def _examine(checks: Sequence[RuleCheck]) -> Iterator[Outcome]:
     """Carry out the checks, with a progress bar on a terminal."""
     if not sys.stderr.isatty():
         yield from (one() for one in checks)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from harness.catalog import Catalog
-from harness.cli.options import (
+from harness.cli.common_options import (
     complete_datasets,
     data_option,
     data_root,
@@ -23,7 +23,7 @@ from harness.cli.options import (
 )
 from harness.cli.output import print_rows
 from harness.data.ingest import definition, require_prepared
-from harness.data.store import PreparedDataset, find_prepared
+from harness.data.prepared import PreparedDataset, find_prepared
 from harness.errors import DatasetError, WrongUseError
 from harness.registry import Benchmark
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.common_options import ResultRequest, protocol_option, result_options
 from harness.cli.leaderboard import ablation_of, measured_board, published_board
-from harness.cli.options import ResultRequest, protocol_option, result_options
 from harness.errors import CannotContinueError, HarnessError, WrongUseError
 from harness.protocol_file import describe_ablation
 

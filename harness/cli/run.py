@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.api import Cell, ExecutorSpec, Job, Resources, StoppedError, StopSignal, Work
-from harness.cli.options import Request, format_option, selection_options
+from harness.cli.common_options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
 from harness.cli.plan import COLUMNS, DIGITS, in_order, setting_of, show_plan, training_images
 from harness.cli.progress import RunReporter, duration, say_profiles, stop_signal
@@ -22,7 +22,7 @@ from harness.errors import BudgetError, CannotContinueError
 from harness.execute.forkserver import begin_imports
 from harness.execute.resources import ResourceRequest, resolve_resources
 from harness.execute.run_one import LocalRunOne
-from harness.execute.tracking import check_trackers
+from harness.execute.trackers import check_trackers
 from harness.machine import find_device, gc_paused
 from harness.plan import Plan, build_plan
 from harness.price.estimate import Estimator, Setting

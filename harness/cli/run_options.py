@@ -6,12 +6,7 @@ from typing import Any
 
 import click
 
-from harness.cli.options import (
-    complete_devices,
-    complete_executors,
-    complete_trackers,
-    grouped,
-)
+from harness.cli.common_options import complete_devices, complete_executors, complete_trackers, grouped
 from harness.execute.resources import ResourceRequest, parse_duration
 from harness.train.options import RunOptions
 from harness.train.save_timer import SAVE_EVERY

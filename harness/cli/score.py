@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.api.jobs import STANDARD_BUDGET
-from harness.cli.leaderboard import ablation_of, measured_board, print_board
-from harness.cli.options import (
+from harness.cli.common_options import (
     DEFAULT_LAMBDA,
     ResultRequest,
     accuracies_option,
@@ -20,6 +19,7 @@ from harness.cli.options import (
     protocol_option,
     result_options,
 )
+from harness.cli.leaderboard import ablation_of, measured_board, print_board
 from harness.cli.output import print_rows
 from harness.errors import CannotContinueError, WrongUseError
 from harness.registry import Benchmark, Protocol

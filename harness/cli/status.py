@@ -11,7 +11,7 @@ import click
 
 from harness.api import Cell, Job, State
 from harness.catalog import Catalog
-from harness.cli.options import Request, format_option, selection_options
+from harness.cli.common_options import Request, format_option, selection_options
 from harness.cli.output import print_rows, say
 from harness.cli.plan import COLUMNS, DIGITS, time_left, with_other_seeds
 from harness.errors import CannotContinueError

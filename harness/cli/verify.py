@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import data_option, format_option, open_workspace, registry_option
+from harness.cli.common_options import data_option, format_option, open_workspace, registry_option
 from harness.cli.output import print_rows
 
 if TYPE_CHECKING:
     from harness.results.store import JobFolder
-    from harness.verify.verify import Verified
+    from harness.verify.runs import Verified
 
 _COLUMNS = {
     "run": "run",
@@ -65,7 +65,7 @@ def verify(
         found = [run for path in paths for run in _find(path, stack)]
 
         from harness.machine import resolve_device
-        from harness.verify.verify import verify_run
+        from harness.verify.runs import verify_run
 
         if device != "auto":
             resolve_device(device)
@@ -91,7 +91,7 @@ def _find(path: Path, stack: ExitStack) -> Iterator[tuple[str, JobFolder]]:
     from harness.results.bundle import open_bundle
     from harness.results.merge import Incoming, merge_run
     from harness.results.store import RunsFolder
-    from harness.verify.verify import find_runs
+    from harness.verify.runs import find_runs
 
     if not path.is_file():
         yield from find_runs(path)

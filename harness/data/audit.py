@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data.store import PreparedDataset, SplitArrays, open_split, read_groups
+from harness.data.prepared import PreparedDataset, SplitArrays, open_split, read_groups
 from harness.files import write_atomically, write_text_atomically
 
 if TYPE_CHECKING:

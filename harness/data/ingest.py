@@ -20,7 +20,7 @@ from harness.api import DatasetSpec, Split
 from harness.catalog import Offer
 from harness.data.arrays import ArrayWriter, Chain, Journal, array_file
 from harness.data.decode import Encoded, NotUniformError, decode_samples, read_samples
-from harness.data.store import (
+from harness.data.prepared import (
     SCHEMA,
     DatasetManifest,
     PreparedDataset,

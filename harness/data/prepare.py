@@ -25,8 +25,7 @@ from harness.data.ingest import (
     report_nothing,
     require_room,
 )
-from harness.data.sources import clear_work, download_folder, find_given, gather, working_folder
-from harness.data.store import (
+from harness.data.prepared import (
     PreparedDataset,
     channel_moments,
     content_fingerprint,
@@ -35,6 +34,7 @@ from harness.data.store import (
     open_split,
     pixel_histogram,
 )
+from harness.data.sources import clear_work, download_folder, find_given, gather, working_folder
 from harness.data.unpack import is_archive
 from harness.errors import DatasetError, LicenceError, SourceError
 from harness.files import write_text_atomically, writing_to

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from harness.api import DatasetSpec, Source
 from harness.data.fetch import FetchPolicy, Progress, digests_of, fetch, no_progress, verify_file
-from harness.data.store import SourceRecord
+from harness.data.prepared import SourceRecord
 from harness.data.unpack import is_archive, unpack
 from harness.errors import SourceError, WrongUseError
 from harness.files import write_text_atomically, writing_to

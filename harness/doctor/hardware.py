@@ -143,7 +143,7 @@ def train_probe(device: str) -> str:
     from torch.nn import functional as F
 
     from harness.train.environment import frozen_numerics
-    from harness.train.run import weights_hash
+    from harness.train.job import weights_hash
     from harness.train.setup import seeded
 
     with frozen_numerics(), seeded(0, "doctor"), warnings.catch_warnings():

@@ -34,7 +34,7 @@ _CLOCKED = ("seconds", "images_per_second")  # of an epoch's record; all else mu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class ResumeTask:
     """The small job that a child process trains.
 
     Attributes:
@@ -177,7 +177,7 @@ def _history(folder: JobFolder) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key not in _CLOCKED} for line in lines]
 
 
-def _train(trial: Trial, scratch: Path, *, kill_after: float | None) -> float | None:
+def _train(trial: ResumeTask, scratch: Path, *, kill_after: float | None) -> float | None:
     """Start the child process; return the seconds from its first step to its end, or None if it was killed.
 
     Raises:
@@ -215,7 +215,7 @@ def _train(trial: Trial, scratch: Path, *, kill_after: float | None) -> float | 
     return span
 
 
-def _smallest_trial(examination: Examination, registry: Path | None, scratch: Path) -> Trial:
+def _smallest_trial(examination: Examination, registry: Path | None, scratch: Path) -> ResumeTask:
     """Return the quickest model on an embedded data set, under a protocol made for a CPU, for a few epochs."""
     from harness.machine import find_device
     from harness.price.timings import Timings, threads_per_job
@@ -236,7 +236,7 @@ def _smallest_trial(examination: Examination, registry: Path | None, scratch: Pa
     model = _quickest_model(
         examination, examination.workspace.benchmark.protocol(protocol).input_size, len(datasets[dataset].spec.classes)
     )
-    return Trial(
+    return ResumeTask(
         registry=str(registry.absolute()) if registry else None,
         job=Job(protocol, model, dataset, 0),
         runs="",
@@ -300,7 +300,7 @@ def main(argument: str) -> int:
     from harness.workspace import Workspace
 
     content: dict[str, Any] = json.loads(argument)
-    trial = Trial(**content | {"job": Job(**content["job"])})
+    trial = ResumeTask(**content | {"job": Job(**content["job"])})
     torch.set_num_threads(trial.threads)
     benchmark = load_benchmark(Path(trial.registry) if trial.registry else None)
     # The protocol keeps its name but has another digest, so the result can't be mistaken for a real one.

@@ -15,7 +15,7 @@ from harness.cache import cache_folder
 from harness.catalog import Offer
 from harness.data.ingest import SPLITS, definition
 from harness.data.prepare import PrepareRequest, disk_use, estimate, verify_prepared
-from harness.data.store import find_prepared, open_split
+from harness.data.prepared import find_prepared, open_split
 from harness.doctor import Examination, Finding
 from harness.errors import HarnessError
 from harness.machine import existing_folder, free_bytes, gigabytes

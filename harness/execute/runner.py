@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from harness.api import Cell, EpochRecord, Job, Reporter, StoppedError
 from harness.errors import HarnessError, JobLockedError, StoreError
-from harness.execute.tracking import RunTrackers, open_trackers
+from harness.execute.trackers import RunTrackers, open_trackers
 from harness.results.grid import read_cell
 from harness.results.profile import run_clock
 from harness.results.protocols import keep_protocol
 from harness.results.store import JobFolder
 from harness.train.checkpoint import find_checkpoint, spare_of
+from harness.train.clock import OFF
+from harness.train.job import Built, Task, Trained, build_model, run_task
 from harness.train.observer import Observer
 from harness.train.options import RunOptions
-from harness.train.profile import OFF
-from harness.train.run import Built, Task, Trained, build_model, run_task
 from harness.train.state import TrainingState
 from harness.workspace import Workspace
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from harness.api import Cell, Job
 from harness.data.prepare import PrepareRequest, estimate
-from harness.data.store import PreparedDataset
+from harness.data.prepared import PreparedDataset
 from harness.errors import HarnessError
 from harness.machine import WATTS, Device, forks_workers
 from harness.plan import Plan

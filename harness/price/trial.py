@@ -21,14 +21,14 @@ import torch
 
 from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog, discover
-from harness.data.store import SCHEMA, DatasetManifest, PreparedDataset, SplitArrays
+from harness.data.prepared import SCHEMA, DatasetManifest, PreparedDataset, SplitArrays
 from harness.errors import one_line
 from harness.price.timings import Timing
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
 from harness.train.environment import frozen_numerics
+from harness.train.job import Task, build_model, make_training, run_task
 from harness.train.observer import Observer
-from harness.train.run import Task, build_model, make_training, run_task
 from harness.train.state import TrainingState
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import StoreError
 from harness.files import write_text_atomically
 from harness.results.store import JobFolder
-from harness.train.profile import HostWatch, Phase, Piece, RunClock, Watch
+from harness.train.clock import HostWatch, Phase, Piece, RunClock, Watch
 
 if TYPE_CHECKING:
     import torch
 
     from harness.api import Reporter
     from harness.train.checkpoint import Found
-    from harness.train.run import Built, Task
+    from harness.train.job import Built, Task
 
 
 SCHEMA = 1
@@ -182,7 +182,7 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
 def watch_for(device: torch.device, threads: int) -> Watch:
     """Return the watch for a device. On Apple's MPS the phases are the host's, and idle time is not measured."""
     if device.type == "cuda":
-        from harness.train.profile_cuda import CudaWatch
+        from harness.train.clock_cuda import CudaWatch
 
         return CudaWatch(device)
     return HostWatch(threads if device.type == "cpu" else None)

@@ -95,7 +95,7 @@ class DatasetCase:
 
     def _prepared(self) -> dict[Split, list[SampleFacts]]:
         from harness.data.ingest import definition
-        from harness.data.store import find_prepared, open_split, read_groups
+        from harness.data.prepared import find_prepared, open_split, read_groups
 
         for size in self.input_sizes:
             prepared = find_prepared(self.data_root, self.spec.name, definition(self.offer), size)

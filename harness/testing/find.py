@@ -29,7 +29,7 @@ from harness.testing import (
     trackers,
 )
 from harness.testing.plugins import normal
-from harness.testing.rules import Check, Rule, checks
+from harness.testing.rules import Rule, RuleCheck, checks
 
 RULES: tuple[Rule, ...] = (
     *plugins.RULES,
@@ -45,7 +45,7 @@ RULES: tuple[Rule, ...] = (
 """All rules, in the order in which they are examined."""
 
 
-def find_checks(name: str | None, benchmark: Benchmark, catalog: Catalog, data_root: Path) -> tuple[Check, ...]:
+def find_checks(name: str | None, benchmark: Benchmark, catalog: Catalog, data_root: Path) -> tuple[RuleCheck, ...]:
     """Return the checks of a distribution, a plugin or one spec, by its name; for None of all third parties.
 
     Raises:
@@ -73,7 +73,7 @@ class _Finder:
     catalog: Catalog
     data_root: Path
 
-    def of_plugins(self, chosen: list[Plugin], only: str | None) -> Iterator[Check]:
+    def of_plugins(self, chosen: list[Plugin], only: str | None) -> Iterator[RuleCheck]:
         seen: set[str] = set()
         for plugin in chosen:
             if only is None:

@@ -164,7 +164,7 @@ def _times(case: FollowerCase) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Observers:
+class ObserverHooks:
     """The observer hooks of one plugin: functions and the names of their arguments, by hook."""
 
     functions: Mapping[str, tuple[Callable[..., object], tuple[str, ...]]] = field(default_factory=dict)
@@ -176,9 +176,9 @@ class Observers:
             function(*(arguments[name] for name in names))
 
 
-def observers_in(catalog: Catalog, plugin: Plugin) -> Observers:
+def observers_in(catalog: Catalog, plugin: Plugin) -> ObserverHooks:
     """Return the observer hooks of a plugin, which may be none."""
-    return Observers(
+    return ObserverHooks(
         {
             hook: (implementation.function, tuple(implementation.argnames))
             for hook, implementations in catalog.observers.items()
@@ -188,7 +188,7 @@ def observers_in(catalog: Catalog, plugin: Plugin) -> Observers:
     )
 
 
-def observers_of(plugin: str) -> Observers:
+def observers_of(plugin: str) -> ObserverHooks:
     """Return the observer hooks of a plugin by the name of its entry point. Raises LookupError if there are none."""
     catalog = discover()
     for found in (observers_in(catalog, one) for one in catalog.plugins if one.name == plugin):
@@ -207,7 +207,7 @@ class ObserverCase(FollowerCase):
     """
 
     plugin: str
-    observers: Observers
+    observers: ObserverHooks
     in_process: ClassVar[str] = (
         "import sys; from dataclasses import replace; from harness.testing.fakes import JOB, play; "
         "from harness.testing.observers import observers_of; "

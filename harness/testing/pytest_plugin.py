@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from harness.testing.rules import Check
+    from harness.testing.rules import RuleCheck
 
 
 class ConformanceWarning(UserWarning):
@@ -47,11 +47,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def harness_rule(request: pytest.FixtureRequest) -> Callable[[], None]:
     """Return a function that examines one rule: it fails, warns or skips with the reason."""
-    check: Check = request.param
+    check: RuleCheck = request.param
     return lambda: _assert(check)
 
 
-def _assert(check: Check) -> None:
+def _assert(check: RuleCheck) -> None:
     import warnings
 
     outcome = check()
@@ -64,10 +64,10 @@ def _assert(check: Check) -> None:
         warnings.warn(text, ConformanceWarning, stacklevel=3)
 
 
-def _checks(config: pytest.Config, file: Path, name: str | None) -> tuple[Check, ...]:
+def _checks(config: pytest.Config, file: Path, name: str | None) -> tuple[RuleCheck, ...]:
     """Find the rules. A distribution that is not installed is importable from its folder until pytest ends."""
     from harness.catalog import discover
-    from harness.data.store import default_data_root
+    from harness.data.prepared import default_data_root
     from harness.errors import WrongUseError
     from harness.registry import load_benchmark
     from harness.testing.find import find_checks, importable, project_above, read_project

@@ -66,7 +66,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Check:
+class RuleCheck:
     """One rule and one case; call it for the outcome."""
 
     subject: str
@@ -88,9 +88,9 @@ def rule(name: str, why: str = "") -> Callable[[Callable[[Any], str | None]], Ru
     return lambda examine: Rule(name, kind, why or " ".join((examine.__doc__ or "").split()), examine)
 
 
-def checks(subject: str, rules: Iterable[Rule], case: object) -> Iterator[Check]:
+def checks(subject: str, rules: Iterable[Rule], case: object) -> Iterator[RuleCheck]:
     """Pair every rule with a case."""
-    return (Check(subject, one, case) for one in rules)
+    return (RuleCheck(subject, one, case) for one in rules)
 
 
 def _examine(one: Rule, case: object) -> tuple[Verdict, str]:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from harness.api import EpochRecord, RunResult, TrackedRun, TrackerSpec
 from harness.errors import one_line
-from harness.execute.tracking import missing_modules
+from harness.execute.trackers import missing_modules
 from harness.testing import fakes
 from harness.testing.observers import FollowerCase, following_rules
 from harness.testing.rules import RAISED, Failed, Rule, Skipped, Warned, description_rule, rule, shorten

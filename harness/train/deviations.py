@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.api import ModelSpec
-from harness.data.store import DatasetManifest
+from harness.data.prepared import DatasetManifest
 from harness.fingerprint import hash_of
 from harness.registry import Protocol
 from harness.train.schedule import learning_rate, learning_rate_peak

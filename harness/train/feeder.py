@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from harness.data.store import SplitArrays
+from harness.data.prepared import SplitArrays
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.api import EpochRecord, StoppedError
-from harness.data.store import SplitArrays
+from harness.data.prepared import SplitArrays
 from harness.errors import TrainingError
 from harness.registry import Protocol
 from harness.train.feeder import Batch, Feeder

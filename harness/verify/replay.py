@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.api import StoppedError
-from harness.data.store import SplitArrays, open_split
+from harness.data.prepared import SplitArrays, open_split
 from harness.errors import HarnessError, TrainingError
 from harness.results.predictions import read_predictions
 from harness.train.checkpoint import Checkpoint, Found
 from harness.train.environment import frozen_numerics, kept_memory
+from harness.train.job import Built, JobInProgress, Task, make_training
 from harness.train.observer import Observer
-from harness.train.run import Built, JobInProgress, Task, make_training
 from harness.train.setup import seeded, to_layout
 from harness.train.state import TrainingState
 from harness.verify.checks import Check, Run
@@ -100,7 +100,7 @@ def check_replay(run: Run) -> Iterator[Check]:
 
 def _repeat_end(run: Run, start: Checkpoint | None, final: Checkpoint) -> Iterator[Check]:
     """Repeat the training from a position, or from the first step, to its end."""
-    from harness.train.run import weights_hash
+    from harness.train.job import weights_hash
 
     begin = f"epoch {start.epoch + 1}, step {start.step + 1}" if start else "the first step"
     where = f"from {begin} to the end"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.api import Job
 from harness.catalog import Catalog, discover
 from harness.data.ingest import definition, require_prepared
-from harness.data.store import PreparedDataset, find_prepared
+from harness.data.prepared import PreparedDataset, find_prepared
 from harness.errors import DatasetError, HarnessError
 from harness.fingerprint import Identity, fingerprints
 from harness.models import Architecture, Architectures

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harness.catalog import Catalog, Offer, discover
-from harness.cli import options
+from harness.cli import common_options
 from harness.cli.prepare import input_sizes
 from harness.data.prepare import known_leaks
 from harness.registry import load_benchmark
@@ -33,7 +33,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *miniatures: Miniature, base: str =
         }
         return replace(real, datasets=datasets)
 
-    monkeypatch.setattr(options, "discover", found)
+    monkeypatch.setattr(common_options, "discover", found)
 
 
 def packed(miniature: Miniature, folder: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from harness.api import EpochRecord, Job, LogReporter, Shares, StopSignal
 from harness.cli.progress import RunReporter
 from harness.registry import Benchmark
-from harness.train.profile import Piece, shares_of
+from harness.train.clock import Piece, shares_of
 
 JOB = Job("tiny-1.0", "tiny", "dots", 0)
 

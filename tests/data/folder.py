@@ -9,7 +9,7 @@ from typing import Any
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer, Plugin
 from harness.data import ingest
-from harness.data.store import PreparedDataset
+from harness.data.prepared import PreparedDataset
 
 SIZE = 32
 Read = Callable[[Path, Split], Iterator[Any]]

@@ -23,7 +23,7 @@ from harness.data.audit import (
     write_contact_sheet,
 )
 from harness.data.ingest import Ingestion, ingest
-from harness.data.store import PreparedDataset, SplitArrays, open_split
+from harness.data.prepared import PreparedDataset, SplitArrays, open_split
 
 
 def scene(seed: int) -> Image.Image:

@@ -17,7 +17,7 @@ from harness.api import DatasetSpec
 from harness.catalog import Catalog, Offer
 from harness.data import ingest as module
 from harness.data.ingest import require_prepared
-from harness.data.store import PreparedDataset
+from harness.data.prepared import PreparedDataset
 from harness.errors import DatasetError, StoreError
 
 pytestmark = pytest.mark.portable

@@ -23,7 +23,7 @@ from harness.data import arrays, decode, ingest
 from harness.data.fetch import FetchPolicy
 from harness.data.ingest import definition, locked
 from harness.data.prepare import PrepareRequest, estimate, prepare_dataset
-from harness.data.store import find_prepared, open_split
+from harness.data.prepared import find_prepared, open_split
 from harness.errors import DatasetError, StoreError
 from tests.data.folder import SIZE, files, make, offer
 from tests.published_layouts import build, picture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.data.prepare import PrepareRequest, disk_use, prepare_dataset, remove, verify_prepared
-from harness.data.store import PreparedDataset, read_manifest
+from harness.data.prepared import PreparedDataset, read_manifest
 from harness.errors import DatasetError
 from tests.data.folder import make
 from tests.published_layouts import build

@@ -18,9 +18,9 @@ from harness.registry import Benchmark
 from harness.results.profile import Profile, read_profile, run_clock, write_profile
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.checkpoint import Found
+from harness.train.clock import OFF, TRAINING, Clock, HostWatch, Phase, Piece, RunClock
+from harness.train.job import JobInProgress, Task, build_model, run_task
 from harness.train.options import RunOptions
-from harness.train.profile import OFF, TRAINING, Clock, HostWatch, Phase, Piece, RunClock
-from harness.train.run import JobInProgress, Task, build_model, run_task
 from harness.workspace import Workspace
 from tests.support import Command, Shell, cell_folder, read_result
 from tests.training import FakeTime, Watch, state_at

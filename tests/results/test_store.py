@@ -9,7 +9,7 @@ import pytest
 
 from harness.api import Job
 from harness.results.store import RunsFolder, job_at, job_place
-from harness.verify.verify import find_runs
+from harness.verify.runs import find_runs
 
 JOB = Job("pocket-1.0", "starnet", "pocket_digits", 12)
 

@@ -14,7 +14,7 @@ from harness.catalog import discover
 from harness.scaffold import scaffold
 from harness.testing.executors import RULES, ExecutorCase
 from harness.testing.find import find_checks
-from harness.testing.rules import Check, Outcome
+from harness.testing.rules import Outcome, RuleCheck
 from tests.execute.test_clusters import needs_slurm
 from tests.support import ROOT, Command
 from tests.testing.offending import Offender, assert_exactly, complaints
@@ -123,7 +123,7 @@ def case_of(install: Callable[..., Path], changes: dict[str, str]) -> ExecutorCa
 
 
 def outcomes(case: ExecutorCase) -> dict[str, Outcome]:
-    return {one.id: Check("it", one, case)() for one in RULES}
+    return {one.id: RuleCheck("it", one, case)() for one in RULES}
 
 
 @pytest.mark.parametrize("number", range(len(OFFENDERS)), ids=lambda number: f"{number}-{OFFENDERS[number].rule}")

@@ -11,7 +11,7 @@ import pytest
 from harness.catalog import discover
 from harness.testing import fakes
 from harness.testing.find import find_checks
-from harness.testing.rules import Check, Outcome
+from harness.testing.rules import Outcome, RuleCheck
 from harness.testing.sandbox import run_python
 from harness.testing.trackers import RULES, TrackerCase
 from tests.testing.offending import Offender, assert_exactly, complaints
@@ -137,13 +137,13 @@ def test_a_summary_of_the_last_epoch_is_not_mistaken_for_a_doubled_one(install: 
     summary = "self.path.with_suffix(f'.{time.time_ns()}').write_text(str(self.epochs[-1:]))"
     examine(install, {"closed": summary})
     case = TrackerCase(fakes.tracker_of("my_tracker"))
-    outcome = {one.id: Check("it", one, case)() for one in RULES}["tracker-goes-on"]
+    outcome = {one.id: RuleCheck("it", one, case)() for one in RULES}["tracker-goes-on"]
     assert (outcome.verdict, "more cannot be checked" in outcome.detail) == ("ok", True)
 
 
 def test_a_tracker_that_needs_what_is_missing_is_not_examined(install: Callable[..., Path]) -> None:
     assert examine(install, {"spec": "title='Mine', needs=('not_there',), install='pip install it'"}) == {}
-    checks = [Check("it", rule, TrackerCase(fakes.tracker_of("my_tracker")))() for rule in RULES]
+    checks = [RuleCheck("it", rule, TrackerCase(fakes.tracker_of("my_tracker")))() for rule in RULES]
     assert [one.detail for one in checks if one.rule.id == "tracker-follows"] == [
         "it needs not_there, not installed here."
     ]

@@ -23,8 +23,8 @@ from harness.train.deviations import (
     expected_order,
     facts_digest,
 )
+from harness.train.job import Task, Trained, build_model, deviations_of, run_task
 from harness.train.observe import RunRecorder
-from harness.train.run import Task, Trained, build_model, deviations_of, run_task
 from tests.support import FILES, Command, cell_folder
 from tests.train.sabotage import SABOTAGE, batch_size_in_one_step, smoothing_forgotten
 from tests.training import Watch, train

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.store import SplitArrays
+from harness.data.prepared import SplitArrays
 from harness.train.feeder import Batch, Feeder
-from harness.train.run import Task
+from harness.train.job import Task
 from tests.training import Watch, train
 
 CPU = torch.device("cpu")

@@ -19,15 +19,15 @@ import torch
 from torch.nn import functional as F
 
 from harness.catalog import Catalog
-from harness.data.store import SplitArrays
+from harness.data.prepared import SplitArrays
 from harness.errors import DatasetError, TrainingError
 from harness.registry import Benchmark, load_benchmark
 from harness.train.environment import frozen_numerics
 from harness.train.feeder import Feeder
+from harness.train.job import Task
 from harness.train.loop import Training
 from harness.train.observer import Observer
 from harness.train.pipeline import Augment, InputPipeline, Normalise, Resize
-from harness.train.run import Task
 from harness.train.schedule import learning_rate
 from harness.train.seeds import Position, derive_seed, generator
 from harness.train.setup import build_optimizer, build_pipeline

@@ -16,7 +16,7 @@ from harness.api import DatasetSpec
 from harness.catalog import Offer
 from harness.data.fetch import FetchPolicy
 from harness.data.prepare import PrepareRequest, prepare_dataset, verify_prepared
-from harness.data.store import PreparedDataset, open_split, read_groups
+from harness.data.prepared import PreparedDataset, open_split, read_groups
 from harness.errors import DatasetError, HarnessError, LicenceError, SourceError
 from harness.plan import dataset_facts
 from harness.registry import load_benchmark

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harness.train.profile import Phase, Piece
+from harness.train.clock import Phase, Piece
 
 _WARM_UP_STEPS = 10
 _WINDOW_STEPS = 20

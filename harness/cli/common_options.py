@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 
 from harness.catalog import Catalog, discover
 from harness.cli.output import say
-from harness.data.store import default_data_root
+from harness.data.prepared import default_data_root
 from harness.errors import HarnessError, WrongUseError
 from harness.plan import Selection, under_budget
 from harness.protocol_file import describe_ablation, under_protocol

@@ -13,9 +13,9 @@ import pytest
 from harness.api import Job
 from harness.results.profile import Profile, read_profile
 from harness.results.store import RunsFolder
+from harness.train.clock import Phase, Piece
 from harness.train.feeder import Batch, Feeder
 from harness.train.pipeline import InputPipeline
-from harness.train.profile import Phase, Piece
 from tests.support import Command
 from tests.training import FakeTime
 
@@ -67,12 +67,12 @@ def test_slow_store_shows_as_waiting(
 @pytest.mark.parametrize(
     ("place", "calls"),
     [
-        ("harness.train.run.save_checkpoint", {"checkpoint": 1}),
+        ("harness.train.job.save_checkpoint", {"checkpoint": 1}),
         ("torch.Tensor.backward", {"backward": 24}),
         ("torch.optim.Adam.step", {"optimizer": 24}),
         ("harness.train.loop.F.cross_entropy", {"forward": 24, "other": 1}),  # once to read off the smoothing
         ("harness.train.loop.Training.predict", {"evaluation": 1}),
-        ("harness.train.run.pixel_digest", {"start": 1, "evaluation": 1}),
+        ("harness.train.job.pixel_digest", {"start": 1, "evaluation": 1}),
         ("harness.cli.progress.RunReporter.step_finished", {"other": 24}),
     ],
 )

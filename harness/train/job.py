@@ -16,19 +16,19 @@ from torch import nn
 
 from harness.api import EpochRecord, Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
-from harness.data.store import PreparedDataset, content_fingerprint, pixel_digest
+from harness.data.prepared import PreparedDataset, content_fingerprint, pixel_digest
 from harness.errors import DatasetError, TrainingError, one_line
 from harness.fingerprint import Identity, job_fingerprint
 from harness.models import architecture_digest, build_module, count_parameters
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
+from harness.train.clock import OFF, Clock, Phase
 from harness.train.deviations import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
 from harness.train.environment import compiled, frozen_numerics, kept_memory
 from harness.train.loop import Training
 from harness.train.observe import RunRecorder
 from harness.train.observer import Observer, Observers
 from harness.train.options import RunOptions
-from harness.train.profile import OFF, Clock, Phase
 from harness.train.provenance import describe_environment
 from harness.train.save_timer import Saver, SaveTimer
 from harness.train.schedule import learning_rate_peak

@@ -15,9 +15,9 @@ import torch
 from harness.api import StoppedError
 from harness.errors import DatasetError, WrongUseError
 from harness.machine import resolve_device
-from harness.train import run
+from harness.train import job
 from harness.train.checkpoint import Checkpoint, Found, find_checkpoint, load_checkpoint, spare_of
-from harness.train.run import Task, build_model, run_task, weights_hash
+from harness.train.job import Task, build_model, run_task, weights_hash
 from tests.training import Watch, train
 
 pytestmark = pytest.mark.portable
@@ -135,13 +135,13 @@ def test_short_epochs_are_not_saved_but_the_last_one_is(
 ) -> None:
     """It is saved before the test split is opened, and says that it is."""
     saved = []
-    write = run.save_checkpoint
+    write = job.save_checkpoint
 
     def noted(path: Path, checkpoint: Checkpoint, **how: bool) -> None:
         saved.append(checkpoint.epoch)
         write(path, checkpoint, **how)
 
-    monkeypatch.setattr(run, "save_checkpoint", noted)
+    monkeypatch.setattr(job, "save_checkpoint", noted)
     monkeypatch.setattr("harness.train.save_timer.EPOCH_PAUSE", pause)
     task = task_of()
     train(task)

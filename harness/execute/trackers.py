@@ -21,7 +21,7 @@ from harness.files import write_text_atomically
 from harness.results.store import JobFolder
 
 if TYPE_CHECKING:
-    from harness.train.run import Built, Task
+    from harness.train.job import Built, Task
 
 _METHODS = ("epoch_finished", "run_finished", "run_failed", "close")
 
