@@ -189,8 +189,8 @@ def test_deviating_run_is_kept_and_marked_but_does_not_count(tiny_harness: Comma
     ]
 
 
-def test_half_way_run_of_an_earlier_harness_goes_on(tiny_harness: Command) -> None:
-    """Its first steps were not watched; what can be compared is, and the rest says so."""
+def test_half_way_run_of_an_earlier_harness_resumes(tiny_harness: Command) -> None:
+    """Its first steps were not observed; the rest is compared, and the gap is named."""
     old = FILES / "schema-1" / "tiny-1.0" / "tiny" / "dots" / "seed-1"
     shutil.copytree(old, "runs/tiny-1.0/tiny/dots/seed-1")
     ran = tiny_harness("run", "tiny", "--dataset", "dots", "--seeds", "2")
@@ -203,7 +203,7 @@ def test_half_way_run_of_an_earlier_harness_goes_on(tiny_harness: Command) -> No
     assert verified.code == 0
     skipped = [row for row in verified.rows if row["verdict"] == "skipped"]
     assert [row["run"] for row in skipped] == ["runs/tiny-1.0/tiny/dots/seed-1"]
-    assert "before epoch 2, step 6 was not watched" in skipped[0]["detail"]
+    assert "before epoch 2, step 6 was not observed" in skipped[0]["detail"]
     tiny_harness("run", "tiny", "--dataset", "dots", "--seeds", "2", "--runs", "fresh")
     fresh = json.loads(Path("fresh/tiny-1.0/tiny/dots/seed-1/result.json").read_text())
     assert fresh["weights_sha256"] == result["weights_sha256"]
