@@ -259,7 +259,7 @@ def test_device_whose_bits_differ(tiny_place: Examination, monkeypatch: pytest.M
 def test_disk_without_room(tiny_place: Examination) -> None:
     assert set(verdicts(storage.check_disk(tiny_place)).values()) == {"ok"}
     benchmark = tiny_place.workspace.benchmark
-    budget = msgspec.structs.replace(benchmark.budget, parameters=10**15)
+    budget = msgspec.structs.replace(benchmark.budget(tiny_place.suite.budget), parameters=10**15)
     place = with_(tiny_place, benchmark=msgspec.structs.replace(benchmark, budgets={budget.name: budget}))
     found = {finding.name: finding for finding in storage.check_disk(place)}
     assert found["disk of runs"].verdict == "problem"
