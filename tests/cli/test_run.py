@@ -64,7 +64,7 @@ def test_files_of_a_job(tiny_harness: Command) -> None:
     }  # fmt: skip
     result = read_result(CELL)
     assert result["schema"] == 2
-    assert result["job"] == {"protocol": "tiny-1.0", "model": "tiny", "dataset": "dots", "seed": 0}
+    assert result["job"] == {"protocol": "tiny-1.0", "model": "tiny", "dataset": "dots", "seed": 0, "budget": "2.5M"}
     assert result["test_reads"] == 1
     assert result["environment"]["model_plugin"] == "plugin 'tiny' of tiny-plugin 1.0"
     assert result["environment"]["versions"]["torch"]
