@@ -156,7 +156,7 @@ class TestRay:
 
     def test_ctrl_c_saves_and_the_same_command_resumes(self, shell: Shell, long: Path) -> None:
         process = shell.start("run", "tiny", "--dataset", "dots", *ROWS, "--executor", "ray", registry=long)
-        wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=120, process=process)
+        wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=300, process=process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 130, err
