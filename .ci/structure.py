@@ -97,7 +97,7 @@ class Figure:
 
     @property
     def ok(self) -> bool:
-        """Whether the figure keeps its limit."""
+        """True if the figure keeps its limit."""
         return self.value <= self.limit
 
 

@@ -25,7 +25,7 @@ BATCH = 2
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetReport:
-    """What ``harness check-budget`` says about one model.
+    """The report of ``harness check-budget`` on one model.
 
     Attributes:
         model: Its name.

@@ -1,4 +1,4 @@
-"""What commands remember for each other: JSON files in the user's cache folder. Losing one costs time only."""
+"""Keeps JSON files in the user's cache folder between commands. Losing one costs time only."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def count_parameters(module: nn.Module) -> Counts:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model is at one class count: the hash of its structure, and its trainable parameters."""
+    """A model at one class count: the hash of its structure, and its trainable parameters."""
 
     digest: str
     parameters: int

@@ -116,7 +116,7 @@ def shorten(texts: Sequence[str], most: int = 3) -> str:
 
 
 def is_vague(text: str) -> bool:
-    """Return whether a field that people rely on is empty or a placeholder."""
+    """Return True if a field that people rely on is empty or says nothing."""
     return text.strip().rstrip(".").lower() in _VAGUE
 
 

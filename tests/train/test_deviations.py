@@ -1,4 +1,4 @@
-"""What a run computed is read off the objects that did the work; each setting that the code changes must be named."""
+"""The record of a run is read from the objects that did the work; every setting that differs must be named."""
 
 from __future__ import annotations
 
