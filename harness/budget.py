@@ -1,4 +1,4 @@
-"""Judges a model by a budget: trainable parameters, counted by fvcore. Multiply-adds are counted to inform.
+"""Reports a model against a budget: its counts at every class count, the verdict, and multiply-adds to inform.
 
 Parameters are trainable and as trained, head included, from a fresh build at every class count.
 """

@@ -9,7 +9,7 @@ import click
 from harness.cli.common_options import complete_devices, complete_executors, complete_trackers, grouped
 from harness.execute.resources import ResourceRequest, parse_duration
 from harness.train.options import RunOptions
-from harness.train.save_timer import SAVE_EVERY
+from harness.train.save_timer import EPOCH_PAUSE, SAVE_EVERY
 
 COMPILE_MODES = ("default", "reduce-overhead")  # those of harness.train.environment, which imports torch
 
@@ -84,8 +84,8 @@ _TRAINING = (
         metavar="DURATION",
         default=f"{SAVE_EVERY:g}s",
         show_default=True,
-        help="Interval between checkpoints. One is also written at the end of an epoch, unless the last is under 10 s "
-        "old.",
+        help="Interval between checkpoints. One is also written at the end of an epoch, unless the last is under "
+        f"{EPOCH_PAUSE:g} s old.",
     ),
     click.option(
         "--profile", is_flag=True, help="Measure each job's time by phase: profile.json, and a table at the end."

@@ -264,7 +264,7 @@ class JobInProgress:
         return [str(entry["reason"]) for entry in self.interruptions if "reason" in entry]
 
     def test(self, observer: Observer) -> tuple[torch.Tensor, torch.Tensor]:
-        """Seal the weights, then read the test split. Nothing else opens it."""
+        """Seal the weights, then read the test split. Nothing else in a run opens it."""
         epochs = self.task.protocol.epochs
         # The read is counted on disk before it happens, so that a stop in between can't hide it.
         self._save(self.state, test_reads=self.test_reads + 1, roll=not self.came_trained)
