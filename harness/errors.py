@@ -84,3 +84,12 @@ def one_line(error: BaseException) -> str:
     """
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def legible(text: object) -> str:
+    """Return a text in which the bytes of a file's name that are not UTF-8 are escapes, so that it can be written.
+
+    >>> print(legible(chr(0xDCFC) + ".png"))
+    \\udcfc.png
+    """
+    return str(text).encode("utf-8", "backslashreplace").decode()

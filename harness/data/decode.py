@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import DatasetSpec, ReadError, Split, open_image
-from harness.errors import DatasetError, HarnessError, one_line
+from harness.errors import DatasetError, HarnessError, legible, one_line
+from harness.images import load_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,12 +74,13 @@ def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Enc
                 name = image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image)
                 if name in spec.unreadable:  # left out even if this decoder could read it
                     continue
-                where += f" ({name})"
+                where += f" ({legible(name)})"
             if index == expected:
                 raise DatasetError(
                     f"{where}: expected {expected} images and no more. The reader or the files are wrong."
                 )
             _check_sample(where, image, label, group, spec)
+            group = None if group is None else legible(group)
             yield Encoded(where, image, label, group, _identity(image, label, group))
             index += 1
     if index != expected:
@@ -127,12 +129,11 @@ def _decode(sample: Encoded, input_size: int, *, native: bool) -> Decoded:
     from PIL.Image import Image, Resampling
 
     image = sample.image
+    read = open_image if isinstance(image, Path | bytes) else load_image
     try:
-        colour: Image = open_image(image, sample.where) if isinstance(image, Path | bytes) else image.convert("RGB")
+        colour: Image = read(image, sample.where)
     except ReadError as error:
         raise DatasetError(str(error)) from error
-    except (OSError, SyntaxError, ValueError) as error:  # the plugin opened this image but did not load it
-        raise DatasetError(f"{sample.where} is damaged: {error}.") from error
     if native and max(colour.size) > input_size:
         raise NotUniformError
     if not native:
@@ -192,5 +193,5 @@ def _identity(image: object, label: int, group: str | None) -> str | None:
     try:
         status = image.stat()
     except OSError:
-        return f"{image} missing"
-    return f"{image} {status.st_size} {status.st_mtime_ns} {label} {group}"
+        return f"{legible(image)} missing"
+    return f"{legible(image)} {status.st_size} {status.st_mtime_ns} {label} {group}"

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -35,6 +34,7 @@ from harness.data.prepared import (
 from harness.errors import DatasetError, StoreError
 from harness.files import write_text_atomically, writing_to
 from harness.machine import bound_cores, free_bytes, gigabytes
+from harness.pillow import versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,7 +238,7 @@ def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, n
         mean=mean,
         std=std,
         plugin=f"{owner.distribution} {owner.version}",
-        libraries=_libraries(),
+        libraries=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sources=ingestion.sources,
         left_out=spec.unreadable,
@@ -304,17 +304,7 @@ def _append(writer: ArrayWriter, pixels: npt.NDArray[np.uint8], spec: DatasetSpe
 def _stamp(ingestion: Ingestion) -> str:
     """Everything that determines the pixels, apart from the files."""
     offer = ingestion.offer
-    return json.dumps(
-        [definition(offer), offer.spec.unreadable, offer.owner.version, ingestion.input_size, _libraries()]
-    )
-
-
-def _libraries() -> dict[str, str]:
-    """Versions of the decoders: Pillow's codecs matter as much as Pillow itself."""
-    from PIL import features
-
-    codecs = {name: str(features.version(name)) for name in ("jpg", "libjpeg_turbo", "zlib", "webp")}
-    return {name: version(name) for name in ("pillow", "numpy")} | codecs
+    return json.dumps([definition(offer), offer.spec.unreadable, offer.owner.version, ingestion.input_size, versions()])
 
 
 def require_room(folder: Path, needed: int) -> None:
