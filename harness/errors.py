@@ -82,7 +82,7 @@ def one_line(error: BaseException) -> str:
     >>> one_line(ValueError("two\\n  lines."))
     'ValueError: two lines'
     """
-    text = " ".join(str(error).split()).rstrip(".")
+    text = text_of(error).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -93,3 +93,12 @@ def legible(text: object) -> str:
     \\udcfc.png
     """
     return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error in one line of encodable characters; of an error that can't say it, a remark."""
+    try:
+        text = str(error)
+    except Exception as second:  # the exception is a plugin's, and so is its __str__
+        text = f"its text can't be read ({type(second).__name__})"
+    return " ".join(legible(text).split())

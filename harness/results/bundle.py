@@ -27,7 +27,8 @@ from harness.api import Job, RunResult
 from harness.errors import CannotContinueError, StoreError
 from harness.files import write_atomically
 from harness.results.protocols import KEPT, check_kept, kept_beside, same_kept
-from harness.results.store import JobFolder, job_at, job_place, parse_result
+from harness.results.schema import DamagedResultError, parse_result
+from harness.results.store import JobFolder, job_at, job_place
 
 SCHEMA = 1
 KIND = "xscore-harness bundle"
@@ -225,7 +226,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
         manifest = msgspec.json.decode(content, type=_Manifest)
     except KeyError:
         raise DamagedBundleError(f"{path} is not a bundle of harness: it holds no {_MANIFEST}.") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are ValueErrors
         raise _damaged(path, f"{_MANIFEST}: {error}") from error
     if manifest.kind != KIND:
         raise DamagedBundleError(f"{path} is not a bundle of harness: its kind is {manifest.kind!r}.")
@@ -286,8 +287,8 @@ def _bundled(
     where = f"{path}:{prefix}result.json"
     try:
         result = parse_result(archive.read(prefix + "result.json"), where)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _damaged(path, f"{prefix}result.json: {error}") from error
+    except DamagedResultError as error:
+        raise _damaged(path, str(error)) from error
     if result.job != _job(path, run):
         raise _damaged(path, f"{prefix}result.json is the result of another job, {result.job}")
     hashes = {name: entry.sha256 for name, entry in files.items()}

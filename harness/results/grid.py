@@ -13,7 +13,7 @@ import msgspec
 from harness.api import Cell, Job, RunResult
 from harness.errors import HarnessError, StoreError
 from harness.machine import gc_paused
-from harness.results.schema import SCHEMA
+from harness.results.schema import SCHEMA, impossible
 from harness.results.store import JobFolder, RunsFolder, job_place
 
 _MANY = 10_000
@@ -172,8 +172,9 @@ def quick_reader(runs: RunsFolder, *, brief: bool) -> Reader:
         if len(content) == _LONGEST or not content.startswith(_BEGINNING) or not content.isascii():
             return None
         try:
-            return decode(content)
-        except msgspec.MsgspecError:
+            result = decode(content)
+        except (msgspec.MsgspecError, RecursionError):
             return None
+        return None if impossible(result) else result
 
     return read

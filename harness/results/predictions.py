@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.api import Job, MetricSpec, RunResult
 from harness.catalog import Offer
-from harness.errors import CannotContinueError, PluginError, one_line
+from harness.errors import CannotContinueError
+from harness.metrics import measure
 from harness.results.store import JobFolder, RunsFolder
 
 if TYPE_CHECKING:
@@ -61,19 +61,13 @@ def metric_value(folder: JobFolder, result: RunResult, offer: Offer[MetricSpec])
 
 
 def compute_metric(offer: Offer[MetricSpec], logits: Floats, labels: Ints, what: str) -> float:
-    """Apply a metric plugin to logits (N, C) and labels (N,), which errors call ``what``.
+    """Apply a metric plugin to copies of logits (N, C) and labels (N,), which errors call ``what``.
 
     Raises PluginError like ``metric_value``.
     """
     import torch
 
-    try:
-        value = float(offer.spec.compute(torch.from_numpy(logits), torch.from_numpy(labels)))
-    except Exception as error:
-        raise PluginError(f"{offer.owner} could not compute {offer.spec.name} of {what}: {one_line(error)}") from error
-    if not math.isfinite(value):
-        raise PluginError(f"{offer.owner} computes {offer.spec.name} of {what} as {value}, expected a finite number.")
-    return value
+    return measure(offer, torch.from_numpy(logits), torch.from_numpy(labels), what)
 
 
 def baseline_values(runs: RunsFolder, jobs: Iterable[Job], metric: Offer[MetricSpec]) -> dict[str, float]:

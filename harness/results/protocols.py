@@ -198,7 +198,7 @@ def _checked(name: str, content: bytes, where: str) -> _Record:
 def _decode(content: bytes, path: str) -> _Record:
     try:
         record = msgspec.json.decode(content, type=_Record)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are ValueErrors
         raise StoreError(f"{path} is damaged: {error}.") from error
     if record.schema != SCHEMA:
         raise StoreError(f"{path} has schema {record.schema}, expected {SCHEMA}: another version of harness wrote it.")

@@ -23,16 +23,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 from filelock import FileLock, Timeout
 
 from harness.api import EpochRecord, Job, RunResult
 from harness.api.jobs import STANDARD_BUDGET
-from harness.errors import JobLockedError, StoreError
+from harness.errors import JobLockedError, StoreError, legible
 from harness.files import remove_leftovers, write_atomically, write_text_atomically, writing_to
-from harness.results.schema import SCHEMA, known, upgrade
+from harness.results.schema import parse_result, result_text
 
 if TYPE_CHECKING:
     import torch
@@ -40,14 +40,6 @@ if TYPE_CHECKING:
 JOB_SCHEMA = 1
 _SEED_FOLDER = re.compile(r"seed-(\d{1,18})")  # 18 digits fit the 64 bits that torch takes as a seed
 _LOCK_SECONDS = 1.0  # 'harness status' holds a lock briefly to see whether it is free
-
-
-class DamagedResultError(StoreError):
-    """A result file is there but can't be read."""
-
-
-class _Versioned(msgspec.Struct):
-    schema: int
 
 
 @dataclass(frozen=True)
@@ -113,10 +105,7 @@ class JobFolder:
             return None
         except OSError as error:
             raise StoreError(f"{self.result} can't be read: {error.strerror}.") from error
-        try:
-            return parse_result(content, str(self.result))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise DamagedResultError(f"{self.result} is damaged: {error}") from error
+        return parse_result(content, str(self.result))
 
     def recorded_fingerprint(self) -> str | None:
         """Return the fingerprint of the attempt in the folder, or None if it is unknown."""
@@ -140,7 +129,7 @@ class JobFolder:
                 "protocol_digest": protocol_digest,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            write_text_atomically(self.job_file, _pretty(content))
+            write_text_atomically(self.job_file, json.dumps(content, indent=2) + "\n")
 
     def append_history(self, record: EpochRecord) -> None:
         """Add a finished epoch."""
@@ -154,31 +143,38 @@ class JobFolder:
     def read_history(self) -> tuple[EpochRecord, ...]:
         """Return the finished epochs; empty if there are none or the file is damaged."""
         try:
-            lines = self.history.read_text(encoding="utf-8").splitlines()
-            return tuple(EpochRecord(**json.loads(line)) for line in lines)
-        except (OSError, ValueError, TypeError):
+            return tuple(msgspec.json.Decoder(EpochRecord).decode_lines(self.history.read_bytes()))
+        except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
             return ()
 
     def finish(self, result: RunResult, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Write predictions, then the result, which makes the job done."""
+        """Write predictions, then the result, which makes the job done.
+
+        Raises:
+            UnwritableResultError: the result could not be read again, so nothing is written.
+            StoreError: the folder can't be written.
+        """
         import numpy as np
+
+        text = result_text(result, str(self.result))
 
         def write(file: IO[bytes]) -> None:
             np.savez_compressed(file, logits=logits.numpy(), labels=labels.numpy())
 
         write_atomically(self.predictions, write)
-        write_text_atomically(self.result, _pretty({"schema": SCHEMA, **asdict(result)}))
+        write_text_atomically(self.result, text)
 
     def fail(self, sentence: str, trace: str) -> None:
         """Record the failure of an attempt: the traceback, and the sentence as the last line."""
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.error, f"{trace.rstrip()}\n\n{' '.join(sentence.split())}\n")
+        text = f"{trace.rstrip()}\n\n{' '.join(sentence.split())}\n"
+        write_text_atomically(self.error, legible(text))
 
     def read_error(self) -> str | None:
         """Return the last line of the recorded failure, or None."""
         try:
-            lines = self.error.read_text(encoding="utf-8").strip().splitlines()
+            lines = self.error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
             return None
         return lines[-1] if lines else "failed for a reason that was not recorded"
@@ -306,29 +302,3 @@ def _folders(path: str) -> list[str]:
 def executor_folder(runs: RunsFolder, name: str) -> Path:
     """Return the folder of an executor's own files, such as logs: beside the results, under a name with a dot."""
     return runs.root / ".executors" / name
-
-
-def parse_result(content: bytes, where: str) -> RunResult:
-    """Decode a ``result.json`` of any known schema.
-
-    Args:
-        content: The file's bytes.
-        where: Names the file in errors.
-
-    Raises:
-        DamagedResultError: it was written by a newer harness.
-        msgspec.MsgspecError, UnicodeDecodeError: it is damaged.
-    """
-    schema = msgspec.json.decode(content, type=_Versioned).schema
-    if schema == SCHEMA:
-        return msgspec.json.decode(content, type=RunResult)
-    if not known(schema):
-        raise DamagedResultError(
-            f"{where} has schema {schema}, and this harness knows 1 to {SCHEMA}: a newer one wrote it. "
-            "Install that version of xscore-harness to read it"
-        )
-    return msgspec.convert(upgrade(msgspec.json.decode(content)), RunResult)
-
-
-def _pretty(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, default=list) + "\n"

@@ -17,8 +17,9 @@ from torch import nn
 from harness.api import EpochRecord, Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
 from harness.data.prepared import PreparedDataset, content_fingerprint, pixel_digest
-from harness.errors import DatasetError, TrainingError, one_line
+from harness.errors import DatasetError, PluginError, TrainingError
 from harness.fingerprint import Identity, job_fingerprint
+from harness.metrics import measure
 from harness.models import architecture_digest, build_module, count_parameters
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
@@ -332,7 +333,7 @@ def _recorder(checkpoint: Checkpoint | None) -> RunRecorder:
 
 
 def _metrics(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> tuple[dict[str, float], list[str]]:
-    """Compute every installed metric; return the values and a note for each that failed.
+    """Compute every installed metric; return the values and a note for each that is undefined or failed.
 
     Only the protocol's own metric may stop a run: the logits are kept, so that any other can be computed later.
     """
@@ -340,12 +341,14 @@ def _metrics(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> tuple[di
     notes: list[str] = []
     for name, offer in task.catalog.metrics.items():
         try:
-            values[name] = float(offer.spec.compute(logits, labels))
-        except (Exception, SystemExit) as error:
-            text = f"{offer.owner} could not compute {name}: {one_line(error)}"
+            values[name] = measure(offer, logits, labels)
+        except PluginError as error:
             if name == task.protocol.metric:
-                raise TrainingError(text) from error
-            notes.append(text)
+                raise TrainingError(
+                    f"{error} It is the metric of {task.protocol.name}, so there is no result without it. The trained "
+                    "weights are kept: the same command goes on from them once the metric works."
+                ) from error
+            notes.append(str(error))
     return values, notes
 
 
