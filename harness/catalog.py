@@ -8,6 +8,7 @@ recorded with the reason. A name that two plugins claim costs a plugin only that
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import sys
 import traceback
@@ -138,11 +139,14 @@ class Catalog:
         return self._get("tracker", name, self.trackers)
 
     def notify(self, hook: str, **arguments: object) -> list[str]:
-        """Call an observer hook on every plugin that has it; return a sentence for each plugin that raised."""
+        """Call an observer hook on every plugin that has it; return a sentence for each plugin that raised.
+
+        Each plugin gets copies, so that none can change the run's own values or those that the next plugin sees.
+        """
         failures = []
         for plugin, implementation in self.observers.get(hook, ()):
             try:
-                implementation.function(*(arguments[name] for name in implementation.argnames))
+                implementation.function(*(copy.deepcopy(arguments[name]) for name in implementation.argnames))
             except (Exception, SystemExit) as error:
                 failures.append(f"{plugin}: {hook} raised {one_line(error)}; the run continues without it.")
         return failures

@@ -181,6 +181,25 @@ def test_observer_that_raises_is_reported_and_others_called(install: Callable[..
     assert bb_works.seen == ["the job"]
 
 
+def test_observers_get_copies(install: Callable[..., Path]) -> None:
+    source = """
+        from harness.api import hookimpl
+        seen = []
+
+        @hookimpl
+        def harness_run_started(job):
+            seen.append(dict(job))
+            job.clear()
+    """
+    install("aa_clears", source)
+    install("bb_clears", source)
+    job = {"model": "mynet"}
+    assert discover().notify("harness_run_started", job=job) == []
+    import bb_clears  # type: ignore[import-not-found]
+
+    assert bb_clears.seen == [job] == [{"model": "mynet"}]
+
+
 def test_reference_plugins_are_all_well() -> None:
     catalog = discover()
     ours = [one for one in catalog.plugins if one.distribution == "xscore-harness"]

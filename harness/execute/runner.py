@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness.api import Cell, EpochRecord, Job, Reporter, StoppedError
-from harness.errors import HarnessError, JobLockedError, StoreError
+from harness.errors import HarnessError, JobLockedError, StoreError, one_line
 from harness.execute.trackers import RunTrackers, open_trackers
 from harness.results.grid import read_cell
 from harness.results.profile import run_clock
@@ -98,9 +98,10 @@ class JobRunner:
             trained = self._train(task, built, folder, trackers)
             folder.write_history(trained.history)
             folder.finish(trained.result, trained.logits, trained.labels)
-            trackers.run_finished(trained.result, trained.history)
-        self._notice(catalog.notify("harness_run_finished", job=job, result=trained.result))
-        return read_cell(folder, built.fingerprint)
+            cell = read_cell(folder, built.fingerprint)
+            trackers.run_finished(cell.result or trained.result, trained.history)
+        self._notice(catalog.notify("harness_run_finished", job=job, result=cell.result or trained.result))
+        return cell
 
     def _clear(self, folder: JobFolder, cell: Cell, fingerprint: str) -> None:
         """Set aside what the folder holds of another fingerprint, finished or half-way."""
@@ -142,7 +143,7 @@ def _sentence(error: BaseException) -> str:
         )
     if isinstance(error, MemoryError):
         return "This machine ran out of memory. Run fewer jobs at a time (--jobs), or end what else uses it."
-    return f"{type(error).__name__}: {error}"
+    return one_line(error)
 
 
 class _JobObserver(Observer):

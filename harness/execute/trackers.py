@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import json
 import queue
@@ -49,7 +50,8 @@ def open_trackers(
             notice(f"{task.job}: this process has no tracker '{name}'; the run continues without it.")
             continue
         resumed = name in memory.told
-        followed.append(_Followed(offer, replace(run, resumed=resumed, folder=(place / name).absolute())))
+        own = replace(copy.deepcopy(run), resumed=resumed, folder=(place / name).absolute())
+        followed.append(_Followed(offer, own))
     return RunTrackers(followed, memory, notice)
 
 
@@ -78,7 +80,8 @@ def missing_modules(spec: TrackerSpec) -> list[str]:
 class RunTrackers:
     """The open trackers of one run, as a context; leaving it closes them and reports the error of the run, if any.
 
-    No method raises an error of a tracker. A tracker that fails, or exceeds its patience, is reported and dropped.
+    No method raises an error of a tracker. A tracker that fails, or exceeds its patience, is reported and dropped. Each
+    tracker gets copies, so that none can change the run's own values or those that the next tracker sees.
     """
 
     def __init__(self, followed: Sequence[_Followed], memory: _Memory, tell: Callable[[str], object]) -> None:
@@ -118,7 +121,7 @@ class RunTrackers:
     def run_finished(self, result: RunResult, history: Iterable[EpochRecord]) -> None:
         """Pass on the remaining epochs, then the result."""
         self._bring_up_to_date(history)
-        self._ask("run_finished", lambda tracker: tracker.run_finished(result))
+        self._ask("run_finished", lambda tracker: tracker.run_finished(copy.deepcopy(result)))
 
     def _bring_up_to_date(self, history: Iterable[EpochRecord]) -> None:
         for record in history:
@@ -147,7 +150,7 @@ class RunTrackers:
 
 
 def _telling_of(record: EpochRecord) -> Callable[[Tracker], object]:
-    return lambda tracker: tracker.epoch_finished(record)
+    return lambda tracker: tracker.epoch_finished(copy.deepcopy(record))
 
 
 def _is_stop(error: Exception) -> bool:
