@@ -8,11 +8,15 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from harness.errors import StoreError
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 _TEMPORARY = ".tmp"
+_LOCKS_UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # NFS without lockd, Lustre, some FUSE
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare: Path | None = None) -> None:
@@ -53,13 +57,61 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def take_lock(path: Path, seconds: float) -> BaseFileLock | None:
+    """Take the lock of a file, which the operating system releases if this process dies.
+
+    Args:
+        path: The lock's file, made if it is missing; its folder exists.
+        seconds: Time to wait for another holder; negative to wait without a limit.
+
+    Returns:
+        The lock, or None where the file system has no locks. A lock by a file's mere existence is no substitute: it
+        stays behind a process that was killed.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        OSError: the file can't be opened.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=seconds)
+    except OSError as error:
+        if error.errno in _LOCKS_UNKNOWN:
+            return None
+        raise
+    return lock
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file, however long another process has it. Yield false where the file system has none.
+
+    Raises:
+        StoreError: the folder can't be written.
+    """
+    with writing_to(path.parent):
+        lock = take_lock(path, -1)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.release()
+
+
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
     """Turn the operating system's errors about a folder into StoreErrors with a sentence."""
     try:
         yield
     except OSError as error:
-        full = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+        full = {
+            errno.ENOSPC: "no more files fit on the disk, though it has free bytes: its inodes are used up"
+            if _lacks_inodes(folder)
+            else "the disk is full",
+            errno.EDQUOT: "the disk quota, of bytes or of files, is used up",
+        }
         reason = full.get(error.errno or 0) or f"it is not writable ({error.strerror or error})"
         raise StoreError(
             f"Cannot write in {folder}: {reason}. Everything finished so far is kept; "
@@ -73,3 +125,14 @@ def writing_to(folder: Path) -> Iterator[None]:
                 "Everything finished so far is kept; make room and start again."
             ) from error
         raise
+
+
+def _lacks_inodes(folder: Path) -> bool:
+    """Return whether a folder's file system has free bytes and no room for another file."""
+    there = next((one for one in (folder, *folder.parents) if one.exists()), None)
+    if there is None or not hasattr(os, "statvfs"):
+        return False
+    with contextlib.suppress(OSError):
+        state = os.statvfs(there)
+        return state.f_files > 0 and state.f_favail == 0 and state.f_bavail > 0
+    return False
