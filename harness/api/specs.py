@@ -144,8 +144,9 @@ class DatasetSpec:
             image is a path or the bytes of an encoded image, which are decoded in parallel by the rules of
             ``harness.images``, or a PIL image in mode RGB or L; the label an int in ``range(len(classes))``; the group
             names the common origin of images (a patient, a photograph), so that leakage between splits can be found.
-            ``folder`` holds the unpacked sources; an embedded set, one without sources, may ignore it. For a file that
-            is not as expected, raise ``ReadError`` with a sentence.
+            ``folder`` holds the unpacked sources. For a set without sources it is the folder of ``harness prepare
+            --from``, which an embedded set ignores. For a file that is not as expected, raise ``ReadError`` with a
+            sentence.
         licence: The terms under which the images may be used.
         citation: How to cite the set.
         domain: The kind of images, in a word or two.

@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,10 +22,14 @@ from harness.cli.common_options import (
     registry_option,
 )
 from harness.cli.output import print_rows
-from harness.data.ingest import definition, require_prepared
+from harness.data.ingest import definition, keep_arrays, require_prepared
+from harness.data.inputs import outdated
 from harness.data.prepared import PreparedDataset, find_prepared
-from harness.errors import DatasetError, WrongUseError
+from harness.errors import DatasetError, StoreError, WrongUseError
 from harness.registry import Benchmark
+
+if TYPE_CHECKING:
+    from harness.data.audit import Audit
 
 _COLUMNS = {
     "dataset": "data set",
@@ -60,7 +64,7 @@ _REFRESH_SECONDS = 0.2  # between two updates of the line on a terminal
     "given",
     type=click.Path(path_type=Path, exists=True),
     metavar="PATH",
-    help="Archives or unpacked folders that you have already.",
+    help="Archives or unpacked folders that you have already; the folder of a data set without downloads.",
 )
 @data_option
 @click.option("--offline", is_flag=True, help="Do not use the network.")
@@ -73,7 +77,12 @@ _REFRESH_SECONDS = 0.2  # between two updates of the line on a terminal
     help="Accept the file with this hash, from an error message.",
 )
 @click.option("--verify", is_flag=True, help="Compare the prepared files with their manifest, byte by byte.")
-@click.option("--remove", "remove_", is_flag=True, help="Delete the arrays, unpacked files and downloads.")
+@click.option(
+    "--remove",
+    "remove_",
+    is_flag=True,
+    help="Delete the arrays, unpacked files and downloads; nothing that the harness did not write.",
+)
 @protocol_option
 @registry_option
 @format_option
@@ -104,7 +113,7 @@ def prepare(
     if verify:
         rows = [row for name in names for row in _verify(catalog, name, input_sizes(benchmark, name, protocol), root)]
         print_rows(rows, format_, columns=_COLUMNS)
-        return 1 if any(row["state"] == "damaged" for row in rows) else 0
+        return 1 if any(row["state"] != "verified" for row in rows) else 0
 
     from harness.data.fetch import FetchPolicy
     from harness.data.prepare import PrepareRequest, prepare_dataset, require_licence
@@ -151,7 +160,7 @@ def audit(
     harness audit cifar10 --sheet . --format json
     """
     from harness.data.audit import audit as look
-    from harness.data.audit import write_audit, write_contact_sheet
+    from harness.data.audit import write_contact_sheet
     from harness.files import writing_to
 
     benchmark, catalog = load(registry)
@@ -162,12 +171,14 @@ def audit(
         progress = PrepareProgress(name)
         found = look(prepared, progress.on_images)
         progress.end()
-        write_audit(prepared, found)
-        folder = sheet or prepared.folder
-        with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"audit-{name}.png"
-        drawn = write_contact_sheet(prepared, found.pairs, path)
+        kept = _kept_audit(prepared, found)
+        path, drawn = None, 0
+        if sheet is not None or kept:
+            folder = sheet or prepared.folder
+            with writing_to(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"audit-{name}.png"
+            drawn = write_contact_sheet(prepared, found.pairs, path)
         click.echo(f"{name}: {found.sentence or 'no image shared between train and test was found'}.", err=True)
         if not found.groups:
             click.echo(f"{name}: the plugin names no groups, so leakage by group cannot be checked.", err=True)
@@ -176,6 +187,22 @@ def audit(
         rows.append({**asdict(found), "sheet": str(path) if drawn else None})
     shown = rows if format_ == "json" else [{k: v for k, v in row.items() if k != "pairs"} for row in rows]
     print_rows(shown, format_, columns=_AUDIT_COLUMNS, digits={"majority_accuracy": 2})
+
+
+def _kept_audit(prepared: PreparedDataset, found: Audit) -> bool:
+    """Write an audit beside the arrays, where the leaderboard finds it, or say that the folder can't be written."""
+    from harness.data.audit import write_audit
+
+    try:
+        write_audit(prepared, found)
+    except StoreError as error:
+        click.echo(
+            f"{found.dataset}: the audit is not kept beside the arrays, so the leaderboard does not know it, and the "
+            f"contact sheet needs --sheet DIR. {error}",
+            err=True,
+        )
+        return False
+    return True
 
 
 def input_sizes(benchmark: Benchmark, dataset: str, protocol: str | None = None) -> tuple[int, ...]:
@@ -221,16 +248,25 @@ def _verify(catalog: Catalog, name: str, sizes: tuple[int, ...], root: Path) -> 
             click.echo(f"{name}: {problem}", err=True)
         if problems:
             click.echo(f"To make it again: harness prepare {name} --remove, then harness prepare {name}", err=True)
-        rows.append(_row(one, "damaged" if problems else "verified", tuple(problems)))
+        reason = "" if problems else outdated(one, offer.spec)
+        if reason:
+            click.echo(f"{name}: {reason}. To prepare it again: harness prepare {name}. {keep_arrays(one)}", err=True)
+            problems = [f"{reason}."]
+        state = "outdated" if reason else "damaged" if problems else "verified"
+        rows.append(_row(one, state, tuple(problems)))
     return rows
 
 
 def _remove(catalog: Catalog, names: list[str], root: Path) -> int:
-    from harness.data.prepare import remove
+    from harness.data.remove import left_behind, remove
 
     for name in names:
-        freed = remove(catalog.dataset(name), root, catalog.datasets.values())
+        offer = catalog.dataset(name)
+        freed = remove(offer, root, catalog.datasets.values(), say=lambda text: click.echo(text, err=True))
         click.echo(f"{name}: {freed / 1e6:,.1f} MB freed in {root}.", err=True)
+        if left := left_behind(offer, root):
+            some = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+            click.echo(f"{name}: left in {root / name}, since the harness did not write them: {some}.", err=True)
     return 0
 
 

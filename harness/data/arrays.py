@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from harness.data.decode import Encoded
+
 
 @dataclass
 class Journal:
-    """The progress of an ingestion, kept in ``journal.json``.
+    """The progress of an ingestion, kept in a JSON file beside the arrays' folder.
 
     Attributes:
         stamp: Everything that determines the pixels. Half-written arrays of another stamp are useless.
@@ -39,23 +41,18 @@ class Journal:
     chain: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path, stamp: str) -> Journal:
+    def read(cls, path: Path, stamp: str) -> Journal:
         """Return the journal of an interrupted attempt with the same stamp, or an empty one."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found = cls(**json.loads((folder / "journal.json").read_bytes()))
+            found = cls(**json.loads(path.read_bytes()))
             if found.stamp == stamp:
                 return found
         return cls(stamp)
 
-    def note(self, folder: Path, split: Split, done: int, chain: str) -> None:
+    def note(self, path: Path, split: Split, done: int, chain: str) -> None:
         """Record the progress of a split, after its images are on the disk."""
         self.done[split], self.chain[split] = done, chain
-        write_text_atomically(folder / "journal.json", json.dumps(vars(self)))
-
-    @staticmethod
-    def remove(folder: Path) -> None:
-        """Remove the journal of a finished ingestion."""
-        (folder / "journal.json").unlink(missing_ok=True)
+        write_text_atomically(path, json.dumps(vars(self)))
 
 
 class ArrayWriter:
@@ -148,6 +145,28 @@ class Chain:
     def value(self) -> str | None:
         """The hash so far."""
         return self._hash.hexdigest() if self._hash else None
+
+
+@dataclass
+class SplitSums:
+    """Sums over one split: the pixels' hash, the labels and groups, and a histogram of every channel.
+
+    The histogram holds integers, so that mean and standard deviation are exact for any number of images.
+    """
+
+    digest: hashlib._Hash
+    labels: list[int]
+    groups: list[str]
+    histogram: npt.NDArray[np.int64]
+    size: tuple[int, int] = (0, 0)
+
+    def add(self, pixels: npt.NDArray[np.uint8], histogram: npt.NDArray[np.int64], sample: Encoded) -> None:
+        """Add an image uint8 (H, W, 3), its histogram int64 (3, 256), and the sample that it was decoded from."""
+        self.digest.update(pixels.data)
+        self.histogram += histogram
+        self.labels.append(sample.label)
+        if sample.group is not None:
+            self.groups.append(sample.group)
 
 
 def array_file(folder: Path, split: Split) -> Path:

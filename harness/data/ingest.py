@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer
-from harness.data.arrays import ArrayWriter, Chain, Journal, array_file
-from harness.data.decode import Encoded, NotUniformError, decode_samples, read_samples
+from harness.data.arrays import ArrayWriter, Chain, Journal, SplitSums, array_file
+from harness.data.decode import NotUniformError, decode_samples, read_samples
+from harness.data.inputs import Watch, given_before, outdated, takes_folder, write_inputs
 from harness.data.prepared import (
     SCHEMA,
     DatasetManifest,
@@ -31,6 +31,8 @@ from harness.data.prepared import (
     groups_file,
     pixel_histogram,
 )
+from harness.data.sources import download_folder
+from harness.data.store import Workshop, locked, open_workshop, publish, require_place
 from harness.errors import DatasetError, StoreError
 from harness.files import write_text_atomically, writing_to
 from harness.machine import bound_cores, free_bytes, gigabytes
@@ -42,12 +44,17 @@ if TYPE_CHECKING:
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 Report: TypeAlias = Callable[[str, int, int], object]
+_log = logging.getLogger("harness")
 _SAFETY = 1.1  # times the estimated size must be free before anything is written
 _SYNC_EVERY = 512  # images between two points at which an interrupted ingestion can resume
 
 
 def report_nothing(split: str, done: int, expected: int) -> None:
     """Report nothing."""
+
+
+def no_words(text: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,12 @@ class Ingestion:
         offer: The data set and its owner.
         root: The data folder; ``root/<name>/<form>`` is made, whole or not at all.
         input_size: Side of the network's input in pixels.
-        folder: The folder of the unpacked sources; embedded sets ignore it.
+        folder: The folder of the unpacked sources; for an embedded set, the one that the user gave.
         sources: Records of the sources, for the manifest.
         workers: Decoding threads; None for one per core.
         report: Called with the split, the images done and the images expected.
+        given: The path of ``--from``; None without it.
+        say: Called with sentences for the user.
     """
 
     offer: Offer[DatasetSpec]
@@ -71,6 +80,8 @@ class Ingestion:
     sources: tuple[SourceRecord, ...] = ()
     workers: int | None = None
     report: Report = report_nothing
+    given: Path | None = None
+    say: Callable[[str], object] = no_words
 
 
 def definition(offer: Offer[DatasetSpec]) -> str:
@@ -90,8 +101,13 @@ def definition(offer: Offer[DatasetSpec]) -> str:
     return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def expected_form(spec: DatasetSpec, input_size: int) -> str:
+    """Return the form that a data set's declaration lets expect for an input size."""
+    return "native" if spec.native_side is not None and spec.native_side <= input_size else str(input_size)
+
+
 def require_prepared(offer: Offer[DatasetSpec], root: Path, input_size: int) -> PreparedDataset:
-    """Return the prepared data set. An embedded set, which needs no download, is ingested first.
+    """Return the prepared data set. An embedded set, which needs no download, is ingested where it is not current.
 
     Args:
         offer: The data set and its owner.
@@ -99,16 +115,34 @@ def require_prepared(offer: Offer[DatasetSpec], root: Path, input_size: int) -> 
         input_size: Side of the network's input in pixels.
 
     Raises:
-        DatasetError: the set must be downloaded first, or its reader does not yield what the plugin declares.
+        DatasetError: the set must be downloaded first, or its files have changed, or its reader does not yield what
+            the plugin declares.
         StoreError: the data folder can't be written.
     """
     spec = offer.spec
     prepared = find_prepared(root, spec.name, definition(offer), input_size)
-    if prepared is not None:
+    reason = outdated(prepared, spec) if prepared is not None else ""
+    if prepared is not None and not reason:
         return prepared
     if spec.sources:
-        raise DatasetError(f"The data set '{spec.name}' is not prepared in {root}. Run: harness prepare {spec.name}")
-    return ingest(Ingestion(offer, root, input_size))
+        found = f"The data set '{spec.name}' is not prepared in {root}"
+        if prepared is not None:
+            found = f"The arrays of '{spec.name}' in {prepared.folder} are outdated: {reason}. {keep_arrays(prepared)}"
+        raise DatasetError(f"{found.rstrip('.')}. Run: harness prepare {spec.name}")
+    given = given_before(root, spec.name)
+    ingestion = Ingestion(offer, root, input_size, given or Path(), given=given, say=_log.warning)
+    if prepared is None:
+        return ingest(ingestion)
+    _log.warning(f"{spec.name}: {reason}. It is prepared again.")
+    try:
+        return ingest(ingestion)
+    except DatasetError as error:
+        raise DatasetError(f"{error} The arrays in {prepared.folder} are as before. {keep_arrays(prepared)}") from error
+
+
+def keep_arrays(prepared: PreparedDataset) -> str:
+    """Return the sentence on the way to keep arrays whose inputs have changed."""
+    return f"To keep them as they are, remove {prepared.folder / 'inputs.json'}."
 
 
 def ingest(ingestion: Ingestion) -> PreparedDataset:
@@ -118,102 +152,125 @@ def ingest(ingestion: Ingestion) -> PreparedDataset:
         DatasetError: names the image, the value that was found, and the one that was expected; nothing is left behind.
         StoreError: the disk is full or not writable; the next attempt resumes where this one ended.
     """
-    with locked(ingestion.root, ingestion.offer.spec.name):
-        return ingest_locked(ingestion)
+    root, name = ingestion.root, ingestion.offer.spec.name
+    with locked(root, name, say=ingestion.say) as sole, open_workshop(root, name, sole=sole) as workshop:
+        return ingest_in(workshop, ingestion)
 
 
-def ingest_locked(ingestion: Ingestion) -> PreparedDataset:
-    """Do the same as ``ingest``, for a caller that holds the data set's lock."""
-    offer = ingestion.offer
-    # Another process may have prepared the set while this one waited for the lock.
-    found = find_prepared(ingestion.root, offer.spec.name, definition(offer), ingestion.input_size)
+def ingest_in(workshop: Workshop, ingestion: Ingestion) -> PreparedDataset:
+    """Do the same as ``ingest``, in a folder that this writer has already."""
+    found = _current(ingestion)  # another process may have prepared the set meanwhile
     if found is not None:
         return found
+    spec, watch = ingestion.offer.spec, Watch(ingestion.offer.spec)
     try:
-        return _store(ingestion, native=True)
-    except NotUniformError:
-        return _store(ingestion, native=False)
-
-
-@contextlib.contextmanager
-def locked(root: Path, dataset: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold a data set's lock. The operating system releases it if this process dies.
-
-    Raises:
-        StoreError: the folder can't be written.
-        DatasetError: another process holds it, and ``wait`` is false.
-    """
-    with writing_to(root):
-        (root / dataset).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / dataset / ".lock")
         try:
-            lock.acquire(blocking=wait)
-        except Timeout:
-            raise DatasetError(
-                f"Another process is preparing '{dataset}' in {root}. Try again when it has finished."
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+            return _store(_Attempt(ingestion, workshop, watch, native=True))
+        except NotUniformError:
+            return _store(_Attempt(ingestion, workshop, watch, native=False))
+    except DatasetError as error:
+        if spec.sources or ingestion.given or not isinstance(error.__cause__, OSError) or not takes_folder(spec.read):
+            raise
+        hint = f"If its files are in a folder of yours, run: harness prepare {spec.name} --from FOLDER"
+        raise DatasetError(f"{str(error).rstrip('.')}. {hint}") from error
 
 
-@dataclass
-class _Sum:
-    """Sums over one split: the pixels' hash, the labels and groups, and a histogram of every channel.
+def _current(ingestion: Ingestion) -> PreparedDataset | None:
+    spec = ingestion.offer.spec
+    found = find_prepared(ingestion.root, spec.name, definition(ingestion.offer), ingestion.input_size)
+    return found if found is not None and not outdated(found, spec, ingestion.given) else None
 
-    The histogram holds integers, so that mean and standard deviation are exact for any number of images.
-    """
 
-    digest: hashlib._Hash
-    labels: list[int]
-    groups: list[str]
-    histogram: npt.NDArray[np.int64]
-    size: tuple[int, int] = (0, 0)
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to store an ingestion: the images at their own size, or resized."""
 
-    def add(self, pixels: npt.NDArray[np.uint8], histogram: npt.NDArray[np.int64], sample: Encoded) -> None:
-        self.digest.update(pixels.data)
-        self.histogram += histogram
-        self.labels.append(sample.label)
-        if sample.group is not None:
-            self.groups.append(sample.group)
+    ingestion: Ingestion
+    workshop: Workshop
+    watch: Watch
+    native: bool
+
+    @property
+    def form(self) -> str:
+        return "native" if self.native else str(self.ingestion.input_size)
+
+    @property
+    def final(self) -> Path:
+        return self.ingestion.root / self.ingestion.offer.spec.name / self.form
+
+    @property
+    def partial(self) -> Path:
+        return self.workshop.path / self.form
+
+    @property
+    def journal(self) -> Path:
+        return self.workshop.journal(self.form)
 
 
 class _OutdatedError(Exception):
     """The half-written arrays were made from other files."""
 
 
-def _store(ingestion: Ingestion, *, native: bool) -> PreparedDataset:
+def _store(attempt: _Attempt) -> PreparedDataset:
+    ingestion, workshop, form = attempt.ingestion, attempt.workshop, attempt.form
     spec = ingestion.offer.spec
-    final = ingestion.root / spec.name / ("native" if native else str(ingestion.input_size))
-    partial = ingestion.root / spec.name / f".preparing-{final.name}"
+    require_place(attempt.final, spec.name)
+    stamp = _stamp(ingestion)
+    workshop.inherit(form, lambda journal: bool(Journal.read(journal, stamp).done))
     try:
-        with writing_to(partial):
-            partial.mkdir(exist_ok=True)
+        workshop.begin(form)
         try:
-            sums = {split: _store_split(ingestion, split, partial, native=native) for split in SPLITS}
+            sums = {split: _store_split(attempt, split) for split in SPLITS}
         except (_OutdatedError, ValueError, OSError):  # the half-written arrays are of no use: start anew
-            shutil.rmtree(partial)
-            with writing_to(partial):
-                partial.mkdir()
-            sums = {split: _store_split(ingestion, split, partial, native=native) for split in SPLITS}
-        manifest = _manifest(ingestion, sums, partial, native=native)
-        write_text_atomically(partial / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)).decode())
-        Journal.remove(partial)
-        with writing_to(final):
-            shutil.rmtree(final, ignore_errors=True)  # a store of an older definition
-            partial.rename(final)
+            workshop.discard(form)
+            workshop.begin(form)
+            sums = {split: _store_split(attempt, split) for split in SPLITS}
+        manifest = _manifest(attempt, sums)
+        ours = (workshop.path, *(download_folder(ingestion.root, source) for source in spec.sources))
+        write_inputs(attempt.watch.inputs(ingestion.given, _given_archives(ingestion), ours), attempt.partial)
+        text = msgspec.json.format(msgspec.json.encode(manifest)).decode()
+        write_text_atomically(attempt.partial / "manifest.json", text)
+        return _publish(attempt, manifest)
     except (StoreError, KeyboardInterrupt):
         raise  # the partial folder stays, so that the next attempt resumes
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        workshop.discard(form)
         raise
-    return PreparedDataset(final, manifest)
 
 
-def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, native: bool) -> DatasetManifest:
+def _publish(attempt: _Attempt, manifest: DatasetManifest) -> PreparedDataset:
+    """Put the form in its place, unless another process was faster."""
+    winner = _current(attempt.ingestion)
+    if winner is None:
+        if attempt.final.is_symlink():
+            attempt.ingestion.say(
+                f"{manifest.dataset}: the arrays are in {attempt.final}, which was a link to "
+                f"{attempt.final.resolve()}. The older arrays there stay until you remove them."
+            )
+        publish(attempt.partial, attempt.final, manifest.dataset)
+        return PreparedDataset(attempt.final, manifest)
+    if winner.manifest.fingerprint != manifest.fingerprint:
+        attempt.ingestion.say(
+            f"{manifest.dataset}: another process has prepared the set meanwhile, with other content "
+            f"({winner.manifest.fingerprint}, here {manifest.fingerprint}). Its arrays are used."
+        )
+    attempt.workshop.discard(attempt.form)
+    return winner
+
+
+def _given_archives(ingestion: Ingestion) -> dict[Path, str]:
+    """Return the user's archives that were unpacked, with their SHA-256."""
+    return {
+        Path(record.origin.removeprefix("given: ")): record.sha256
+        for record in ingestion.sources
+        if record.sha256 and record.origin.startswith("given: ")
+    }
+
+
+def _manifest(attempt: _Attempt, sums: dict[Split, SplitSums]) -> DatasetManifest:
     import numpy as np
 
+    ingestion = attempt.ingestion
     spec, owner = ingestion.offer.spec, ingestion.offer.owner
     mean, std = channel_moments(sums["train"].histogram)
     if 0 in std:
@@ -230,7 +287,7 @@ def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, n
         ),
         classes=tuple(spec.classes),
         size=sizes.pop(),
-        native=native,
+        native=attempt.native,
         counts={split: len(sums[split].labels) for split in SPLITS},
         class_counts={
             split: tuple(np.bincount(sums[split].labels, minlength=len(spec.classes)).tolist()) for split in SPLITS
@@ -242,24 +299,25 @@ def _manifest(ingestion: Ingestion, sums: dict[Split, _Sum], partial: Path, *, n
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sources=ingestion.sources,
         left_out=spec.unreadable,
-        groups_sha256={split: digest for split in SPLITS if (digest := groups_digest(partial, split))},
+        groups_sha256={split: digest for split in SPLITS if (digest := groups_digest(attempt.partial, split))},
         licence=spec.licence,
     )
 
 
-def _store_split(ingestion: Ingestion, split: Split, target: Path, *, native: bool) -> _Sum:
+def _store_split(attempt: _Attempt, split: Split) -> SplitSums:
     import numpy as np
 
-    spec = ingestion.offer.spec
+    ingestion, target = attempt.ingestion, attempt.partial
+    spec = replace(ingestion.offer.spec, read=attempt.watch.read)
     expected = spec.splits[split]
-    sums = _Sum(hashlib.sha256(), [], [], np.zeros((3, 256), dtype=np.int64))
-    journal = Journal.read(target, _stamp(ingestion))
+    sums = SplitSums(hashlib.sha256(), [], [], np.zeros((3, 256), dtype=np.int64))
+    journal = Journal.read(attempt.journal, _stamp(ingestion))
     done = journal.done.get(split, 0)
     writer, chain = ArrayWriter(array_file(target, split), expected), Chain()
     earlier = writer.resume(done)
     samples = read_samples(spec, ingestion.folder, split)
     workers = ingestion.workers or bound_cores()
-    decoded = decode_samples(samples, ingestion.input_size, native=native, workers=workers, skip=done)
+    decoded = decode_samples(samples, ingestion.input_size, native=attempt.native, workers=workers, skip=done)
     try:
         with contextlib.closing(decoded), contextlib.closing(samples):
             for position, one in enumerate(decoded, start=1):
@@ -279,7 +337,7 @@ def _store_split(ingestion: Ingestion, split: Split, target: Path, *, native: bo
                     ingestion.report(split, position, expected)
                     if position > done and chain.value is not None:
                         writer.sync()
-                        journal.note(target, split, position, chain.value)
+                        journal.note(attempt.journal, split, position, chain.value)
         writer.sync()
     finally:
         writer.close()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +19,12 @@ from harness.data.ingest import (
     Ingestion,
     Report,
     definition,
-    ingest_locked,
-    locked,
+    expected_form,
+    ingest_in,
     report_nothing,
     require_room,
 )
+from harness.data.inputs import given_before, outdated, takes_folder, why_kept
 from harness.data.prepared import (
     PreparedDataset,
     channel_moments,
@@ -34,9 +34,14 @@ from harness.data.prepared import (
     open_split,
     pixel_histogram,
 )
-from harness.data.sources import clear_work, download_folder, find_given, gather, working_folder
+from harness.data.sources import Folders, Gathered, download_folder, find_given, gather
+from harness.data.store import (
+    locked,
+    open_workshop,
+    require_place,
+)
 from harness.data.unpack import is_archive
-from harness.errors import DatasetError, LicenceError, SourceError
+from harness.errors import DatasetError, LicenceError, WrongUseError
 from harness.files import write_text_atomically, writing_to
 from harness.machine import free_bytes, gigabytes
 
@@ -82,8 +87,11 @@ class Estimate:
 def estimate(request: PrepareRequest) -> Estimate:
     """Return the disk space that a request needs, by the data set's declaration."""
     spec, root = request.offer.spec, request.root
+    there = [_find(request.offer, root, size) for size in request.input_sizes]
     sizes = [
-        min(spec.native_side or size, size) for size in request.input_sizes if not _find(request.offer, root, size)
+        min(spec.native_side or size, size)
+        for size, found in zip(request.input_sizes, there, strict=True)
+        if found is None or outdated(found, spec, request.given)
     ]
     if spec.native_side and all(spec.native_side <= size for size in request.input_sizes):
         sizes = sizes[:1]  # one native form serves every input
@@ -129,42 +137,56 @@ def prepare_dataset(
         StoreError: the disk is full or not writable.
     """
     spec, root = request.offer.spec, request.root
-    if all(_find(request.offer, root, size) for size in request.input_sizes):
-        return [found for size in request.input_sizes if (found := _find(request.offer, root, size))]
+    if request.given is not None and not spec.sources and not takes_folder(spec.read):
+        raise WrongUseError(f"The images of '{spec.name}' come with its plugin; it takes no files by --from.")
+    ready, reason = _current(request)
+    if len(ready) == len(request.input_sizes):
+        if request.given is not None:
+            say(why_kept(ready[0], request.given))
+        return ready
+    if reason:
+        say(f"{spec.name}: {reason}. It is prepared again; the present arrays stay until the new ones are complete.")
+    if request.given is None:
+        request = replace(request, given=given_before(root, spec.name))
     require_licence(spec, root, accept=request.accept_licence)
+    for size in request.input_sizes:  # before the first hour of work
+        require_place(root / spec.name / expected_form(spec, size), spec.name)
     needed = estimate(request)
     say(_needs(spec, needed, root))
-    with writing_to(root):
-        root.mkdir(parents=True, exist_ok=True)
-    if not (working_folder(root, spec) / "parts").exists():  # an interrupted attempt holds its space already
-        require_room(root, needed.total)
-    with locked(root, spec.name, wait=False):
+    with locked(root, spec.name, wait=False, say=say) as sole, open_workshop(root, spec.name, sole=sole) as workshop:
+        if not any(workshop.path.iterdir()):  # an interrupted attempt holds its space already
+            require_room(root, needed.total)
         say(f"{spec.name}: terms of use: {spec.licence}.")
-        with _cleaning_up(spec, root):
-            gathered = gather(spec, root, request.given, request.policy, on_bytes)
-            for note in gathered.notes:
-                say(f"{spec.name}: {note}")
-            prepared = [
-                ingest_locked(
-                    Ingestion(request.offer, root, size, gathered.folder, sources=gathered.records, report=on_images)
-                )
-                for size in sorted(request.input_sizes)
-            ]
-        clear_work(root, spec)
-    return prepared
+        gathered = _gather(request, workshop.path, on_bytes)
+        for note in gathered.notes:
+            say(f"{spec.name}: {note}")
+        common = Ingestion(
+            request.offer, root, 0, gathered.folder, gathered.records, report=on_images, given=request.given, say=say
+        )
+        return [ingest_in(workshop, replace(common, input_size=size)) for size in sorted(request.input_sizes)]
 
 
-@contextlib.contextmanager
-def _cleaning_up(spec: DatasetSpec, root: Path) -> Iterator[None]:
-    """Remove the unpacked files after bad content; keep them after any other error, so that the next call resumes."""
-    try:
-        yield
-    except (DatasetError, SourceError) as error:
-        work = working_folder(root, spec)
-        if isinstance(error, DatasetError) or not any((work / "parts").glob("*")):
-            clear_work(root, spec)
-        shutil.rmtree(work / "view", ignore_errors=True)
-        raise
+def _current(request: PrepareRequest) -> tuple[list[PreparedDataset], str]:
+    """Return the forms whose inputs are the same, one per input size, and why another one is not, if one is there."""
+    ready: list[PreparedDataset] = []
+    reasons: dict[Path, str] = {}
+    for size in request.input_sizes:
+        found = _find(request.offer, request.root, size)
+        if found is None:
+            continue
+        if found.folder not in reasons:
+            reasons[found.folder] = outdated(found, request.offer.spec, request.given)
+        if not reasons[found.folder]:
+            ready.append(found)
+    return ready, next(filter(None, reasons.values()), "")
+
+
+def _gather(request: PrepareRequest, work: Path, on_bytes: Progress) -> Gathered:
+    """Gather the sources. An embedded set has none: its reader takes the user's folder, or finds its own files."""
+    spec = request.offer.spec
+    if spec.sources:
+        return gather(spec, Folders(request.root, work), request.given, request.policy, on_bytes)
+    return Gathered(request.given or Path(), (), ())
 
 
 def _find(offer: Offer[DatasetSpec], root: Path, size: int) -> PreparedDataset | None:
@@ -221,41 +243,6 @@ def verify_prepared(prepared: PreparedDataset) -> list[str]:
     return problems
 
 
-def remove(offer: Offer[DatasetSpec], root: Path, others: Iterable[Offer[DatasetSpec]]) -> int:
-    """Remove a data set's files: arrays, unpacked files, and downloads that no other prepared set uses.
-
-    Args:
-        offer: The data set.
-        root: The data folder.
-        others: All data sets. A download stays if another prepared set uses it.
-
-    Returns:
-        The number of bytes freed.
-
-    Raises:
-        DatasetError: another process prepares the set.
-    """
-    spec = offer.spec
-    if not (root / spec.name).is_dir() and not any(download_folder(root, s).exists() for s in spec.sources):
-        return 0
-    kept = {
-        download_folder(root, source)
-        for other in others
-        if other.spec.name != spec.name and any((root / other.spec.name).glob("*/manifest.json"))
-        for source in other.spec.sources
-    }
-    with locked(root, spec.name, wait=False), writing_to(root):
-        folders = {download_folder(root, source) for source in spec.sources} - kept
-        folders |= {entry for entry in (root / spec.name).iterdir() if entry.is_dir()}
-        freed = sum(disk_use(folder) for folder in folders if folder.exists())
-        for folder in folders:
-            if folder.exists():
-                shutil.rmtree(folder)
-    with writing_to(root):
-        shutil.rmtree(root / spec.name, ignore_errors=True)
-    return freed
-
-
 def known_leaks(catalog: Catalog, names: Iterable[str], root: Path, input_size: int) -> dict[str, str]:
     """Return the known leaks from train into the test split, by data set; sets without known leaks are left out."""
     found: dict[str, str] = {}
@@ -266,11 +253,6 @@ def known_leaks(catalog: Catalog, names: Iterable[str], root: Path, input_size: 
                 sentence = known_leakage(offer.spec.leakage, _find(offer, root, input_size))
                 found |= {name: sentence} if sentence else {}
     return found
-
-
-def disk_use(folder: Path) -> int:
-    """Return the bytes of all files below a folder. Links are not followed."""
-    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_symlink() or file.is_file())
 
 
 def require_licence(spec: DatasetSpec, root: Path, *, accept: bool) -> None:

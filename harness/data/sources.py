@@ -1,8 +1,10 @@
 """Gathers a data set's sources in one folder for its reader: fetches or finds, verifies and unpacks them.
 
 <data>/downloads/<key>/<file>           the archives; kept until 'harness prepare --remove'
-<data>/<data set>/.sources/parts/...    the unpacked archives; removed once the set is prepared
-<data>/<data set>/.sources/view/        the reader's folder: links to the parts, or to the user's own folder
+<work>/parts/...                        the unpacked archives; removed once the set is prepared
+<work>/view/                            the reader's folder: links to the parts, or to the user's own folder
+
+``work`` is a folder of this writer alone, see ``harness.data.store``.
 """
 
 from __future__ import annotations
@@ -16,14 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
 from harness.api import DatasetSpec, Source
 from harness.data.fetch import FetchPolicy, Progress, digests_of, fetch, no_progress, verify_file
 from harness.data.prepared import SourceRecord
 from harness.data.unpack import is_archive, unpack
 from harness.errors import SourceError, WrongUseError
-from harness.files import write_text_atomically, writing_to
+from harness.files import hold_lock, write_text_atomically, writing_to
 
 _DEPTH = 3  # levels searched below a given folder; Kaggle's archives nest one or two
 
@@ -49,19 +49,22 @@ def download_folder(root: Path, source: Source) -> Path:
     return root / "downloads" / hashlib.sha256(json.dumps(known).encode()).hexdigest()[:12]
 
 
-def working_folder(root: Path, spec: DatasetSpec) -> Path:
-    """The folder of a data set's unpacked sources during preparation."""
-    return root / spec.name / ".sources"
+@dataclass(frozen=True)
+class Folders:
+    """The data folder ``root``, which keeps the downloads, and the folder ``work`` of this writer alone."""
+
+    root: Path
+    work: Path
 
 
 def gather(
-    spec: DatasetSpec, root: Path, given: Path | None, policy: FetchPolicy, progress: Progress = no_progress
+    spec: DatasetSpec, folders: Folders, given: Path | None, policy: FetchPolicy, progress: Progress = no_progress
 ) -> Gathered:
     """Get, verify and unpack a data set's sources. Files unpacked by an earlier, interrupted attempt are used.
 
     Args:
         spec: The data set.
-        root: The data folder.
+        folders: The data folder, and this writer's own.
         given: The user's own file or folder; files missing in it are downloaded. None to download all.
         policy: The download settings.
         progress: Called with the progress of downloads.
@@ -70,7 +73,7 @@ def gather(
         SourceError: something is missing, is not the expected file, or can't be unpacked.
         StoreError: the disk is full or not writable.
     """
-    gathering = _Gathering(spec, root, policy, progress)
+    gathering = _Gathering(spec, folders, policy, progress)
     found = [find_given(spec, source, given) if given else None for source in spec.sources]
     missing = [source for source, path in zip(spec.sources, found, strict=True) if path is None]
     if given and missing and (policy.offline or len(missing) == len(spec.sources)):
@@ -96,27 +99,27 @@ class _Gathering:
     """One data set whose sources are gathered, with its folders and settings."""
 
     spec: DatasetSpec
-    root: Path
+    folders: Folders
     policy: FetchPolicy
     progress: Progress
 
     @property
     def parts(self) -> Path:
-        return working_folder(self.root, self.spec) / "parts"
+        return self.folders.work / "parts"
 
     @property
     def view(self) -> Path:
-        return working_folder(self.root, self.spec) / "view"
+        return self.folders.work / "view"
 
 
 def _use_file(gathering: _Gathering, source: Source, path: Path | None) -> SourceRecord:
     """Fetch or verify a file, unpack an archive, and link the content into the reader's folder."""
     policy, view = gathering.policy, gathering.view
     if path is None:
-        folder = download_folder(gathering.root, source)
+        folder = download_folder(gathering.folders.root, source)
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # another data set may be fetching the same file
+        with hold_lock(folder / ".lock"):  # another data set may be fetching the same file
             path, sha256, verified = fetch(source, folder, gathering.spec.name, policy, gathering.progress)
         origin = "downloaded"
     else:
@@ -256,8 +259,3 @@ def _missing(spec: DatasetSpec, missing: Sequence[Source], given: Path) -> str:
         f"--from {given}: some sources of '{spec.name}' are missing. Missing: {wanted}. "
         "An archive that holds all sources in one file, such as Kaggle's, must be unpacked first; then pass its folder."
     )
-
-
-def clear_work(root: Path, spec: DatasetSpec) -> None:
-    """Remove the unpacked files. The user's own files are only linked, so they stay."""
-    shutil.rmtree(working_folder(root, spec), ignore_errors=True)

@@ -14,8 +14,9 @@ from harness.api import DatasetSpec
 from harness.cache import cache_folder
 from harness.catalog import Offer
 from harness.data.ingest import SPLITS, definition
-from harness.data.prepare import PrepareRequest, disk_use, estimate, verify_prepared
+from harness.data.prepare import PrepareRequest, estimate, verify_prepared
 from harness.data.prepared import find_prepared, open_split
+from harness.data.store import disk_use
 from harness.doctor import Examination, Finding
 from harness.errors import HarnessError
 from harness.machine import existing_folder, free_bytes, gigabytes
@@ -114,7 +115,7 @@ def behaviour(name: str, folder: Path, option: str) -> Finding:
 
 def _misbehaviour(scratch: Path) -> list[str]:
     problems = []
-    holder, other = FileLock(scratch / "lock"), FileLock(scratch / "lock")
+    holder, other = (FileLock(scratch / "lock", fallback_to_soft=False) for _ in range(2))
     try:
         holder.acquire(timeout=1)
         try:

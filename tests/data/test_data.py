@@ -207,6 +207,6 @@ def test_full_disk_is_reported_before_writing(
     prepare: Callable[..., PreparedDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(DatasetError, match=r"has 0 MB free, but .* MB are needed.* --data"):
         prepare("dots")

@@ -21,9 +21,10 @@ from harness.api import Split
 from harness.catalog import Offer, Plugin
 from harness.data import arrays, decode, ingest
 from harness.data.fetch import FetchPolicy
-from harness.data.ingest import definition, locked
+from harness.data.ingest import definition
 from harness.data.prepare import PrepareRequest, estimate, prepare_dataset
 from harness.data.prepared import find_prepared, open_split
+from harness.data.store import locked
 from harness.errors import DatasetError, StoreError
 from tests.data.folder import SIZE, files, make, offer
 from tests.published_layouts import build, picture
@@ -145,7 +146,8 @@ def test_the_next_attempt_resumes_after_a_kill(images: Path, tmp_path: Path) -> 
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert run.returncode == 9
-    journal = json.loads((tmp_path / "data" / "folder" / ".preparing-32" / "journal.json").read_bytes())
+    (journal_file,) = (tmp_path / "data" / "folder").glob(".work-*/32.json")
+    journal = json.loads(journal_file.read_bytes())
     assert journal["done"]["train"] >= 24
     assert make(images, tmp_path / "data").manifest.fingerprint == make(images, tmp_path / "x").manifest.fingerprint
 
@@ -166,9 +168,9 @@ def test_damaged_half_written_arrays_are_started_anew(
     reader = Stopping("train", 30, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         make(images, tmp_path / "data", reader, workers=1)
-    partial = tmp_path / "data" / "folder" / ".preparing-32"
+    (partial,) = (tmp_path / "data" / "folder").glob(".work-free-*/32")
     if damage == "journal":
-        (partial / "journal.json").write_text("{")
+        partial.with_name("32.json").write_text("{")
     elif damage == "array":
         (partial / "train.images.npy").write_bytes(b"nonsense" * 100)
     else:

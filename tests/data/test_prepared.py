@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.prepare import PrepareRequest, disk_use, prepare_dataset, remove, verify_prepared
+from harness.data.prepare import PrepareRequest, prepare_dataset, verify_prepared
 from harness.data.prepared import PreparedDataset, read_manifest
+from harness.data.remove import remove
+from harness.data.store import disk_use
 from harness.errors import DatasetError
 from tests.data.folder import make
 from tests.published_layouts import build
