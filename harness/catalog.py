@@ -7,15 +7,14 @@ recorded with the reason. A name that two plugins claim costs a plugin only that
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import difflib
-import sys
+import reprlib
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import pluggy
@@ -31,12 +30,15 @@ from harness.api import (
     ModelSpec,
     TrackerSpec,
 )
-from harness.errors import PluginError, WrongUseError, one_line, unknown_name
+from harness.errors import HarnessError, PluginError, WrongUseError, unknown_name
+from harness.guard import guarded
+from harness.installed import find_installed
 
 DISTRIBUTION = "xscore-harness"
 """The harness's own distribution: its plugins are the reference, so they keep a contested name."""
 
 _MOST_OFFERS = 1000  # of one hook of one plugin
+_MOST_REASONS = 3  # in one sentence
 
 _Spec: TypeAlias = ModelSpec | DatasetSpec | AugmentationSpec | MetricSpec | ExecutorSpec | TrackerSpec
 _S = TypeVar("_S", bound=_Spec)
@@ -146,9 +148,10 @@ class Catalog:
         failures = []
         for plugin, implementation in self.observers.get(hook, ()):
             try:
-                implementation.function(*(copy.deepcopy(arguments[name]) for name in implementation.argnames))
-            except (Exception, SystemExit) as error:
-                failures.append(f"{plugin}: {hook} raised {one_line(error)}; the run continues without it.")
+                with guarded():
+                    implementation.function(*(copy.deepcopy(arguments[name]) for name in implementation.argnames))
+            except HarnessError as error:
+                failures.append(f"{plugin}: {hook} raised {error}; the run continues without it.")
         return failures
 
     def _get(self, kind: str, name: str, table: Mapping[str, Offer[_S]]) -> Offer[_S]:
@@ -162,7 +165,7 @@ class Catalog:
             raise PluginError(f"The {kind} '{name}' is not available: {near[0]} failed to load: {near[0].reason}")
         text = unknown_name(kind, name, table)
         if broken:
-            reasons = "; ".join(f"{plugin}: {plugin.reason}" for plugin in broken)
+            reasons = _few([f"{plugin}: {plugin.reason}" for plugin in broken])
             text += f" It may belong to a plugin that failed to load: {reasons}"
         raise WrongUseError(text)
 
@@ -176,7 +179,7 @@ class _Loaded:
     observers: tuple[tuple[str, pluggy.HookImpl], ...] = ()
 
 
-class _Refused(Exception):
+class _Refused(PluginError):
     """A plugin broke a rule; the message is the reason that users read."""
 
 
@@ -188,51 +191,90 @@ def discover(found: Iterable[EntryPoint] | None = None) -> Catalog:
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
-    points = sorted(entry_points(group=PROJECT) if found is None else found, key=_order)
-    return _assemble([_load(manager, point, f"{index}:{point.name}") for index, point in enumerate(points)])
+    entries = sorted(_entries(found), key=lambda entry: entry.order)
+    return _assemble([_load(manager, entry, f"{index}:{entry.plugin.name}") for index, entry in enumerate(entries)])
 
 
-def _order(point: EntryPoint) -> tuple[bool, str, str]:
-    """Return the sort key: reference plugins first, then by distribution and name, whatever the order on disk."""
-    distribution = point.dist.name if point.dist else ""
-    return distribution != DISTRIBUTION, distribution, point.name
+@dataclass(frozen=True)
+class _Entry:
+    """A plugin before it is loaded; a damaged distribution may have no entry point to load."""
+
+    plugin: Plugin
+    point: EntryPoint | None
+
+    @property
+    def order(self) -> tuple[bool, str, str]:
+        """The sort key: reference plugins first, then by distribution and name, whatever the order on disk."""
+        return self.plugin.distribution != DISTRIBUTION, self.plugin.distribution, self.plugin.name
 
 
-def _load(manager: pluggy.PluginManager, point: EntryPoint, unique: str) -> _Loaded:
-    plugin = Plugin(
-        name=point.name,
-        module=point.value,
-        distribution=point.dist.name if point.dist else "unknown",
-        version=point.dist.version if point.dist else "unknown",
-    )
+def _entries(found: Iterable[EntryPoint] | None) -> Iterator[_Entry]:
+    for point in found or ():
+        yield _Entry(Plugin(point.name, point.value, "unknown", "unknown"), point)
+    for one in find_installed() if found is None else ():
+        for point in one.points:
+            yield _Entry(Plugin(point.name, point.value, one.name, one.version, one.damage), point)
+        if not one.points:
+            yield _Entry(Plugin(one.name, "", one.name, one.version, one.damage), None)
+
+
+def _load(manager: pluggy.PluginManager, entry: _Entry, unique: str) -> _Loaded:
+    plugin, point = entry.plugin, entry.point
+    if plugin.reason or point is None:
+        return _Loaded(plugin)
     try:
-        # A plugin may print while it loads, but stdout is for data.
-        with contextlib.redirect_stdout(sys.stderr):
-            module = point.load()
+        with guarded():
+            module = _import(point)
             version = getattr(module, "HARNESS_API", HOOK_API_VERSION)
             plugin = replace(plugin, api=version if isinstance(version, int) else None)
             if version != HOOK_API_VERSION:
                 raise _Refused(
-                    f"it was written for hook API version {version}, this harness has version {HOOK_API_VERSION}; "
-                    "install a release of the plugin that fits"
+                    f"it was written for hook API version {version!r:.40}, this harness has version "
+                    f"{HOOK_API_VERSION}; install a release of the plugin that fits"
                 )
             _refuse_unknown_hooks(manager, module)
+            if (other := manager.get_name(module)) is not None:
+                raise _Refused(
+                    f"its entry point leads to {point.value}, which is loaded already for the entry point "
+                    f"'{other.partition(':')[2]}'; rename one of two modules, or remove one of two entry points"
+                )
             manager.register(module, unique)
             return _ask(plugin, _implementations(manager, module))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin may even call sys.exit() while it is imported
+    except HarnessError as error:
         if manager.has_plugin(unique):
             manager.unregister(name=unique)
-        reason = str(error) if isinstance(error, _Refused) else one_line(error)
-        return _Loaded(replace(plugin, reason=reason, trace=traceback.format_exc()))
+        cause = error.__cause__ or error
+        trace = "".join(traceback.format_exception(cause))
+        return _Loaded(replace(plugin, reason=f"{error}{_place(cause, point)}", trace=trace))
+
+
+def _import(point: EntryPoint) -> Any:
+    if point.pattern.match(point.value) is None:
+        raise _Refused(
+            f"its entry point is {point.value!r:.80}; expected a module, such as 'mynet' or 'mynet.models', in the "
+            f"table [project.entry-points.{PROJECT}] of its pyproject.toml"
+        )
+    return point.load()
+
+
+def _place(error: BaseException, point: EntryPoint) -> str:
+    """Return the last line of the plugin's own code on the way to an error; empty if there is none."""
+    package = point.value.partition(":")[0].partition(".")[0].strip()
+    own = [
+        f" ({frame.f_code.co_filename}, line {line})"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package
+    ]
+    return own[-1] if own else ""
 
 
 def _refuse_unknown_hooks(manager: pluggy.PluginManager, module: object) -> None:
     """Refuse a misspelt hook, with the nearest known name: pluggy would silently never call it."""
     known = [name for name in dir(hookspecs) if manager.parse_hookspec_opts(hookspecs, name) is not None]
-    for name in dir(module):
-        if manager.parse_hookimpl_opts(module, name) is not None and name not in known:
+    for attribute in dir(module):
+        options = manager.parse_hookimpl_opts(module, attribute)
+        name = (options and options.get("specname")) or attribute
+        if options is not None and name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
             raise _Refused(f"it implements an unknown hook '{name}'{hint}")
@@ -268,11 +310,17 @@ def _ask(plugin: Plugin, implementations: list[tuple[str, pluggy.HookImpl]]) -> 
             if count == _MOST_OFFERS:
                 raise _Refused(f"{hook} returned more than {_MOST_OFFERS:,} items, so it may be endless")
             if not isinstance(item, expected):
-                raise _Refused(f"{hook} returned a list with {item!r:.80}, expected {expected.__name__}")
+                raise _Refused(f"{hook} returned a list with {reprlib.repr(item):.80}, expected {expected.__name__}")
             if (kind, item.name) in [(k, spec.name) for k, spec in specs]:
                 raise _Refused(f"{hook} returned the name '{item.name}' twice")
             specs.append((kind, item))
     return _Loaded(plugin, tuple(specs), tuple(observers))
+
+
+def _few(reasons: Sequence[str]) -> str:
+    """Join reasons to one line that can be read."""
+    more = len(reasons) - _MOST_REASONS
+    return "; ".join([*reasons[:_MOST_REASONS], *([f"and {more} more of this kind"] if more > 0 else [])])
 
 
 def _assemble(loaded: Sequence[_Loaded]) -> Catalog:
@@ -302,7 +350,7 @@ def _assemble(loaded: Sequence[_Loaded]) -> Catalog:
     plugins = [
         replace(
             one.plugin,
-            reason="; ".join([one.plugin.reason, *reasons[index]] if one.plugin.reason else reasons[index]),
+            reason=_few([*filter(None, [one.plugin.reason]), *reasons[index]]),
             offers=tuple(f"{kind} {spec.name}" for kind, owner, spec in winners if owner == index),
         )
         for index, one in enumerate(loaded)

@@ -6,8 +6,11 @@ The core raises them; only ``harness.cli`` turns them into messages.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
+
+_LONGEST = 240  # characters of an error that are quoted
 
 
 class HarnessError(Exception):
@@ -79,10 +82,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 def one_line(error: BaseException) -> str:
     """Return the type and the text of an error in one line, without a full stop at its end, to quote in a sentence.
 
+    A long text is cut, a password in an address is left out, and an error whose text can't be made has none.
+
     >>> one_line(ValueError("two\\n  lines."))
     'ValueError: two lines'
+    >>> one_line(OSError("no answer from https://me:secret@example.org/x"))
+    'OSError: no answer from https://***@example.org/x'
     """
     text = text_of(error).rstrip(".")
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -96,9 +104,17 @@ def legible(text: object) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an error in one line of encodable characters; of an error that can't say it, a remark."""
+    """Return the text of an error in one line of encodable characters, without passwords.
+
+    Of an error that can't say its text, return a remark.
+    """
     try:
         text = str(error)
-    except Exception as second:  # the exception is a plugin's, and so is its __str__
+    except BaseException as second:  # the exception is a plugin's, and so is its __str__
         text = f"its text can't be read ({type(second).__name__})"
-    return " ".join(legible(text).split())
+    return without_passwords(" ".join(legible(text).split()))
+
+
+def without_passwords(text: str) -> str:
+    """Return a text without the user names and passwords of addresses."""
+    return re.sub(r"(?<=://)[^/\s]+(?=@)", "***", text)

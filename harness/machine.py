@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -215,10 +215,10 @@ def nvidia_driver() -> str | None:
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return the version of an installed distribution; None where it is not installed."""
+    """Return the version of an installed distribution; None where it is not installed, or its metadata is damaged."""
     try:
-        return version(distribution)
-    except PackageNotFoundError:
+        return version(distribution) or None
+    except Exception:  # damaged metadata ends in errors of any kind
         return None
 
 

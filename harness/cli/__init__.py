@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, MutableMapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from harness.errors import HarnessError
+from harness.cli.output import STRIPPED, say, take_streams
+from harness.errors import HarnessError, without_passwords
+from harness.guard import interrupt
 
 INTERRUPTED = 130
+_PATIENCE_SECONDS = 2.0  # with threads that a plugin has left running
 _COMMANDS = {
     "list": ("listing", "list_command", "List the installed models, data sets or other plugins: models by default."),
     "check-budget": (
@@ -88,8 +95,11 @@ class _OnDemand(MutableMapping[str, click.Command]):
 
     def __getitem__(self, name: str) -> click.Command:
         if name not in self._added:
-            module, attribute, _ = _COMMANDS[name]
-            self._added[name] = getattr(import_module(f"harness.cli.{module}"), attribute)
+            module, attribute, summary = _COMMANDS[name]
+            command: click.Command = getattr(import_module(f"harness.cli.{module}"), attribute)
+            if command.help in (None, STRIPPED):
+                command.help = f"{summary}\n\n{STRIPPED}"
+            self._added[name] = command
         return self._added[name]
 
     def __setitem__(self, name: str, command: click.Command) -> None:
@@ -152,6 +162,10 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, asked: bool) -
 
 @click.group(
     cls=_Commands,
+    help="""Benchmark small vision models: one frozen protocol, many data sets, one score that rewards being good
+everywhere.
+
+Models, data sets, augmentations and metrics are plugins. Results are never redone and never overwritten.""",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
 Start here:
@@ -175,17 +189,29 @@ Help for each command: harness COMMAND --help""",
     help="Show the versions of the harness and its main libraries, and exit.",
 )
 def cli() -> None:
-    """Benchmark small vision models: one frozen protocol, many data sets, one score that rewards being good everywhere.
-
-    Models, data sets, augmentations and metrics are plugins. Results are never redone and never overwritten.
-    """
+    """Run a command of the harness."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with the code that :func:`run_command` returns."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with the code that :func:`run_command` returns."""
+    take_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     code = run_command(arguments)
     gc.freeze()  # else the interpreter visits every object of torch at exit, which takes a second
+    left = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    if left:
+        threading.Thread(target=_end_without, args=(left, code), daemon=True).start()
     sys.exit(code)
+
+
+def _end_without(threads: Sequence[threading.Thread], code: int) -> None:
+    """End the process in spite of a plugin's threads that go on, which the interpreter would wait for."""
+    time.sleep(_PATIENCE_SECONDS)
+    if alive := [thread.name for thread in threads if thread.is_alive()]:
+        say(f"A plugin's thread '{alive[0]}' was still running when the command had ended, and was left behind.")
+        atexit._run_exitfuncs()
+        os._exit(code)
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
@@ -196,7 +222,6 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         result: Any = cli.main(arguments, prog_name="harness", standalone_mode=False)
-        sys.stdout.flush()
     except HarnessError as error:
         return _say(str(error), error.exit_code)
     except click.ClickException as error:
@@ -204,13 +229,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _say("Interrupted. Everything finished so far is kept.", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader has closed the pipe, as in 'harness status | head'. That is no error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return result if isinstance(result, int) else 0
 
 
 def _say(text: str, code: int) -> int:
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {text}", err=True)
+    say(f"{click.style('Error:', fg='red', bold=True)} {without_passwords(text)}")
     return code

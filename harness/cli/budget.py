@@ -17,13 +17,13 @@ from harness.cli.common_options import (
     registry_option,
     suite_option,
 )
-from harness.cli.output import print_rows
+from harness.cli.output import Command, print_rows
 from harness.errors import BudgetError
 from harness.plan import dataset_facts, select_models
 from harness.registry import Benchmark, Counting
 
 
-@click.command("check-budget")
+@click.command("check-budget", cls=Command)
 @click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models)
 @click.option("--all", "all_models", is_flag=True, help="Every installed model.")
 @suite_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.common_options import budget_option, format_option, registry_option, runs_option, suite_option
-from harness.cli.output import print_rows
+from harness.cli.output import Command, print_rows
 from harness.errors import CannotContinueError, WrongUseError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _MERGED = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("names", metavar="[RUN|MODEL]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every finished run in --runs.")
 @suite_option
@@ -100,7 +100,7 @@ def bundle(
     return 0
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("sources", metavar="BUNDLE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @runs_option
 @format_option

@@ -19,7 +19,7 @@ from harness.cli.common_options import (
     runs_option,
     suite_option,
 )
-from harness.cli.output import print_rows
+from harness.cli.output import Command, emit, print_rows
 
 if TYPE_CHECKING:
     from harness.doctor import Check, Examination, Finding
@@ -28,7 +28,7 @@ _COLUMNS = {"name": "check", "verdict": "verdict", "found": "found", "advice": "
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "bright_black"}
 
 
-@click.command()
+@click.command(cls=Command)
 @suite_option
 @runs_option
 @data_option
@@ -128,12 +128,12 @@ def _resume_check(registry: Path | None, kills: int, seed: int) -> Check:
 def _show(name: str, verdict: str, found: str, advice: str) -> None:
     """Print a finding for people: whole sentences do not fit into a table's cells."""
     margin = " " * 11
-    click.echo(click.style(f"{verdict:<{len(margin)}}", fg=_COLOURS[verdict]), nl=False)
+    emit(click.style(f"{verdict:<{len(margin)}}", fg=_COLOURS[verdict]), end="")
     width = max(60, min(120, shutil.get_terminal_size().columns)) - len(margin)
     text = textwrap.wrap(f"{name}: {found}", width, break_long_words=False, break_on_hyphens=False)
     if advice and verdict != "ok":
         text += textwrap.wrap(f"-> {advice}", width, break_long_words=False, break_on_hyphens=False)
-    click.echo(f"\n{margin}".join(text))
+    emit(f"\n{margin}".join(text))
 
 
 def _count(number: int, noun: str) -> str:

@@ -17,7 +17,7 @@ from harness.cli.common_options import (
     protocol_option,
     result_options,
 )
-from harness.cli.output import print_rows
+from harness.cli.output import Command, print_rows
 from harness.errors import CannotContinueError, WrongUseError
 from harness.registry import Benchmark, Budget
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from harness.workspace.finished import Collected
 
 
-@click.command()
+@click.command(cls=Command)
 @result_options(metric_option, anchors_option, protocol_option)
 @click.option("--published", is_flag=True, help="Show the published table, with your finished models in it.")
 @click.option(

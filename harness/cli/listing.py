@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
 
 from harness import __version__
-from harness.api import HOOK_API_VERSION, PROJECT
+from harness.api import HOOK_API_VERSION
 from harness.catalog import Catalog
 from harness.cli.common_options import data_option, data_root, format_option, load, registry_option
-from harness.cli.output import print_rows
+from harness.cli.output import Command, print_rows
 from harness.data.ingest import definition
 from harness.data.prepared import find_prepared
 from harness.errors import DatasetError
 from harness.execute.trackers import missing_modules
+from harness.installed import find_installed
 from harness.machine import LIBRARIES, installed_version
 from harness.registry import Benchmark
 
@@ -209,7 +209,7 @@ _KINDS: Mapping[str, tuple[Callable[[Benchmark, Catalog, Path], _Rows], tuple[st
 }
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @click.argument("kind", type=click.Choice(list(_KINDS)), default="models")
 @data_option
 @registry_option
@@ -258,5 +258,5 @@ def show_version(context: click.Context, _: click.Parameter, value: bool) -> Non
 
 def _plugins_line() -> str:
     """Count entry points without loading them; 'harness list plugins' shows whether they work."""
-    owners = [entry.dist.name if entry.dist else "?" for entry in entry_points(group=PROJECT)]
-    return f"{len(owners)} of {len(set(owners))} distribution{'s' if len(set(owners)) != 1 else ''}"
+    found = find_installed()
+    return f"{sum(len(one.points) for one in found)} of {len(found)} distribution{'s' if len(found) != 1 else ''}"

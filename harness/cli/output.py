@@ -1,4 +1,4 @@
-"""Print rows to stdout in one of the formats. Messages go to stderr."""
+"""Prints rows to stdout in one of the formats, and nothing else; messages go to stderr."""
 
 from __future__ import annotations
 
@@ -13,17 +13,86 @@ from typing import Any
 
 import click
 
+from harness.errors import CannotContinueError
+from harness.guard import Careless, Patient, lend, text_stream
+
 _INDENTED = 1000  # rows of JSON
 _STYLES = {"table": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 
 
+class _Stdout(Patient):
+    """The command's own stdout. A reader that has read enough, such as ``head``, is no error."""
+
+    _gone = False
+
+    def write(self, data: Any, /) -> int:
+        """Write, and return the number of bytes.
+
+        Raises:
+            CannotContinueError: the disk is full, for instance; raised once, and the rest is lost.
+        """
+        try:
+            if not self._gone:
+                return super().write(data)
+        except BrokenPipeError:
+            self._gone = True
+        except OSError as error:
+            self._gone = True
+            raise CannotContinueError(
+                f"The output can't be written to stdout: {error.strerror}. Send it elsewhere; finished runs are kept, "
+                "and 'harness status' shows them."
+            ) from error
+        return memoryview(data).nbytes
+
+
+def take_streams() -> None:
+    """Take stdout for the rows of this process's command, and lead all else that is written there to stderr.
+
+    So the output of a driver, or of a child process, does not get into the rows. Streams that are closed lead nowhere:
+    else the next file that is opened would take their place, and what is written to stderr.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(nowhere, number)
+        os.set_inheritable(number, True)  # nowhere may be one of them itself
+    if sys.platform == "win32":  # a console there takes no bytes
+        return
+    own = os.dup(1)
+    # At completion the terminal shows an unfinished line, which nothing must disturb.
+    os.dup2(nowhere if "_HARNESS_COMPLETE" in os.environ else 2, 1)
+    sys.stdout = text_stream(_Stdout(own, "w"), sys.stdout)
+    sys.stderr = text_stream(Careless(2, "w", closefd=False), sys.stderr)
+
+
+class Command(click.Command):
+    """A command. While it works, ``sys.stdout`` leads to stderr; ``emit`` and ``print_rows`` alone write to stdout."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.help = self.help or STRIPPED
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry the command out."""
+        ctx.obj = sys.stdout
+        with contextlib.redirect_stdout(lend(sys.stderr)):
+            return super().invoke(ctx)
+
+
+STRIPPED = "Python runs with -OO (PYTHONOPTIMIZE=2), which removes the text of this help; run it without."
+
+
 def say(text: str) -> None:
-    """Write a line to stderr. If stderr has been closed, as by a lost terminal, write nothing and continue."""
-    try:
-        click.echo(text, err=True)
-    except OSError:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    """Write a line to stderr."""
+    click.echo(text, err=True)
+
+
+def emit(text: str = "", *, end: str = "\n") -> None:
+    """Write text to stdout. Raises CannotContinueError if that is not possible."""
+    context = click.get_current_context(silent=True)
+    click.echo(text + end, file=context.obj if context else None, nl=False)
 
 
 def print_rows(
@@ -43,18 +112,18 @@ def print_rows(
         digits: For people: decimals by key.
     """
     if format_ == "json":
-        click.echo(_json(rows))
+        emit(_json(rows))
         return
     flat = [_flatten(row) for row in rows]
     if format_ == "csv":
-        click.echo(_csv(flat), nl=False)
+        emit(_csv(flat), end="")
         return
     from tabulate import tabulate
 
     shown = dict(columns) if columns else {key: key for key in (flat[0] if flat else {})}
     table = [[_cell(row.get(key), (digits or {}).get(key)) for key in shown] for row in flat]
     if table or format_ != "table":
-        click.echo(
+        emit(
             tabulate(
                 table,
                 headers=list(shown.values()),

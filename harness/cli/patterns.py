@@ -8,7 +8,7 @@ import click
 
 from harness.cli.common_options import ResultRequest, complete_models, format_option, result_options
 from harness.cli.leaderboard import measured_board
-from harness.cli.output import print_rows
+from harness.cli.output import Command, emit, print_rows
 from harness.errors import CannotContinueError, PluginError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _ASSOCIATION = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models)
 @result_options()
 @click.option("--association", is_flag=True, help="Print the elements' association with the score (json, csv too).")
@@ -67,7 +67,7 @@ def patterns(models: tuple[str, ...], request: ResultRequest, association: bool,
     if association or (people and not models):
         scores, source = _scores(workspace, request)
         if people:
-            click.echo()
+            emit()
         macs = compute_of(benchmark, described) if request.suite is None else compute_of(None, described)
         _print_association(described, scores, macs, source, format_)
 

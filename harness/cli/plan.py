@@ -15,7 +15,7 @@ from harness.api import Cell, Job
 from harness.api.jobs import STANDARD_BUDGET
 from harness.catalog import Catalog
 from harness.cli.common_options import Request, format_option, selection_options
-from harness.cli.output import print_rows, say
+from harness.cli.output import Command, print_rows, say
 from harness.cli.progress import duration
 from harness.cli.run_options import executor_option, place_options
 from harness.execute.resources import ResourceRequest
@@ -43,7 +43,7 @@ _BASES = {"runs": "finished runs", "timed": "timed", "scaled": "scaled", None: "
 _LINE_SECONDS = 10.0  # between two lines of progress without a terminal
 
 
-@click.command()
+@click.command(cls=Command)
 @selection_options
 @place_options
 @executor_option

@@ -13,7 +13,7 @@ import click
 
 from harness.catalog import Plugin, discover
 from harness.cli.common_options import budget_option, data_option, data_root, format_option, load, registry_option
-from harness.cli.output import print_rows
+from harness.cli.output import Command, emit, print_rows
 from harness.errors import WrongUseError
 from harness.plan import under_budget
 
@@ -34,7 +34,7 @@ def plugin() -> None:
     """
 
 
-@plugin.command()
+@plugin.command(cls=Command)
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="Kind of the plugin.")
 @click.option(
@@ -57,11 +57,11 @@ def new(name: str, kind: str, into: Path) -> None:
     from harness.scaffold import next_steps, scaffold
 
     folder = scaffold(name, kind, into, discover())
-    click.echo(str(folder))
+    emit(str(folder))
     click.echo(next_steps(name, kind, folder), err=True)
 
 
-@plugin.command()
+@plugin.command(cls=Command)
 @click.argument("what", metavar="[NAME|PATH]", required=False)
 @click.option("--rules", "show_rules", is_flag=True, help="Show all rules with their reasons, and check nothing.")
 @budget_option
@@ -115,7 +115,7 @@ def check(
     return _summarise(outcomes)
 
 
-@plugin.command("list")
+@plugin.command("list", cls=Command)
 @format_option
 def list_plugins(format_: str) -> None:
     """Show the state of every plugin.

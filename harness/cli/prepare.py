@@ -21,7 +21,7 @@ from harness.cli.common_options import (
     protocol_option,
     registry_option,
 )
-from harness.cli.output import print_rows
+from harness.cli.output import Command, print_rows
 from harness.data.ingest import definition, keep_arrays, require_prepared
 from harness.data.inputs import outdated
 from harness.data.prepared import PreparedDataset, find_prepared
@@ -57,7 +57,7 @@ _LINE_SECONDS = 5.0  # between two lines of progress without a terminal
 _REFRESH_SECONDS = 0.2  # between two updates of the line on a terminal
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=complete_datasets)
 @click.option(
     "--from",
@@ -136,7 +136,7 @@ def prepare(
     return 0
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=complete_datasets)
 @click.option(
     "--sheet",

@@ -10,6 +10,7 @@ import click
 
 from harness.cli.common_options import ResultRequest, protocol_option, result_options
 from harness.cli.leaderboard import ablation_of, measured_board, published_board
+from harness.cli.output import Command
 from harness.errors import CannotContinueError, HarnessError, WrongUseError
 from harness.protocol_file import describe_ablation
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from harness.workspace import Workspace
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @result_options(protocol_option)
 @click.option("--published", is_flag=True, help="Show only the published benchmark, even if there are finished runs.")

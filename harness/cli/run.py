@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ import click
 
 from harness.api import Cell, ExecutorSpec, Job, Resources, StoppedError, StopSignal, Work
 from harness.cli.common_options import Request, format_option, selection_options
-from harness.cli.output import print_rows, say
+from harness.cli.output import Command, print_rows, say
 from harness.cli.plan import COLUMNS, DIGITS, in_order, setting_of, show_plan, training_images
 from harness.cli.progress import RunReporter, duration, say_profiles, stop_signal
 from harness.cli.run_options import executor_option, resource_options, training_options
@@ -37,7 +36,7 @@ _INTERRUPTED = 130
 _LET_GO_SECONDS = 5.0
 
 
-@click.command()
+@click.command(cls=Command)
 @selection_options
 @resource_options
 @executor_option
@@ -158,8 +157,7 @@ def _carry_out(executor: ExecutorSpec, work: Work, stop: StopSignal, reporter: R
     checkpoint is saved.
     """
     try:
-        # The libraries of an executor may print, but stdout is for data.
-        with stop.installed(), contextlib.redirect_stdout(sys.stderr), reporter.live():
+        with stop.installed(), reporter.live():
             outcomes = list(executor.execute(work))
             elsewhere = tuple(cell.job for cell in outcomes if cell.state == "running")
             if elsewhere and _any_free(work, elsewhere):

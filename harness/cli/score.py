@@ -20,7 +20,7 @@ from harness.cli.common_options import (
     result_options,
 )
 from harness.cli.leaderboard import ablation_of, measured_board, print_board
-from harness.cli.output import print_rows
+from harness.cli.output import Command, print_rows
 from harness.errors import CannotContinueError, WrongUseError
 from harness.registry import Benchmark, Protocol
 from harness.workspace.finished import collect
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from harness.workspace import Workspace
 
 
-@click.command()
+@click.command(cls=Command)
 @result_options(anchors_option, accuracies_option, metric_option, protocol_option)
 @click.option("--make-anchors", metavar="NAME", help="Freeze the table's extrema as RUNS/anchors/NAME.toml.")
 @click.option("--sensitivity", is_flag=True, help="Show the ranks at lambda 0 to 2, and every change of places.")
@@ -207,7 +207,7 @@ _COLUMNS = {
 _SHOWN = 10
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--size", type=int, metavar="N", default=4, show_default=True, help="Data sets per subset.")
 @click.option("--published", is_flag=True, help="Search on the published table.")
 @click.option("--normalized", is_flag=True, help="Predict from normalised values instead of accuracies.")

@@ -12,16 +12,17 @@ import click
 from harness.api import Cell, Job, State
 from harness.catalog import Catalog
 from harness.cli.common_options import Request, format_option, selection_options
-from harness.cli.output import print_rows, say
+from harness.cli.output import Command, emit, print_rows, say
 from harness.cli.plan import COLUMNS, DIGITS, time_left, with_other_seeds
-from harness.errors import CannotContinueError
+from harness.errors import HarnessError
+from harness.guard import guarded
 from harness.machine import gc_paused
 from harness.plan import build_plan
 from harness.results.store import RunsFolder, executor_folder
 from harness.workspace.survey import left_out, survey_plan
 
 
-@click.command()
+@click.command(cls=Command)
 @selection_options
 @format_option
 def status(request: Request, format_: str) -> None:
@@ -59,8 +60,9 @@ def _with_queues(catalog: Catalog, runs: RunsFolder, cells: Sequence[Cell]) -> t
         if offer.spec.waiting is None or not folder.is_dir():
             continue
         try:
-            queued |= offer.spec.waiting(folder)
-        except CannotContinueError as error:
+            with guarded():
+                queued |= dict(offer.spec.waiting(folder))
+        except HarnessError as error:
             say(f"Note: the queue of the executor '{name}' is unknown. {error}")
     if not queued:
         return tuple(cells)
@@ -108,7 +110,7 @@ def print_overview(cells: Sequence[Cell], metric: str, format_: str) -> None:
     print_rows(rows, format_, columns=columns, digits={"accuracy": 2})
     restless = [cell for cell in cells if cell.state not in _QUIET]
     if restless:
-        click.echo()
+        emit()
         print_rows([c.as_row(metric) for c in restless[:_LISTED]], format_, columns=COLUMNS, digits=DIGITS)
     more = f" {len(restless) - _LISTED:,} more are not listed." if len(restless) > _LISTED else ""
     say(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.common_options import data_option, format_option, open_workspace, registry_option
-from harness.cli.output import print_rows
+from harness.cli.output import Command, print_rows
 
 if TYPE_CHECKING:
     from harness.results.store import JobFolder
@@ -29,7 +29,7 @@ _COLUMNS = {
 _CANNOT_READ = 3
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--replay", is_flag=True, help="Train a window of steps again and compare its losses.")
 @click.option(

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from harness.errors import HarnessError, one_line
+from harness.errors import HarnessError, PluginError
+from harness.guard import guarded
 from harness.registry import Protocol, Suite
 from harness.workspace import Workspace
 
@@ -62,14 +63,13 @@ def examine(examination: Examination, checks: Sequence[tuple[str, Check]]) -> It
         checks: Each with the name under which an exception is reported.
     """
     for name, check in checks:
+        findings: list[Finding] = []
         try:
-            yield from check(examination)
+            with guarded():
+                findings.extend(check(examination))
+        except PluginError as error:  # the other checks still help the user
+            advice = "Something that it relies on is broken here; see the message."
+            findings.append(Finding(name, "problem", f"the check ended with {error}", advice))
         except HarnessError as error:
-            yield Finding(name, "problem", str(error))
-        except Exception as error:  # the other checks still help the user
-            yield Finding(
-                name,
-                "problem",
-                f"the check ended with {one_line(error)}",
-                "Something that it relies on is broken here; see the message.",
-            )
+            findings.append(Finding(name, "problem", str(error)))
+        yield from findings

@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +16,7 @@ from harness.api import Cell, Job
 from harness.data.prepare import PrepareRequest, estimate
 from harness.data.prepared import PreparedDataset
 from harness.errors import HarnessError
-from harness.machine import WATTS, Device, forks_workers
+from harness.machine import WATTS, Device, forks_workers, installed_version
 from harness.plan import Plan
 from harness.price.price import Basis, JobPrice, Price, Rates, Workload, count_products, find_rates
 from harness.price.timings import Conditions, Timing, Timings, mean_timing
@@ -234,9 +233,9 @@ class Estimator:
     def _time(self, plan: Plan, cases: Sequence[Workload], together: int, say: Say) -> None:
         from harness.price.trial import ACCELERATED, HASTY, THOROUGH, Trial, import_seconds, time_trials
 
-        if self._timings.number("imports", sys.executable, version("torch")) is None:
+        if self._timings.number("imports", sys.executable, installed_version("torch")) is None:
             say("Timing the start of a process, once")
-            self._timings.put_number(import_seconds(), "imports", sys.executable, version("torch"))
+            self._timings.put_number(import_seconds(), "imports", sys.executable, installed_version("torch"))
         effort = HASTY if self._is_slow(plan) else THOROUGH if self.setting.device.kind == "cpu" else ACCELERATED
         measured = defaultdict(list)
         with tempfile.TemporaryDirectory(prefix="harness-timing-") as folder:
@@ -322,7 +321,7 @@ class Estimator:
         self, cases: Mapping[tuple[str, str], Workload], timed: Mapping[tuple[str, str], Timing | None]
     ) -> float:
         """Return the seconds until the first job starts: imports, and building every model at every class count."""
-        imports = self._timings.number("imports", sys.executable, version("torch")) or _IMPORT_SECONDS
+        imports = self._timings.number("imports", sys.executable, installed_version("torch")) or _IMPORT_SECONDS
         builds = {(cases[name].model, cases[name].classes): timing.build for name, timing in timed.items() if timing}
         # Unless workers are forked from a process with torch, they import it again after the command.
         forked = forks_workers((self.setting.device.address,))

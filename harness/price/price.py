@@ -5,6 +5,7 @@ Models that were not timed themselves are scaled from the timed ones by multiply
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 from harness.api import Job, ModelSpec
 from harness.catalog import Offer
+from harness.errors import HarnessError
+from harness.guard import guarded
 from harness.machine import gc_paused
 from harness.models import Architecture, build_module
 from harness.price.timings import Timing, Timings, mean_timing
@@ -231,11 +234,8 @@ def count_products(timings: Timings, model: Offer[ModelSpec], classes: int, dige
     if found is None:
         from harness.macs import estimate_macs
 
-        try:
-            module = build_module(model, classes)
-            with gc_paused():
-                found = estimate_macs(module, resolution)
-        except Exception:  # a model may raise anything; it then keeps its place in the order
-            found = 0.0
+        found = 0.0  # if the model raises: it then keeps its place in the order
+        with contextlib.suppress(HarnessError), guarded(), gc_paused():
+            found = estimate_macs(build_module(model, classes), resolution)
         timings.put_number(found, *name)
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ import msgspec
 from harness import __version__
 from harness.cache import Cache, cache_folder
 from harness.fingerprint import hash_of
-from harness.machine import Device, bound_cores, thread_variables, torch_threads
+from harness.machine import Device, bound_cores, installed_version, thread_variables, torch_threads
 from harness.registry import RULES, Protocol
 from harness.train.save_timer import count_saves
 
@@ -58,7 +57,7 @@ def threads_per_job(jobs: int, given: int | None, timings: Timings) -> int:
     """
     if given:
         return given
-    name = "threads", sys.executable, version("torch"), bound_cores(), sorted(thread_variables().items())
+    name = "threads", sys.executable, installed_version("torch"), bound_cores(), sorted(thread_variables().items())
     found = timings.number(*name)
     if found is None:
         found = torch_threads()
@@ -93,7 +92,15 @@ class Conditions:
         """Return the hash under which timings are stored."""
         facts = {name: getattr(self.protocol, name) for name in ("input_size", "batch_size", "optimizer", "precision")}
         augmentations = msgspec.to_builtins(self.protocol.augmentations)
-        where = [self.device.kind, self.device.name, self.threads, self.jobs, version("torch"), __version__, RULES]
+        where = [
+            self.device.kind,
+            self.device.name,
+            self.threads,
+            self.jobs,
+            installed_version("torch"),
+            __version__,
+            RULES,
+        ]
         return hash_of([SCHEMA, self.architecture, self.memory_format, facts, augmentations, self.side, where])
 
 

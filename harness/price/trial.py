@@ -22,7 +22,8 @@ import torch
 from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog, discover
 from harness.data.prepared import SCHEMA, DatasetManifest, PreparedDataset, SplitArrays
-from harness.errors import one_line
+from harness.errors import HarnessError, one_line
+from harness.guard import guarded
 from harness.price.timings import Timing
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
@@ -230,9 +231,10 @@ def import_seconds() -> float:
 
 def _attempt(trial: Trial, catalog: Catalog) -> Timing | str:
     try:
-        return time_trial(trial, catalog)
-    except Exception as error:  # a broken model must not hide the price of the others
-        return f"{trial.model} could not be timed: {one_line(error)}"
+        with guarded():
+            return time_trial(trial, catalog)
+    except HarnessError as error:  # a broken model must not hide the price of the others
+        return f"{trial.model} could not be timed: {error}"
 
 
 def _attempt_in_worker(trial: Trial) -> Timing | str:

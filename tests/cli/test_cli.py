@@ -74,7 +74,7 @@ def test_help_imports_no_command() -> None:
         "print([name for name in sys.modules if name.startswith('harness.') or name == 'msgspec'], file=sys.stderr)"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    light = {"harness.cli", "harness.cli.listing", "harness.errors"}
+    light = {"harness.cli", "harness.cli.listing", "harness.cli.output", "harness.errors", "harness.guard"}
     assert set(json.loads(ran.stderr.splitlines()[-1].replace("'", '"'))) <= light
 
 

@@ -1,0 +1,74 @@
+"""Finds the entry points of installed plugins, distribution by distribution, so that a damaged one hides no other."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import Distribution, DistributionFinder, EntryPoint
+from pathlib import Path
+from typing import Any
+
+from harness.api import PROJECT
+from harness.errors import PluginError
+from harness.guard import guarded
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A distribution with entry points of the harness.
+
+    Attributes:
+        name, version: As its metadata has them; of a damaged one, as its folder's name has them.
+        points: The entry points.
+        damage: The reason why they can't be read, or why none of them may be used; empty if there is none.
+    """
+
+    name: str
+    version: str
+    points: tuple[EntryPoint, ...]
+    damage: str = ""
+
+
+def find_installed() -> list[Installed]:
+    """Return the distributions that have entry points of the harness; of two with one name, the first on the path."""
+    found: dict[str, Installed] = {}
+    for distribution in _distributions():
+        with contextlib.suppress(PluginError), guarded():
+            if PROJECT in (distribution.read_text("entry_points.txt") or ""):
+                one = _read(distribution)
+                if one.points or one.damage:
+                    found.setdefault(re.sub(r"[-_.]+", "-", one.name).lower(), one)
+    return list(found.values())
+
+
+def _distributions() -> list[Distribution]:
+    """Ask every finder on Python's list; one that fails stops no other."""
+    found: list[Distribution] = []
+    for finder in sys.meta_path:
+        find: Any = getattr(finder, "find_distributions", None)
+        with contextlib.suppress(PluginError), guarded():
+            found.extend(find(DistributionFinder.Context()) if find else ())
+    return found
+
+
+def _read(distribution: Distribution) -> Installed:
+    folder = Path(str(getattr(distribution, "_path", distribution.locate_file(""))))
+    name, _, version = re.sub(r"\.(dist|egg)-info$", "", folder.name).partition("-")
+    try:
+        with guarded():
+            points = tuple(point for point in distribution.entry_points if point.group == PROJECT)
+    except PluginError:
+        return Installed(name, version, (), _damage(folder, "a line of entry_points.txt is not NAME = MODULE"))
+    written: tuple[str | None, str | None] = None, None
+    with contextlib.suppress(PluginError), guarded():
+        written = distribution.metadata["Name"], distribution.metadata["Version"]
+    if not all(written):
+        return Installed(name, version, points, _damage(folder, "METADATA is missing or has no name and version"))
+    return Installed(str(written[0]), str(written[1]), points)
+
+
+def _damage(folder: Path, found: str) -> str:
+    name = folder.name.partition("-")[0]
+    return f"{found}, in {folder}; install it again: pip install --force-reinstall {name}"
