@@ -28,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import legible
+from harness.errors import HarnessError, legible
 from harness.pillow import MAX_PIXELS, with_fixed_settings
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ def load_image(image: Image, name: str) -> Image:
     """Load an image that a plugin has opened, and return it in mode RGB. Raises ReadError if it is damaged."""
     try:
         return with_fixed_settings(lambda: image.convert("RGB"))
-    except _DAMAGE as error:
+    except HarnessError:
+        raise
+    except Exception as error:  # the image may be of the plugin's own class
         raise ReadError(f"{name} is damaged: {_reason(error)}.") from error
 
 

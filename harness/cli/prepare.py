@@ -29,6 +29,7 @@ from harness.errors import DatasetError, StoreError, WrongUseError
 from harness.registry import Benchmark
 
 if TYPE_CHECKING:
+    from harness.api import DatasetSpec
     from harness.data.audit import Audit
 
 _COLUMNS = {
@@ -234,27 +235,44 @@ def _row(prepared: PreparedDataset, state: str, problems: tuple[str, ...] = ()) 
 
 
 def _verify(catalog: Catalog, name: str, sizes: tuple[int, ...], root: Path) -> list[dict[str, Any]]:
+    offer = catalog.dataset(name)
+    rows: dict[str, dict[str, Any]] = {}
+    for size in sizes:
+        try:
+            found = find_prepared(root, name, definition(offer), size)
+        except DatasetError as error:  # of the manifest itself
+            rows[str(error)] = _damaged_row(name, str(error))
+            continue
+        if found is not None and str(found.folder) not in rows:
+            rows[str(found.folder)] = _verified_row(found, offer.spec)
+    if not rows:
+        raise DatasetError(f"The data set '{name}' is not prepared in {root}. Run: harness prepare {name}")
+    if any(row["state"] == "damaged" for row in rows.values()):
+        click.echo(f"To make it again: harness prepare {name} --remove, then harness prepare {name}", err=True)
+    return list(rows.values())
+
+
+def _verified_row(prepared: PreparedDataset, spec: DatasetSpec) -> dict[str, Any]:
     from harness.data.prepare import verify_prepared
 
-    offer = catalog.dataset(name)
-    found = [find_prepared(root, name, definition(offer), size) for size in sizes]
-    forms = {one.folder: one for one in found if one}
-    if not forms:
-        raise DatasetError(f"The data set '{name}' is not prepared in {root}. Run: harness prepare {name}")
-    rows = []
-    for one in forms.values():
-        problems = verify_prepared(one)
-        for problem in problems:
-            click.echo(f"{name}: {problem}", err=True)
-        if problems:
-            click.echo(f"To make it again: harness prepare {name} --remove, then harness prepare {name}", err=True)
-        reason = "" if problems else outdated(one, offer.spec)
-        if reason:
-            click.echo(f"{name}: {reason}. To prepare it again: harness prepare {name}. {keep_arrays(one)}", err=True)
-            problems = [f"{reason}."]
-        state = "outdated" if reason else "damaged" if problems else "verified"
-        rows.append(_row(one, state, tuple(problems)))
-    return rows
+    problems = verify_prepared(prepared)
+    for problem in problems:
+        click.echo(f"{spec.name}: {problem}", err=True)
+    if problems:
+        return _row(prepared, "damaged", tuple(problems))
+    reason = outdated(prepared, spec)
+    if not reason:
+        return _row(prepared, "verified")
+    again = f"To prepare it again: harness prepare {spec.name}. {keep_arrays(prepared)}"
+    click.echo(f"{spec.name}: {reason}. {again}", err=True)
+    return _row(prepared, "outdated", (f"{reason}.",))
+
+
+def _damaged_row(name: str, problem: str) -> dict[str, Any]:
+    """Print the problem of a manifest that can't be read, and return the row of its form."""
+    click.echo(f"{name}: {problem}", err=True)
+    unknown = dict.fromkeys(("form", "train", "test", "mean", "std", "fingerprint", "folder"))
+    return {"dataset": name, "state": "damaged", **unknown, "problems": [problem]}
 
 
 def _remove(catalog: Catalog, names: list[str], root: Path) -> int:

@@ -156,7 +156,7 @@ class SplitSums:
 
     digest: hashlib._Hash
     labels: list[int]
-    groups: list[str]
+    groups: list[str | None]
     histogram: npt.NDArray[np.int64]
     size: tuple[int, int] = (0, 0)
 
@@ -165,8 +165,7 @@ class SplitSums:
         self.digest.update(pixels.data)
         self.histogram += histogram
         self.labels.append(sample.label)
-        if sample.group is not None:
-            self.groups.append(sample.group)
+        self.groups.append(sample.group)
 
 
 def array_file(folder: Path, split: Split) -> Path:

@@ -122,9 +122,9 @@ def audit(prepared: PreparedDataset, report: Callable[[str, int, int], object] =
     import numpy as np
 
     manifest = prepared.manifest
-    train, test = open_split(prepared.folder, "train"), open_split(prepared.folder, "test")
+    train, test = open_split(prepared, "train"), open_split(prepared, "test")
     train_groups, test_groups = read_groups(prepared.folder, "train"), read_groups(prepared.folder, "test")
-    in_train = set(train_groups)
+    in_train = set(train_groups) - {""}  # an image without a group belongs to none
     first_train, repeated_train = _by_pixels(train)
     first_test, repeated_test = _by_pixels(test)
     same = {index: first_train[digest] for digest, index in first_test.items() if digest in first_train}
@@ -142,7 +142,7 @@ def audit(prepared: PreparedDataset, report: Callable[[str, int, int], object] =
         smallest_class=int(counts.min()),
         largest_class=int(counts.max()),
         majority_accuracy=100 * manifest.class_counts["test"][int(counts.argmax())] / len(test),
-        groups=bool(train_groups and test_groups),
+        groups=any(train_groups) and any(test_groups),
         shared_groups=len(in_train & set(test_groups)),
         group_leaks=sum(group in in_train for group in test_groups),
         identical=len(same),
@@ -255,7 +255,7 @@ def known_leakage(declared: str, prepared: PreparedDataset | None) -> str:
             content = json.loads(audit_file(prepared).read_bytes())
             if content["fingerprint"] == prepared.manifest.fingerprint and content["leaks"]:
                 return str(content["leaks"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # without a readable audit, the declaration stands
     return declared
 
@@ -281,7 +281,7 @@ def write_contact_sheet(prepared: PreparedDataset, pairs: Sequence[ImagePair], p
     shown = pairs[:limit]
     if not shown:
         return 0
-    train, test = open_split(prepared.folder, "train"), open_split(prepared.folder, "test")
+    train, test = open_split(prepared, "train"), open_split(prepared, "test")
     classes = prepared.manifest.classes
     width, height = 2 * _TILE + _GAP, _TILE + _CAPTION + _GAP
     columns = min(_COLUMNS, len(shown))

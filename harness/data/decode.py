@@ -161,7 +161,7 @@ def _run_reader(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tupl
         raise
     except ReadError as error:
         raise DatasetError(f"Data set '{spec.name}', {split} split: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DatasetError(f"Data set '{spec.name}': reading its {split} split failed: {one_line(error)}") from error
 
 
@@ -182,7 +182,7 @@ def _check_sample(where: str, image: object, label: object, group: object, spec:
             f"{where} has the label {label}, expected 0 to {len(spec.classes) - 1}, one of {len(spec.classes)} classes."
         )
     if group is not None and (not isinstance(group, str) or not group or group.splitlines() != [group]):
-        raise DatasetError(f"{where} has the group {group!r}, expected a text of one line.")
+        raise DatasetError(f"{where} has the group {group!r}, expected a text of one line, or None.")
 
 
 def _identity(image: object, label: int, group: str | None) -> str | None:

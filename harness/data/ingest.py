@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
-
 from harness.api import DatasetSpec, Split
 from harness.catalog import Offer
 from harness.data.arrays import ArrayWriter, Chain, Journal, SplitSums, array_file
@@ -29,12 +27,14 @@ from harness.data.prepared import (
     find_prepared,
     groups_digest,
     groups_file,
+    labels_digest,
     pixel_histogram,
+    write_manifest,
 )
 from harness.data.sources import download_folder
 from harness.data.store import Workshop, locked, open_workshop, publish, require_place
 from harness.errors import DatasetError, StoreError
-from harness.files import write_text_atomically, writing_to
+from harness.files import writing_to
 from harness.machine import bound_cores, free_bytes, gigabytes
 from harness.pillow import versions
 
@@ -228,8 +228,7 @@ def _store(attempt: _Attempt) -> PreparedDataset:
         manifest = _manifest(attempt, sums)
         ours = (workshop.path, *(download_folder(ingestion.root, source) for source in spec.sources))
         write_inputs(attempt.watch.inputs(ingestion.given, _given_archives(ingestion), ours), attempt.partial)
-        text = msgspec.json.format(msgspec.json.encode(manifest)).decode()
-        write_text_atomically(attempt.partial / "manifest.json", text)
+        write_manifest(manifest, attempt.partial)
         return _publish(attempt, manifest)
     except (StoreError, KeyboardInterrupt):
         raise  # the partial folder stays, so that the next attempt resumes
@@ -299,6 +298,8 @@ def _manifest(attempt: _Attempt, sums: dict[Split, SplitSums]) -> DatasetManifes
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sources=ingestion.sources,
         left_out=spec.unreadable,
+        labels_sha256={split: labels_digest(sums[split].labels) for split in SPLITS},
+        pixels_sha256={split: sums[split].digest.hexdigest() for split in SPLITS},
         groups_sha256={split: digest for split in SPLITS if (digest := groups_digest(attempt.partial, split))},
         licence=spec.licence,
     )
@@ -343,8 +344,9 @@ def _store_split(attempt: _Attempt, split: Split) -> SplitSums:
         writer.close()
     with writing_to(target):
         np.save(target / f"{split}.labels.npy", np.asarray(sums.labels, dtype=np.int64))
-        if sums.groups:
-            groups_file(target, split).write_text("\n".join(sums.groups) + "\n", encoding="utf-8")
+        if any(sums.groups):
+            lines = "".join(f"{group or ''}\n" for group in sums.groups)
+            groups_file(target, split).write_text(lines, encoding="utf-8")
     height, width, _ = writer.shape or (0, 0, 0)
     sums.size = (height, width)
     return sums

@@ -12,6 +12,7 @@ import dis
 import functools
 import hashlib
 import inspect
+import json
 import os
 import site
 import sys
@@ -164,15 +165,15 @@ def _state(path: Path, sha256: str = "") -> FileState | None:
 
 def write_inputs(inputs: Inputs, folder: Path) -> None:
     """Write a form's inputs beside its arrays."""
-    text = msgspec.json.encode(inputs).decode()
+    text = json.dumps(msgspec.to_builtins(inputs))  # unlike msgspec's, it holds names that are not UTF-8
     write_text_atomically(folder / "inputs.json", text + "\n")
 
 
 def read_inputs(folder: Path) -> Inputs | None:
     """Return a form's inputs; None where none are recorded, as by older versions, or the file is damaged."""
     try:
-        return msgspec.json.decode((folder / "inputs.json").read_bytes(), type=Inputs)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.convert(json.loads((folder / "inputs.json").read_bytes()), Inputs)
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -183,10 +183,7 @@ def _dataset(examination: Examination, called: str, offer: Offer[DatasetSpec]) -
             return Finding(called, "problem", f"damaged: {' '.join(problems)}", _remake(offer))
         return Finding(called, "ok", f"{facts}, as their manifest says byte for byte")
     for split in SPLITS:
-        arrays = open_split(found.folder, split)
-        if len(arrays) != counts[split]:
-            text = f"damaged: {len(arrays):,} {split} images, the manifest says {counts[split]:,}"
-            return Finding(called, "problem", text, _remake(offer))
+        open_split(found, split)
     return Finding(called, "ok", f"{facts}; byte for byte: harness prepare {spec.name} --verify")
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.api import DatasetSpec, Split, open_image
 from harness.catalog import Offer
 from harness.errors import HarnessError, one_line
+from harness.images import load_image
 from harness.testing.rules import (
     RAISED,
     Failed,
@@ -26,6 +28,9 @@ from harness.testing.rules import (
     side_effect_rules,
 )
 from harness.testing.sandbox import watching
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 _MODES = ("RGB", "L")
@@ -105,11 +110,13 @@ class DatasetCase:
             raise Skipped(f"it is not prepared in {self.data_root}; run: harness prepare {self.spec.name}")
         found: dict[Split, list[SampleFacts]] = {}
         for split in SPLITS:
-            arrays, groups = open_split(prepared.folder, split), read_groups(prepared.folder, split)
+            arrays, groups = open_split(prepared, split), read_groups(prepared.folder, split)
+            if len(groups) != len(arrays):  # none, or those of an older version, which can't be matched to images
+                groups = ("",) * len(arrays)
             found[split] = [
                 SampleFacts(
                     int(arrays.labels[index]),
-                    groups[index] if groups else None,
+                    groups[index] or None,
                     hashlib.sha256(arrays.images[index].tobytes()).hexdigest(),
                 )
                 for index in range(len(arrays))
@@ -127,7 +134,7 @@ def _facts(item: object) -> SampleFacts:
     image, label, group = (*item, None)[:3]
     if isinstance(image, Image):
         problem = "" if image.mode in _MODES else f"an image of mode {image.mode}, expected RGB or L"
-        return SampleFacts(label, group, _digest(image), problem)
+        return SampleFacts(label, group, _digest(load_image(image, "the image")), problem)
     if not isinstance(image, Path | bytes):
         return SampleFacts(label, group, "", f"a {type(image).__name__} for an image")
     path = str(image.absolute()) if isinstance(image, Path) else ""
@@ -137,13 +144,9 @@ def _facts(item: object) -> SampleFacts:
         return SampleFacts(label, group, "", str(error), path)
 
 
-def _digest(image: object) -> str:
-    """Return a hash of an image's size and RGB pixels."""
-    from PIL.Image import Image
-
-    assert isinstance(image, Image)
-    colour = image.convert("RGB")
-    return hashlib.sha256(f"{colour.size}".encode() + colour.tobytes()).hexdigest()
+def _digest(image: Image) -> str:
+    """Return a hash of the size and the pixels of an RGB image."""
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def _is_label(label: object, spec: DatasetSpec) -> bool:

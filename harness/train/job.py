@@ -215,6 +215,7 @@ class JobInProgress:
         self.training = make_training(task)
         self.recorder = _recorder(checkpoint)
         self.train_pixels = pixel_digest(self.training.train.images)
+        task.dataset.require_pixels("train", self.train_pixels)
         self.recorder.see("train_images", len(self.training.train))
         self.recorder.see("data", self.train_pixels)
         if not self.training.steps:

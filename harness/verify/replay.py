@@ -49,7 +49,7 @@ def check_evaluation(run: Run) -> Iterator[Check]:
     task, built = run.task, run.build()
     with run.same_threads():
         try:
-            test = open_split(task.dataset.folder, "test")
+            test = open_split(task.dataset, "test")
             again = evaluate(task, built, checkpoint.weights, test).numpy()
         except HarnessError as error:
             yield Check("evaluation", "failed", detail=str(error))

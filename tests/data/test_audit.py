@@ -100,9 +100,7 @@ def test_the_contact_sheet_shows_the_pairs(prepared: PreparedDataset, tmp_path: 
     assert write_contact_sheet(prepared, pairs, tmp_path / "sheet.png", limit=3) == 3
     with Image.open(tmp_path / "sheet.png") as sheet:
         tile = np.asarray(sheet.crop((8, 8, 8 + 128, 8 + 128)))
-    expected = Image.fromarray(open_split(prepared.folder, "test").images[1]).resize(
-        (128, 128), Image.Resampling.BICUBIC
-    )
+    expected = Image.fromarray(open_split(prepared, "test").images[1]).resize((128, 128), Image.Resampling.BICUBIC)
     assert np.array_equal(tile, np.asarray(expected))
     assert write_contact_sheet(prepared, [], tmp_path / "none.png") == 0
     assert not (tmp_path / "none.png").exists()

@@ -60,7 +60,7 @@ def test_pixels_and_statistics_are_those_of_a_plain_loop(images: Path, tmp_path:
             for path, *_ in files(images, "train")
         ]
     )
-    assert np.array_equal(open_split(prepared.folder, "train").images, plain)
+    assert np.array_equal(open_split(prepared, "train").images, plain)
     scaled = plain.astype(np.float64) / 255
     assert prepared.manifest.mean == pytest.approx(scaled.mean((0, 1, 2)), abs=1e-12)
     assert prepared.manifest.std == pytest.approx(scaled.std((0, 1, 2)), abs=1e-12)

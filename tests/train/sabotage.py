@@ -249,7 +249,7 @@ def half_of_the_training_images(patch: Patch) -> None:
 
 
 def trained_on_test_images(patch: Patch) -> None:
-    patch.setattr(PreparedDataset, "open_train", lambda self: SealedTest(self.folder).open(epochs_done=1, epochs=1))
+    patch.setattr(PreparedDataset, "open_train", lambda self: SealedTest(self).open(epochs_done=1, epochs=1))
 
 
 def labels_changed(patch: Patch) -> None:

@@ -115,7 +115,7 @@ def test_a_set_is_downloaded_verified_and_stored(name: str, tmp_path: Path) -> N
     small = {"ham10000": (45, 60), "ham10000_lesion": (45, 60)}  # the miniature is smaller than the input
     sides = {"cifar10": 32, "cifar100": 32, "miniplaces": 128}
     expected = small.get(name, (sides.get(name, SIZE),) * 2)
-    assert open_split(prepared.folder, "train").images.shape[1:3] == expected
+    assert open_split(prepared, "train").images.shape[1:3] == expected
     assert prepared.folder.name == ("native" if native or name in small else "224")
     assert not (tmp_path / name / ".sources").exists()
     again, said = get(miniature.offer(server.base, packed), tmp_path, policy=FetchPolicy(offline=True))
@@ -183,7 +183,7 @@ def test_an_archive_packed_anew_is_verified_file_by_file(tmp_path: Path) -> None
 def test_odd_files_are_decoded_by_content(tmp_path: Path) -> None:
     miniature = build("indoor67")
     prepared, _ = get(miniature.offer(), tmp_path / "data", unpacked(miniature, tmp_path / "given"))
-    train = open_split(prepared.folder, "train")
+    train = open_split(prepared, "train")
     gif = Image.open(io.BytesIO(miniature.sources["indoorCVPR_09.tar"]["Images/buffet/Buffet_Set_Up_gif.jpg"]))
     expected = gif.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     assert np.array_equal(train.images[1], np.asarray(expected))
@@ -200,7 +200,7 @@ def test_labels_of_dogs_places_and_imagenette(tmp_path: Path) -> None:
     for name, labels in expected.items():
         miniature = build(name)
         prepared, _ = get(miniature.offer(), tmp_path / name, unpacked(miniature, tmp_path / f"{name}-given"))
-        assert open_split(prepared.folder, "test").labels.tolist() == labels, name
+        assert open_split(prepared, "test").labels.tolist() == labels, name
 
 
 def test_terms_must_be_accepted_once(tmp_path: Path) -> None:
