@@ -42,7 +42,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare:
                 path.replace(spare)
             temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a read-only folder there is none, and its removal fails like the write
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -106,16 +107,12 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = {
-            errno.ENOSPC: "no more files fit on the disk, though it has free bytes: its inodes are used up"
-            if _lacks_inodes(folder)
-            else "the disk is full",
-            errno.EDQUOT: "the disk quota, of bytes or of files, is used up",
-        }
-        reason = full.get(error.errno or 0) or f"it is not writable ({error.strerror or error})"
+        reason, remedy = f"it is not writable ({error.strerror or error})", "make it writable"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason, remedy = _used_up(error.errno, folder), "make room"
         raise StoreError(
             f"Cannot write in {folder}: {reason}. Everything finished so far is kept; "
-            "make room or choose another folder and start again."
+            f"{remedy} or choose another folder and start again."
         ) from error
     except RuntimeError as error:
         # torch's writer reports a full disk as a RuntimeError about an "unexpected pos" or a failed write.
@@ -127,12 +124,14 @@ def writing_to(folder: Path) -> Iterator[None]:
         raise
 
 
-def _lacks_inodes(folder: Path) -> bool:
-    """Return whether a folder's file system has free bytes and no room for another file."""
+def _used_up(number: int, folder: Path) -> str:
+    """Return what is used up in a folder's file system: bytes, or files."""
+    if number == errno.EDQUOT:
+        return "the disk quota, of bytes or of files, is used up"
     there = next((one for one in (folder, *folder.parents) if one.exists()), None)
-    if there is None or not hasattr(os, "statvfs"):
-        return False
-    with contextlib.suppress(OSError):
-        state = os.statvfs(there)
-        return state.f_files > 0 and state.f_favail == 0 and state.f_bavail > 0
-    return False
+    if there is not None and hasattr(os, "statvfs"):
+        with contextlib.suppress(OSError):
+            state = os.statvfs(there)
+            if state.f_files > 0 and state.f_favail == 0 and state.f_bavail > 0:
+                return "the disk takes no more files, though it has free bytes: its inodes are used up"
+    return "the disk is full"

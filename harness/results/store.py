@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, SoftFileLock, Timeout
 
 from harness.api import EpochRecord, Job, RunResult
 from harness.api.jobs import STANDARD_BUDGET
 from harness.errors import JobLockedError, StoreError, legible
-from harness.files import remove_leftovers, write_atomically, write_text_atomically, writing_to
+from harness.files import remove_leftovers, take_lock, write_atomically, write_text_atomically, writing_to
 from harness.results.schema import parse_result, result_text
 
 if TYPE_CHECKING:
@@ -89,9 +89,15 @@ class JobFolder:
         """The run's time by phase; present only if it was profiled."""
         return self.path / "profile.json"
 
-    def lock(self) -> FileLock:
-        """The job's lock, outside the folder so that the folder can be set aside under it."""
-        return FileLock(self.path.parent / f".{self.path.name}.lock")
+    @property
+    def lock_file(self) -> Path:
+        """The file of the job's lock, outside the folder so that the folder can be set aside under it."""
+        return self.path.parent / f".{self.path.name}.lock"
+
+    @property
+    def held_file(self) -> Path:
+        """The file that is there while the job is locked in a file system without locks."""
+        return self.path.parent / f".{self.path.name}.held"
 
     def read_result(self) -> RunResult | None:
         """Return the result, or None if there is none yet. ``harness.results.grid`` reads many at once.
@@ -192,29 +198,43 @@ class JobFolder:
             what.rename(target)
         return target
 
-    def acquire(self) -> FileLock:
+    def acquire(self) -> BaseFileLock:
         """Take the job's lock, which the operating system releases if this process dies.
+
+        Where the file system has no locks, a file that is there or not takes its place. It may outlive its process.
 
         Raises:
             JobLockedError: another process holds it.
             StoreError: the folder can't be written.
         """
+        working = f"{self.job}: another process is working on it"
         with writing_to(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = self.lock()
             try:
-                lock.acquire(timeout=_LOCK_SECONDS)
+                lock = take_lock(self.lock_file, _LOCK_SECONDS)
             except Timeout:
-                raise JobLockedError(f"{self.job}: another process is working on it.") from None
-            return lock
+                raise JobLockedError(f"{working}.") from None
+            if lock is not None:
+                return lock
+            by_file = SoftFileLock(self.held_file)
+            try:
+                by_file.acquire(timeout=_LOCK_SECONDS)
+            except Timeout:
+                raise JobLockedError(
+                    f"{working}, or was killed on another machine: this file system has no locks, and {self.held_file} "
+                    "names the process. If that is gone, remove the file."
+                ) from None
+            return by_file
 
     def is_locked(self) -> bool:
         """Return whether another process is working on the job."""
-        lock = self.lock()
-        if not Path(lock.lock_file).exists():
+        if not self.lock_file.exists():
             return False
         try:
-            lock.acquire(blocking=False)
+            lock = take_lock(self.lock_file, 0)
+            if lock is None:
+                lock = SoftFileLock(self.held_file)
+                lock.acquire(blocking=False)
         except Timeout:
             return True
         except OSError:  # the folder is read-only, so no process can be working in it

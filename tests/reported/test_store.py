@@ -88,8 +88,8 @@ def labels_of(bench: Bench, dataset: str) -> list[int]:
     return [int(label) for label in found]
 
 
-def base(bench: Bench) -> dict[str, str]:
-    return {"SETS_BASE": str(bench.folder / "files")}
+def base(bench: Bench) -> str:
+    return str(bench.folder / "files")
 
 
 def test_removing_leaves_files_that_somebody_else_put_beside_the_store(sets: Bench) -> None:
@@ -119,12 +119,12 @@ def test_a_folder_that_was_never_prepared_is_not_touched(sets: Bench) -> None:
 
 
 def test_corrected_labels_are_prepared_again(sets: Bench) -> None:
-    assert sets.harness("prepare", "birds", **base(sets)).code == 0
+    assert sets.harness("prepare", "birds", SETS_BASE=base(sets)).code == 0
     write_table(sets.folder / "files" / "birds", [2] * 60)
-    verified = sets.harness("prepare", "birds", "--verify", **base(sets))
+    verified = sets.harness("prepare", "birds", "--verify", SETS_BASE=base(sets))
     assert verified.code == 1
     assert "labels.csv has changed since the preparation" in verified.err
-    ran = sets.harness("prepare", "birds", **base(sets))
+    ran = sets.harness("prepare", "birds", SETS_BASE=base(sets))
     assert ran.code == 0
     assert "labels.csv has changed since the preparation. It is prepared again" in ran.err
     assert labels_of(sets, "birds") == [2] * 20
@@ -212,12 +212,12 @@ def test_the_folder_of_a_killed_writer_is_taken_over(sets: Bench) -> None:
 
 def test_a_store_that_was_moved_and_linked_back_is_replaced_and_not_followed(sets: Bench) -> None:
     files = sets.folder / "files"
-    assert sets.harness("prepare", "birds", **base(sets)).code == 0
+    assert sets.harness("prepare", "birds", SETS_BASE=base(sets)).code == 0
     form, big = sets.folder / "data" / "birds" / "native", sets.folder / "big"
     shutil.move(form, big)
     form.symlink_to(big)
     write_table(files / "birds", [0] * 60)
-    ran = sets.harness("prepare", "birds", **base(sets))
+    ran = sets.harness("prepare", "birds", SETS_BASE=base(sets))
     assert ran.code == 0
     assert f"which was a link to {big}. The older arrays there stay" in ran.err
     assert labels_of(sets, "birds") == [0] * 20

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.api import Job
+from harness.errors import JobLockedError
 from harness.results.store import RunsFolder, job_at, job_place
 from harness.verify.runs import find_runs
 
@@ -66,3 +68,21 @@ def test_runs_are_found_below_a_relative_path(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path / "pocket-1.0" / "starnet")
     ((label, found),) = find_runs(Path("pocket_digits"))
     assert (Path(label), found.job) == (Path("pocket_digits/seed-12"), JOB)
+
+
+def test_a_job_is_locked_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = RunsFolder(tmp_path).of(JOB)
+    assert not folder.is_locked()
+    lock = folder.acquire()
+    assert folder.is_locked()
+    with pytest.raises(JobLockedError, match=r"this file system has no locks, and .*seed-12\.held names the process"):
+        folder.acquire()
+    lock.release()
+    assert not folder.is_locked()
+    folder.acquire().release()

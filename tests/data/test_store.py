@@ -1,0 +1,234 @@
+"""The folders of the store: writers of their own, publication by one rename, and nobody else's files touched."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.api import Split
+from harness.catalog import Offer, Plugin
+from harness.data import decode, ingest, store
+from harness.data.prepared import PreparedDataset
+from harness.data.remove import left_behind, remove
+from harness.data.store import foreign_files, open_workshop, publish, require_place
+from harness.errors import DatasetError, StoreError
+from tests.data.folder import SIZE, files, make, offer
+
+HERE = re.compile(r"\.work-[0-9a-f]{8}-\d+-\d+-[0-9a-f]{8}")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+def newer(prepared: PreparedDataset, images: Path) -> ingest.Ingestion:
+    """The same data set by a newer version of its plugin."""
+    return ingest.Ingestion(
+        Offer(offer(files).spec, Plugin("folder", "tests", "tests", "2")), prepared.folder.parents[1], SIZE, images
+    )
+
+
+@pytest.mark.parametrize("own", ["notes.txt", "train.images.npy.bak", "0001.jpg", ".hidden", "audit-other.png", "sub"])
+def test_a_form_with_anything_else_in_it_is_not_replaced(images: Path, tmp_path: Path, own: str) -> None:
+    prepared = make(images, tmp_path / "data")
+    (prepared.folder / own).mkdir() if own == "sub" else (prepared.folder / own).write_text("mine")
+    before = names(prepared.folder)
+    with pytest.raises(DatasetError, match=re.escape(f"holds files that the harness did not write: {own}.")):
+        ingest.ingest(newer(prepared, images))
+    assert names(prepared.folder) == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"name": "my experiment"}', "\xff"])
+def test_a_manifest_of_somebody_else_makes_no_folder_ours(tmp_path: Path, content: str) -> None:
+    form = tmp_path / "folder" / "32"
+    form.mkdir(parents=True)
+    (form / "manifest.json").write_text(content, encoding="latin-1")
+    (form / "train.images.npy").write_text("mine")
+    assert foreign_files(form, "folder") == ["manifest.json", "train.images.npy"]
+    assert remove(offer(files), tmp_path, []) == 0
+    assert names(form) == ["manifest.json", "train.images.npy"]
+
+
+def test_a_form_with_a_damaged_manifest_can_be_removed(images: Path, tmp_path: Path) -> None:
+    prepared = make(images, tmp_path)
+    (prepared.folder / "manifest.json").write_text("{")
+    assert remove(offer(files), tmp_path, []) > 0
+    assert names(tmp_path) == ["images"]
+
+
+def test_litter_of_file_managers_is_in_nobodys_way(images: Path, tmp_path: Path) -> None:
+    prepared = make(images, tmp_path / "data")
+    (prepared.folder / ".DS_Store").write_text("litter")
+    ingest.ingest(newer(prepared, images))
+    remove(offer(files), tmp_path / "data", [])
+    assert names(tmp_path / "data") == []
+
+
+def test_removing_keeps_files_beside_and_in_the_forms_and_names_them(images: Path, tmp_path: Path) -> None:
+    prepared = make(images, tmp_path / "data")
+    home = prepared.folder.parent
+    (prepared.folder / "remarks.txt").write_text("mine")
+    (home / "raw").mkdir()
+    (home / ".sources").mkdir()
+    (home / ".sources" / "list.txt").write_text("mine, in a folder that older versions used")
+    (home / ".work-of-mine").mkdir()
+    remove(offer(files), tmp_path / "data", [])
+    assert left_behind(offer(files), tmp_path / "data") == [".sources", ".work-of-mine", "32", "raw"]
+    assert names(prepared.folder) == ["remarks.txt"]
+    assert names(home / ".sources") == ["list.txt"]
+
+
+def test_folders_of_older_versions_are_removed(images: Path, tmp_path: Path) -> None:
+    home = make(images, tmp_path / "data").folder.parent
+    for folder in (".preparing-32", ".sources/parts/a.tar", ".sources/view"):
+        (home / folder).mkdir(parents=True)
+    (home / ".preparing-32" / "journal.json").write_text("{}")
+    (home / ".preparing-32" / "train.images.npy").write_text("")
+    remove(offer(files), tmp_path / "data", [])
+    assert not home.exists()
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed(images: Path, tmp_path: Path) -> None:
+    prepared = make(images, tmp_path / "data")
+    big = tmp_path / "big"
+    shutil.move(prepared.folder, big)
+    prepared.folder.symlink_to(big)
+    before = names(big)
+    said: list[str] = []
+    assert remove(offer(files), tmp_path / "data", [], said.append) == 0
+    assert names(big) == before
+    assert said == [f"folder: {prepared.folder} was a link; the arrays in {big} stay until you remove them."]
+
+
+@pytest.mark.parametrize("damage", ["file", "dangling"])
+def test_a_file_or_a_dangling_link_in_the_place_is_named(tmp_path: Path, damage: str) -> None:
+    place = tmp_path / "32"
+    if damage == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(tmp_path / "gone")
+    with pytest.raises(DatasetError, match="is a file, expected" if damage == "file" else "which is not there"):
+        require_place(place, "folder")
+
+
+def test_the_old_form_stays_until_the_new_one_is_complete(images: Path, tmp_path: Path) -> None:
+    prepared = make(images, tmp_path / "data")
+    before = {name: (prepared.folder / name).stat().st_ino for name in names(prepared.folder)}
+
+    def fails(folder: Path, split: Split) -> Iterator[Any]:
+        yield from files(folder, "train")
+        if split == "test":
+            raise OSError("the disk was pulled out")
+
+    broken = Offer(offer(fails).spec, Plugin("folder", "tests", "tests", "2"))
+    with pytest.raises(DatasetError):
+        ingest.ingest(ingest.Ingestion(broken, tmp_path / "data", SIZE, images))
+    assert {name: (prepared.folder / name).stat().st_ino for name in names(prepared.folder)} == before
+
+
+def test_a_published_array_is_never_opened_for_writing(images: Path, tmp_path: Path) -> None:
+    prepared = make(images, tmp_path / "data")
+    mapped = prepared.open_train().images
+    before = np.array(mapped)
+    ingest.ingest(newer(prepared, images))
+    assert np.array_equal(mapped, before)
+    assert names(prepared.folder.parent) == [".lock", "32"]
+
+
+def test_the_loser_of_a_race_uses_the_winners_arrays(images: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def overtaken(folder: Path, split: Split) -> Iterator[Any]:
+        yield from files(folder, split)
+        if split == "test" and not (tmp_path / "data" / "folder" / "32").exists():
+            with open_workshop(tmp_path / "data", "folder", sole=False) as workshop:
+                ingest.ingest_in(workshop, ingest.Ingestion(offer(files), tmp_path / "data", SIZE, images))
+
+    made = ingest.ingest(
+        ingest.Ingestion(offer(overtaken), tmp_path / "data", SIZE, images, workers=1, say=said.append)
+    )
+    assert said == []
+    assert names(made.folder.parent) == [".lock", "32"]
+    assert made.manifest.fingerprint == make(images, tmp_path / "other").manifest.fingerprint
+
+
+def test_publishing_survives_another_writer_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two writers replace the same form in turn; one whole form is there in the end."""
+
+    def form(path: Path, mark: str) -> Path:
+        path.mkdir(parents=True)
+        for split in ("train", "test"):
+            (path / f"{split}.images.npy").write_text(mark)
+        return path
+
+    final = form(tmp_path / "folder" / "32", "old")
+    mine, theirs = form(tmp_path / "folder" / "a" / "32", "mine"), form(tmp_path / "folder" / "b" / "32", "theirs")
+    real = store._rename
+
+    def overtaken(old: Path, new: Path) -> bool:
+        done = real(old, new)
+        if theirs.exists():
+            theirs.rename(final)
+        return done
+
+    monkeypatch.setattr(store, "_rename", overtaken)
+    publish(mine, final, "folder")
+    assert {file.read_text() for file in final.iterdir()} == {"mine"}
+
+
+def test_a_living_writer_keeps_its_folder_and_a_dead_one_loses_it(tmp_path: Path) -> None:
+    home = tmp_path / "folder"
+    home.mkdir()
+    with open_workshop(tmp_path, "folder", sole=False) as living:
+        assert HERE.fullmatch(living.path.name)
+        dead = home / re.sub(r"-\d+(-[0-9a-f]+)$", r"-99999999\1", living.path.name)  # no process has such a number
+        (dead / "parts").mkdir(parents=True)
+        with open_workshop(tmp_path, "folder", sole=False) as mine:
+            assert names(mine.path) == ["parts"]
+            assert mine.strangers == (living.path,)
+        assert names(home) == [living.path.name]
+    assert names(home) == []
+
+
+def test_a_writer_on_another_machine_is_left_alone_and_its_finished_pieces_are_copied(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_SYNC_EVERY", 4)
+
+    def stops(folder: Path, split: Split) -> Iterator[Any]:
+        for index, sample in enumerate(files(folder, split)):
+            if index == 30:
+                raise KeyboardInterrupt
+            yield sample
+
+    with pytest.raises(KeyboardInterrupt):
+        make(images, tmp_path / "data", stops, workers=1)
+    (free,) = (tmp_path / "data" / "folder").glob(".work-free-*")
+    elsewhere = free.rename(free.with_name(".work-00000000-1-1-00000000"))
+    before = (elsewhere / "32" / "train.images.npy").read_bytes()
+    skipped: list[int] = []
+    real = decode.decode_samples
+
+    def counting(*arguments: Any, skip: int, **options: Any) -> Any:
+        skipped.append(skip)
+        return real(*arguments, skip=skip, **options)
+
+    monkeypatch.setattr(ingest, "decode_samples", counting)
+    made = make(images, tmp_path / "data", workers=1)
+    assert max(skipped) >= 24
+    assert (elsewhere / "32" / "train.images.npy").read_bytes() == before
+    assert made.manifest.fingerprint == make(images, tmp_path / "fresh").manifest.fingerprint
+
+
+def test_a_full_disk_leaves_a_free_folder_and_bad_content_leaves_none(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for error, left in ((StoreError("full"), 1), (DatasetError("bad"), 0)):
+        with pytest.raises(type(error)), open_workshop(tmp_path, "folder", sole=False):
+            raise error
+        assert len(list((tmp_path / "folder").glob(".work-free-*"))) == left

@@ -1,0 +1,74 @@
+"""Writing and locking on odd file systems: read-only, without locks, without inodes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock, Timeout
+
+from harness.errors import StoreError
+from harness.files import take_lock, write_text_atomically, writing_to
+
+fcntl = pytest.importorskip("fcntl")
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_lock_that_cannot_be_had_is_none_and_leaves_no_marker(tmp_path: Path) -> None:
+    for _ in range(2):  # nothing stays behind that a second process would wait for
+        assert take_lock(tmp_path / "lock", 0) is None
+
+
+def test_a_lock_that_somebody_has_is_a_timeout(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "lock"), pytest.raises(Timeout):
+        take_lock(tmp_path / "lock", 0)
+
+
+def test_another_error_of_locking_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="Input/output error"):
+        take_lock(tmp_path / "lock", 0)
+
+
+def test_a_read_only_folder_is_named_although_the_clean_up_fails_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(StoreError, match=r"it is not writable \(Read-only file system\).*make it writable or choose"):
+        write_text_atomically(tmp_path / "file", "text")
+
+
+@pytest.mark.parametrize(
+    ("number", "free_files", "reason"),
+    [
+        (errno.ENOSPC, 0, "its inodes are used up"),
+        (errno.ENOSPC, 9, "the disk is full"),
+        (errno.EDQUOT, 9, "the disk quota, of bytes or of files, is used up"),
+    ],
+)
+def test_a_disk_without_inodes_is_not_called_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, free_files: int, reason: str
+) -> None:
+    state = namedtuple("state", "f_files f_favail f_bavail")
+    monkeypatch.setattr(os, "statvfs", lambda _: state(16, free_files, 1000))
+    with pytest.raises(StoreError, match=f"{reason}.*make room"), writing_to(tmp_path / "not" / "there"):
+        raise OSError(number, os.strerror(number))
