@@ -15,6 +15,7 @@ from harness.errors import StoreError
 from harness.files import write_text_atomically
 
 T = TypeVar("T")
+_MOST = 10_000  # entries of a file; the oldest go first, for the keys of edited plugins come up no more
 
 
 def cache_folder() -> Path:
@@ -49,7 +50,8 @@ class Cache:
             return
         with contextlib.suppress(OSError, StoreError):  # without the file the next command takes longer, no more
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(self._path, json.dumps(self._read() | self._new))
+            entries = list((self._read() | self._new).items())
+            write_text_atomically(self._path, json.dumps(dict(entries[-_MOST:])))
         self._stored.update(self._new)
         self._new = {}
 
@@ -60,6 +62,6 @@ class Cache:
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}

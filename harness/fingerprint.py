@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from harness.api import Job, ModelSpec
 from harness.api.jobs import STANDARD_BUDGET
 from harness.catalog import Offer
 from harness.registry import Protocol
+
+_ADDRESS = re.compile(r"\b0x(?:[0-9a-f]+|[0-9A-F]{9,})\b")
+_STRING = re.compile(r"(?<!\w)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
+_TOKEN = re.compile(rf"{_STRING.pattern}|[^'\"(){{}}\[\],]+|.", re.DOTALL)
+_NUMBER = re.compile(r"[-+\d.e]+")
+_CLOSING = {"{": "}", "(": ")", "[": "]"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,52 @@ def fingerprints(job: Job, identity: Identity) -> Callable[[int], str]:
 def hash_of(value: object) -> str:
     """Return sixteen hex digits of the hash of anything that JSON can hold."""
     return hashlib.sha256(_canonical(value).encode()).hexdigest()[:16]
+
+
+def repeatable(text: str, numbers: Collection[int] = ()) -> str:
+    """Return a text that objects print of themselves without what differs between two processes.
+
+    Addresses are left out, and the elements of a printed set are sorted; a set of numbers has the same order always, as
+    a dict has. Any other text stays as it is.
+
+    Args:
+        text: As printed.
+        numbers: Numbers to leave out, such as the ids of the objects.
+
+    >>> repeatable("kinds={'max', 'avg'}, pool=<Pool object at 0x7f01>")
+    "kinds={'avg', 'max'}, pool=<Pool object at >"
+    """
+    for number in numbers:
+        text = re.sub(rf"\b(?:{number}|{number:x})\b", "", text)
+    return _sets_sorted(_ADDRESS.sub("", text))
+
+
+def _sets_sorted(text: str) -> str:
+    """Sort the elements of every set in braces, from the innermost outwards."""
+    parts: list[list[str]] = [[""]]  # by level of brackets: the elements so far
+    opened: list[str] = []
+    for token in _TOKEN.findall(text):
+        if token in _CLOSING:
+            opened.append(token)
+            parts.append([""])
+        elif opened and token == _CLOSING[opened[-1]]:
+            elements = parts.pop()
+            parts[-1][-1] += _joined(opened.pop(), elements) + token
+        elif token == "," and opened:
+            parts[-1].append("")
+        else:
+            parts[-1][-1] += token
+    while opened:  # brackets that nothing closes are plain text
+        elements = parts.pop()
+        parts[-1][-1] += opened.pop() + ",".join(elements)
+    return parts[0][0]
+
+
+def _joined(opening: str, elements: list[str]) -> str:
+    is_set = opening == "{" and len(elements) > 1 and not any(":" in _STRING.sub("", one) for one in elements)
+    if not is_set or all(_NUMBER.fullmatch(one.strip()) for one in elements):
+        return opening + ",".join(elements)
+    return opening + ", ".join(sorted(one.strip() for one in elements))
 
 
 def _canonical(value: object) -> str:

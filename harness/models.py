@@ -2,43 +2,68 @@
 
 from __future__ import annotations
 
-import importlib.util
-import re
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.api import ModelSpec
 from harness.cache import Cache, cache_folder
 from harness.catalog import Offer
 from harness.errors import PluginError, one_line
-from harness.fingerprint import hash_of
+from harness.fingerprint import hash_of, repeatable
 from harness.machine import gc_paused
 from harness.macs import fvcore_nn
+from harness.source import source_stamp
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-_ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
-
-
 def architecture_digest(module: nn.Module) -> str:
     """Hash of a module's structure: the type and settings of every submodule, and every parameter's and buffer's shape.
 
-    Settings are what modules print of themselves (stride, padding, drop rate), memory addresses left out, so that the
-    hash is the same in every process.
+    Settings are what modules print of themselves (stride, padding, drop rate), without what differs between two
+    processes, such as memory addresses and the order of a set.
     """
     structure = [
-        [name, f"{type(part).__module__}.{type(part).__qualname__}", _ADDRESS.sub("", part.extra_repr())]
+        [name, f"{type(part).__module__}.{type(part).__qualname__}", _settings(part)]
         for name, part in module.named_modules()
     ]
     shapes = [[name, list(value.shape), value.requires_grad] for name, value in module.named_parameters()]
     buffers = [[name, list(value.shape)] for name, value in module.named_buffers()]
     return hash_of([structure, shapes, buffers])
+
+
+def _settings(part: nn.Module) -> str:
+    """Return what a submodule prints of its settings, the same in every process; nothing if that changes by itself."""
+    own, of_kind = vars(part), {name: value for kind in type(part).__mro__ for name, value in vars(kind).items()}
+    numbers = {id(value) for value in (part, type(part), *own.values(), *of_kind.values())}
+    unordered = {name: value for name, value in (of_kind | own).items() if _is_unordered(value)}
+    before = dict(own)
+    own.update({name: _InOrder(value) for name, value in unordered.items()})
+    try:
+        first, second = (repeatable(part.extra_repr(), numbers) for _ in range(2))
+    finally:
+        for name in unordered:
+            own.pop(name)
+        own.update({name: before[name] for name in unordered if name in before})
+    return first if first == second else ""
+
+
+def _is_unordered(value: object) -> bool:
+    """Return whether a value is a set whose order differs between processes; numbers have the same order always."""
+    return isinstance(value, set | frozenset) and not all(isinstance(one, int | float) for one in value)
+
+
+class _InOrder(frozenset[Any]):
+    """A set that is printed and iterated in the order of its elements' texts."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(sorted(super().__iter__(), key=repr))
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(map(repr, self))}}}"
 
 
 @dataclass(frozen=True)
@@ -107,10 +132,9 @@ class Architectures:
 
     def _stamp(self, spec: ModelSpec) -> list[object]:
         """The stamp as of this command's start; looking at the files again for every job would take minutes."""
-        module = spec.build.__module__
-        if module not in self._stamps:
-            self._stamps[module] = source_stamp(spec)
-        return self._stamps[module]
+        if spec.name not in self._stamps:
+            self._stamps[spec.name] = source_stamp(spec)
+        return self._stamps[spec.name]
 
     def save(self) -> None:
         """Write what is new for the next command."""
@@ -212,16 +236,3 @@ def _state(module: nn.Module) -> dict[str, tuple[bool, torch.Tensor]]:
     """Return whether each parameter and buffer needs a gradient, and a copy of its values."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {name: (value.requires_grad, value.detach().clone()) for name, value in tensors.items()}
-
-
-def source_stamp(spec: ModelSpec) -> list[object]:
-    """Everything that may change what ``build`` makes: the plugin's source files, and the libraries."""
-    top = spec.build.__module__.partition(".")[0]
-    found = importlib.util.find_spec(top) if top not in ("__main__", "builtins") else None
-    places = [Path(place) for place in (found.submodule_search_locations or [])] if found else []
-    files = [file for place in places for file in place.rglob("*.py")]
-    if found and not places and found.origin:
-        files = [Path(found.origin)]
-    stats = sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-    libraries = [version(name) for name in ("torch", "torchvision", "timm")]
-    return [spec.build.__module__, stats, libraries, sys.version]

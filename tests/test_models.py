@@ -11,7 +11,8 @@ from harness.api import ModelSpec
 from harness.catalog import Catalog, Offer
 from harness.errors import PluginError
 from harness.fingerprint import hash_of
-from harness.models import Architectures, build_module, source_stamp
+from harness.models import Architectures, build_module
+from harness.source import source_stamp
 
 
 def offer_of(catalog: Catalog) -> Offer[ModelSpec]:

@@ -14,7 +14,7 @@ from harness.cache import Cache, cache_folder
 from harness.catalog import Catalog, Offer
 from harness.errors import HarnessError, PluginError, one_line
 from harness.fingerprint import hash_of
-from harness.models import build_module, count_parameters, source_stamp
+from harness.models import build_module, count_parameters
 from harness.patterns.blocks import (
     channel_shuffle,
     depthwise_separable,
@@ -28,6 +28,7 @@ from harness.patterns.blocks import (
 )
 from harness.patterns.graph import Graph, Node, record
 from harness.registry import Counting
+from harness.source import source_stamp
 
 if TYPE_CHECKING:
     from torch import nn

@@ -30,6 +30,9 @@ Facts: TypeAlias = Mapping[str, Any]
 COVERAGE = "seen_from"
 """The key of the (epoch, step) at which the record starts; absent if that is the start of the run."""
 
+SOURCES = "sources"
+"""The key of the hashes of the plugins' code by role, a list of those of all processes; absent if they agree."""
+
 _WHOLE_RUN = ("epochs", "steps_per_epoch", "learning_rates", "order")
 """Settings that can only be compared if the record covers the whole run."""
 
@@ -112,12 +115,24 @@ def compare_facts(found: Facts, expected: Facts) -> tuple[Deviation, ...]:
     If the record starts in the middle of the run, settings of the whole run are left out.
     """
     partly = COVERAGE in found
-    return tuple(
+    edited = tuple(
+        Deviation(f"the source of {role}", "edited half-way", "the same throughout") for role in edits(found)
+    )
+    return edited + tuple(
         Deviation(setting, found.get(setting), value)
         for setting, value in expected.items()
         if not _equal(found.get(setting), value)
         and not (partly and (setting in _WHOLE_RUN or found.get(setting) is None))
     )
+
+
+def edits(facts: Facts) -> list[str]:
+    """Return the plugins, such as ``model mynet``, whose code differed between the processes that carried a job out."""
+    hashes = facts.get(SOURCES, ())
+    if not isinstance(hashes, Sequence) or not all(isinstance(one, Mapping) for one in hashes):
+        return []
+    roles = sorted({str(role) for one in hashes for role in one})
+    return [role for role in roles if len({str(one.get(role)) for one in hashes}) > 1]
 
 
 def facts_digest(facts: Facts) -> str:

@@ -24,13 +24,21 @@ from harness.models import architecture_digest, build_module, count_parameters
 from harness.registry import Protocol
 from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
 from harness.train.clock import OFF, Clock, Phase
-from harness.train.deviations import Deviation, accounted_reads, compare_facts, expected_facts, facts_digest
+from harness.train.deviations import (
+    SOURCES,
+    Deviation,
+    accounted_reads,
+    compare_facts,
+    edits,
+    expected_facts,
+    facts_digest,
+)
 from harness.train.environment import compiled, frozen_numerics, kept_memory
 from harness.train.loop import Training
 from harness.train.observe import RunRecorder
 from harness.train.observer import Observer, Observers
 from harness.train.options import RunOptions
-from harness.train.provenance import describe_environment
+from harness.train.provenance import describe_environment, plugin_sources
 from harness.train.save_timer import Saver, SaveTimer
 from harness.train.schedule import learning_rate_peak
 from harness.train.setup import build_optimizer, build_pipeline, seeded, to_layout
@@ -152,7 +160,7 @@ def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trai
         started=run.started,
         finished=_now(),
         interruptions=run.interruptions,
-        notes=[*run.mishaps, *odd, *uncomputed],
+        notes=[*run.mishaps, *map(_edited, edits(facts)), *odd, *uncomputed],
         environment=environment,
         executed=facts,
         executed_digest=facts_digest(facts),
@@ -218,6 +226,7 @@ class JobInProgress:
         task.dataset.require_pixels("train", self.train_pixels)
         self.recorder.see("train_images", len(self.training.train))
         self.recorder.see("data", self.train_pixels)
+        self.recorder.see(SOURCES, plugin_sources(task.catalog, task.model.spec, task.protocol))
         if not self.training.steps:
             raise DatasetError(
                 f"The data set '{manifest.dataset}' has {manifest.counts['train']} training images, "
@@ -351,6 +360,13 @@ def _metrics(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> tuple[di
                 ) from error
             notes.append(str(error))
     return values, notes
+
+
+def _edited(role: str) -> str:
+    return (
+        f"The source of {role} was edited half-way: processes with different code trained this job. Remove its folder "
+        "and run it again to train it with one."
+    )
 
 
 def _now() -> str:

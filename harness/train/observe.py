@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from harness.train.deviations import COVERAGE, chained
+from harness.train.deviations import COVERAGE, SOURCES, chained
 from harness.train.environment import fill_uninitialized_memory, numeric_flags
 from harness.train.observer import Observer
 from harness.train.pipeline import Augment, Resize
@@ -71,7 +71,7 @@ class RunRecorder(Observer):
     def facts(self) -> dict[str, Any]:
         """Return the record by the settings of ``deviations.expected_facts``; several values as ``varied``."""
         rates = [_one(self._rates[epoch]) for epoch in sorted(self._rates, key=int)]
-        facts = {setting: _one(values) for setting, values in sorted(self._seen.items())}
+        facts = {setting: _one(values) for setting, values in sorted(self._seen.items()) if setting != SOURCES}
         unsure = facts.pop(_UNSURE, None)
         facts.setdefault("label_smoothing", unsure)
         evaluation = {key.removeprefix("evaluation."): facts.pop(key) for key in list(facts) if "evaluation." in key}
@@ -82,6 +82,8 @@ class RunRecorder(Observer):
             "order": self._chain,
             "evaluation": evaluation or None,
         }
+        if len(sources := self._seen.get(SOURCES, [])) > 1:
+            facts[SOURCES] = sources
         if self._from != [0, 0]:
             facts[COVERAGE] = self._from
         return facts

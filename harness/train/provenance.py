@@ -23,6 +23,7 @@ from harness.api import Job, ModelSpec
 from harness.catalog import DISTRIBUTION, Catalog, Offer, Plugin
 from harness.machine import LIBRARIES, device_name, installed_version, nvidia_driver
 from harness.registry import Protocol
+from harness.source import source_digest
 
 _SECONDS = 10
 
@@ -81,6 +82,18 @@ def describe_plugins(plugins: Mapping[str, Plugin]) -> list[dict[str, Any]]:
         origin = {"distribution": plugin.distribution, "version": plugin.version, **sources.of(_source(plugin.module))}
         found.setdefault(repr(origin), {**origin, "gave": []})["gave"].append(role)
     return list(found.values())
+
+
+def plugin_sources(catalog: Catalog, model: ModelSpec, protocol: Protocol) -> dict[str, str]:
+    """Return a hash of the code of each plugin that decides the weights, by role such as ``model mynet``.
+
+    Read it as soon as the plugins are imported: it is that of the files, and they may be edited while a job trains.
+    """
+    found = {f"model {model.name}": source_digest(model.build)}
+    for use in protocol.augmentations:
+        if use.name in catalog.augmentations:
+            found[f"augmentation {use.name}"] = source_digest(catalog.augmentations[use.name].spec.build)
+    return found
 
 
 class Sources:

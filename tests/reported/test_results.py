@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 
 from tests.reported.conftest import Bench
-from tests.support import lines_of
+from tests.support import lines_of, wait_until
 
 NAN_METRIC = """
 from harness.api import MetricSpec, hookimpl
@@ -161,3 +162,99 @@ def test_an_undefined_metric_of_the_protocol_fails_the_job_and_keeps_its_weights
     assert done.rows[0]["accuracy"] == 25.0
     result = json.loads(next(bench.folder.glob("runs/own-*/okay/*/seed-0/result.json")).read_text(encoding="utf-8"))
     assert [entry["epoch"] for entry in result["interruptions"]] == [2]
+
+
+FAMILY = """
+import functools
+from harness.api import ModelSpec, hookimpl
+
+def build(num_classes, *, width):
+    from torch import nn
+    return nn.Sequential(nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+
+def within(width):
+    return lambda num_classes: build(num_classes, width=width)
+
+@hookimpl
+def harness_models():
+    return [ModelSpec(name="fam", build=functools.partial(build, width=WIDTH), paper="none"),
+            ModelSpec(name="closure", build=within(WIDTH), paper="none")]
+"""
+
+
+def test_a_result_is_stale_once_the_plugin_builds_another_model(bench: Bench) -> None:
+    bench.put("fam", FAMILY.replace("WIDTH", "8"))
+    assert bench.harness("run", "fam", "closure", *bench.quick).code == 0
+    assert [bench.state(name) for name in ("fam", "closure")] == ["done", "done"]
+    bench.put("fam", FAMILY.replace("WIDTH", "9"))
+    assert [bench.state(name) for name in ("fam", "closure")] == ["stale", "stale"]
+
+
+EDITED = """
+from harness.api import ModelSpec, hookimpl
+
+def build(num_classes):
+    import time
+    from torch import nn
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+            self.head = nn.Linear(8, num_classes)
+        def forward(self, x):
+            time.sleep(PAUSE)
+            return self.head(ACTIVATION(self.conv(x)).mean((2, 3)))
+    return Net()
+
+@hookimpl
+def harness_models():
+    return [ModelSpec(name="edited", build=build, paper="none")]
+"""
+
+
+def test_a_result_tells_that_its_plugin_was_edited_half_way(bench: Bench) -> None:
+    bench.put("edited", EDITED.replace("PAUSE", "0.3").replace("ACTIVATION", "nn.functional.relu"))
+    process = bench.start("run", "edited", *bench.quick)
+    cell = bench.cell("edited")
+    wait_until(lambda: (cell / "job.json").exists(), process=process)
+    time.sleep(2)
+    process.terminate()
+    process.communicate()
+    assert (cell / "checkpoint.pt").exists()
+    assert not (cell / "result.json").exists()
+    bench.put("edited", EDITED.replace("PAUSE", "0").replace("ACTIVATION", "nn.functional.gelu"))
+    ran = bench.harness("run", "edited", *bench.quick)
+    assert ran.code == 0, ran.err
+    result = bench.result("edited")
+    assert result["deviations"] == ["the source of model edited was edited half-way, expected the same throughout"]
+    assert any("The source of model edited was edited half-way" in note for note in result["notes"])
+    verified = bench.harness("verify", "runs", "--registry", "quick.toml")
+    assert verified.code == 1
+    assert "the source of model edited" in verified.err
+
+
+SET_IN_REPR = """
+from harness.api import ModelSpec, hookimpl
+
+def build(num_classes):
+    from torch import nn
+    class Pool(nn.AdaptiveAvgPool2d):
+        kinds = {"avg", "max", "lp", "gem", "mixed"}
+        def extra_repr(self):
+            return f"output_size=1, kinds={self.kinds}, first={', '.join(self.kinds)}"
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), Pool(1),
+                         nn.Flatten(), nn.Linear(8, num_classes))
+
+@hookimpl
+def harness_models():
+    return [ModelSpec(name="setrepr", build=build, paper="none")]
+"""
+
+
+def test_a_model_that_prints_a_set_keeps_its_results(bench: Bench) -> None:
+    bench.put("setrepr", SET_IN_REPR)
+    assert bench.harness("run", "setrepr", *bench.quick, PYTHONHASHSEED="1").code == 0
+    again = bench.harness("run", "setrepr", *bench.quick, PYTHONHASHSEED="2")
+    assert "1 done; 0 carried out by this command" in again.err
+    assert not (bench.cell("setrepr").parent / "set-aside").exists()

@@ -17,6 +17,7 @@ from harness.api import StoppedError
 from harness.train.checkpoint import find_checkpoint
 from harness.train.deviations import (
     COVERAGE,
+    SOURCES,
     accounted_reads,
     compare_facts,
     expected_facts,
@@ -35,6 +36,25 @@ Patch = pytest.MonkeyPatch
 def knobs(task: Task, trained: Trained) -> dict[str, Any]:
     assert trained.result.executed is not None
     return {one.setting: one.found for one in deviations_of(task, trained.result.executed)}
+
+
+def test_code_that_was_edited_half_way_is_a_deviation(task: Task) -> None:
+    expected = expected_facts(task.protocol, task.model.spec, task.dataset.manifest, 0)
+    first = {"model tiny": "a", "augmentation cutmix": "b"}
+    assert compare_facts(expected | {SOURCES: [first, first]}, expected) == ()
+    (found,) = compare_facts(expected | {SOURCES: [first, first | {"augmentation cutmix": "c"}]}, expected)
+    assert str(found) == "the source of augmentation cutmix was edited half-way, expected the same throughout"
+    for damaged in ("x", [1], {"varied": 1}, None):
+        assert compare_facts(expected | {SOURCES: damaged}, expected) == ()
+
+
+def test_a_record_keeps_the_sources_of_all_processes() -> None:
+    first = RunRecorder()
+    first.see(SOURCES, {"model tiny": "a"})
+    assert SOURCES not in first.facts()
+    second = RunRecorder(json.loads(json.dumps(first.state())))
+    second.see(SOURCES, {"model tiny": "b"})
+    assert second.facts()[SOURCES] == [{"model tiny": "a"}, {"model tiny": "b"}]
 
 
 # ----------------------------------------------------------------------------------------------------- the truth
