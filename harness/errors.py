@@ -9,6 +9,10 @@ import difflib
 import re
 from collections.abc import Iterable
 from typing import ClassVar
+from urllib.parse import unquote
+
+_USER = re.compile(r"(?<=://)[^/\s]+(?=@)")
+_SECRET = re.compile(r"([?&][^=&\s]*(?:token|key|sig|pass|secret|auth|credential)[^=&\s]*=)[^&\s'\")]+", re.IGNORECASE)
 
 _LONGEST = 240  # characters of an error that are quoted
 
@@ -115,6 +119,25 @@ def text_of(error: BaseException) -> str:
     return without_passwords(" ".join(legible(text).split()))
 
 
-def without_passwords(text: str) -> str:
-    """Return a text without the user names and passwords of addresses."""
-    return re.sub(r"(?<=://)[^/\s]+(?=@)", "***", text)
+def without_passwords(text: str, *addresses: str) -> str:
+    """Return a text in which user names, passwords and access keys in web addresses are replaced by ``***``.
+
+    Args:
+        text: A message for the user.
+        addresses: Addresses that may occur in it in parts, such as those of proxies.
+
+    >>> without_passwords("http://anna:s3cret@example.org/a.zip?sig=ab12 failed")
+    'http://***@example.org/a.zip?sig=*** failed'
+    """
+    for address in addresses:
+        rest = re.sub(r"^[\w+.-]+://", "", address)
+        host = rest.partition("/")[0]
+        if "@" not in host and re.search(r":(?!\d*$)", host):  # no port behind the colon: a password with a slash
+            host = rest
+        user = host.rpartition("@")[0]
+        password = user.partition(":")[2]
+        parts = re.split(r"[/?#@]", user)  # an address with such a password is misread, and quoted in parts
+        for secret in (user, password, unquote(password), *parts):
+            if len(secret) > 2:
+                text = text.replace(secret, "***")
+    return _SECRET.sub(r"\1***", _USER.sub("***", text))

@@ -27,6 +27,7 @@ class Behaviour:
         refuse_libraries: Answer 403 to clients that do not name themselves.
         wrong_range: Answer a range request with another range.
         kind: The Content-Type.
+        encoding: The Content-Encoding; an empty one is not sent.
     """
 
     content: bytes = b""
@@ -40,6 +41,7 @@ class Behaviour:
     refuse_libraries: bool = False
     wrong_range: bool = False
     kind: str = "application/octet-stream"
+    encoding: str = ""
 
 
 @dataclass
@@ -99,6 +101,8 @@ def serving(files: Mapping[str, Behaviour | bytes]) -> Iterator[Loopback]:
             else:
                 self.send_response(200)
             self.send_header("Content-Type", behaviour.kind)
+            if behaviour.encoding:
+                self.send_header("Content-Encoding", behaviour.encoding)
             if behaviour.etag:
                 self.send_header("ETag", behaviour.etag)
             if behaviour.chunked:

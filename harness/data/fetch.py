@@ -6,19 +6,25 @@ hosts. This module therefore uses requests, which handles redirects, proxies fro
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import gzip
 import os
 import platform
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import getproxies
 
 from harness import __version__
 from harness.api import Source
-from harness.data.unpack import is_archive
-from harness.errors import SourceError
+from harness.data.checksums import digests_of, may_be_accepted, verify_file
+from harness.data.network_errors import may_pass, reason_of
+from harness.data.unpack import Limits, is_archive
+from harness.errors import SourceError, WrongUseError, without_passwords
 from harness.files import writing_to
 
 if TYPE_CHECKING:
@@ -30,7 +36,6 @@ Progress = Callable[[str, int, int | None], None]
 # Some hosts (Harvard Dataverse) refuse a client without a name, or with the name of a library.
 USER_AGENT = f"xscore-harness/{__version__} (Python {platform.python_version()}; benchmark data sets)"
 _CHUNK = 1 << 16  # a cut connection loses at most these bytes
-_HASH_CHUNK = 1 << 22
 
 
 def no_progress(name: str, done: int, total: int | None) -> None:
@@ -53,7 +58,7 @@ class FetchPolicy:
     """
 
     offline: bool = False
-    mirror: str = field(default_factory=lambda: os.environ.get("HARNESS_MIRROR", ""))
+    mirror: str = field(default_factory=lambda: os.environ.get("HARNESS_MIRROR", "").strip(), repr=False)
     accepted: frozenset[str] = frozenset()
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
@@ -96,63 +101,6 @@ class _FetchError(Exception):
         self.again = again
 
 
-def digests_of(path: Path, algorithms: set[str]) -> dict[str, str]:
-    """Return a file's hex digests, computed in one pass. Raises SourceError if the file can't be read."""
-    hashers = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_HASH_CHUNK):
-                for hasher in hashers.values():
-                    hasher.update(chunk)
-    except OSError as error:
-        raise SourceError(f"{path} can't be read: {error.strerror or error}.") from error
-    return {name: hasher.hexdigest() for name, hasher in hashers.items()}
-
-
-def verify_file(path: Path, source: Source, accepted: frozenset[str] = frozenset()) -> tuple[str, str]:
-    """Compare a file with a source's size and checksums.
-
-    Returns:
-        The file's SHA-256, and the compared properties, such as ``"bytes, md5, sha256"``.
-
-    Raises:
-        SourceError: names the value that was found, the expected one and its origin, and the remedy.
-    """
-    size = path.stat().st_size
-    found = digests_of(path, {"sha256", *source.checksums})
-    if found["sha256"] in accepted and (source.sole_origin or not source.checksums):
-        return found["sha256"], "accepted by the user"
-    problems = []
-    if source.bytes is not None and size != source.bytes:
-        problems.append(f"it has {size:,} bytes, expected {source.bytes:,}")
-    problems += [
-        f"its {name} is {found[name]}, expected {expected}"
-        for name, expected in source.checksums.items()
-        if found[name] != expected.lower()
-    ]
-    if not source.checksums:
-        problems.append(f"no checksum of it is published; its sha256 is {found['sha256']}")
-    if problems:
-        raise SourceError(f"{path} is not the expected file: {'; '.join(problems)}. {_advice(source, found['sha256'])}")
-    compared = [*(["bytes"] if source.bytes is not None else []), *sorted(source.checksums)]
-    return found["sha256"], ", ".join(compared)
-
-
-def _advice(source: Source, sha256: str) -> str:
-    accept = f"add --accept-file {sha256}. The manifest then records that you accepted this file."
-    if not source.checksums:
-        return f"If you trust the file's origin, {accept}"
-    if source.sole_origin:
-        return (
-            f"The expected checksum is known from one place only ({source.sole_origin}), so the published file may "
-            f"have changed. If you have made sure that this file is right, {accept}"
-        )
-    return (
-        "Several independent sources agree on the expected file, so this file is damaged or a different one. Remove it "
-        "and fetch it again. If you have unpacked the archive yourself, pass the folder with --from."
-    )
-
-
 def fetch(
     source: Source, folder: Path, dataset: str, policy: FetchPolicy, progress: Progress = no_progress
 ) -> tuple[Path, str, str]:
@@ -170,6 +118,7 @@ def fetch(
 
     Raises:
         SourceError: no address gave the right file; the message lists each address and its answer.
+        WrongUseError: the mirror is no web address.
         StoreError: the disk is full or not writable; the partial download is kept.
     """
     transfer = _Transfer(source, folder, policy, progress)
@@ -178,8 +127,7 @@ def fetch(
         refused.replace(final)
     if final.exists():
         return final, *verify_file(final, source, policy.accepted)
-    mirror = [f"{policy.mirror.rstrip('/')}/{dataset}/{source.filename}"] if policy.mirror else []
-    urls = [*mirror, *source.urls]
+    urls = [*_on_mirror(policy.mirror, dataset, source), *source.urls]
     if policy.offline or not urls:
         reason = "--offline forbids downloads" if policy.offline else "no address is known for it"
         raise SourceError(
@@ -193,7 +141,7 @@ def fetch(
         try:
             sha256, compared = _fetch_from(url, transfer)
         except _FetchError as failure:
-            answers.append(f"  {url}: {failure}")
+            answers.append(without_passwords(f"  {url}: {failure}", url, *getproxies().values()))
         else:
             return final, sha256, compared
     raise SourceError(
@@ -204,10 +152,24 @@ def fetch(
     )
 
 
+def _on_mirror(mirror: str, dataset: str, source: Source) -> list[str]:
+    """Return the address of a source on the user's mirror, if there is one. A query of the mirror stays at the end."""
+    if not mirror:
+        return []
+    try:
+        parts = urlsplit(mirror)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise WrongUseError(
+            f"HARNESS_MIRROR is '{without_passwords(mirror, mirror)}', expected an address that starts with http:// or "
+            "https://. Files in a folder are given with --from PATH."
+        )
+    return [urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{dataset}/{source.filename}"))]
+
+
 def _fetch_from(url: str, transfer: _Transfer) -> tuple[str, str]:
     """Fetch from one address until the file is complete and verified."""
-    import requests
-
     source, policy, part = transfer.source, transfer.policy, transfer.part
     pause = policy.pause_seconds
     tries = restarts = 0
@@ -215,27 +177,25 @@ def _fetch_from(url: str, transfer: _Transfer) -> tuple[str, str]:
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _download(url, transfer)
-        except (_FetchError, requests.RequestException) as error:
-            if isinstance(error, _FetchError) and not error.again:
-                raise
+            _try(url, transfer)
+        except _FetchError as error:
             now = part.stat().st_size if part.exists() else 0
             gained = now > before
             tries = 0 if gained else tries + 1
             restarts += now < before  # limits the restarts that a server can force
-            if tries >= policy.attempts or restarts > 1:
-                raise _FetchError(_reason(error)) from error
+            if not error.again or tries >= policy.attempts or restarts > 1:
+                raise
             time.sleep(pause if not gained else policy.pause_seconds)
             pause = pause * 2 if not gained else policy.pause_seconds
             continue
         try:
-            sha256, compared = verify_file(part, source, policy.accepted)
+            sha256, compared = _verify_received(transfer)
         except SourceError as error:
             if before and not anew:
                 anew = True  # the two halves may come from two files
                 part.unlink()
                 continue
-            if source.sole_origin or not source.checksums:
+            if may_be_accepted(source):
                 part.replace(transfer.refused)  # if the user accepts it, it need not be fetched twice
             else:
                 part.unlink()
@@ -245,13 +205,59 @@ def _fetch_from(url: str, transfer: _Transfer) -> tuple[str, str]:
         return sha256, compared
 
 
+def _verify_received(transfer: _Transfer) -> tuple[str, str]:
+    """Verify a complete download. If a server has packed it for the transport, though asked not to, unpack it first."""
+    source, part, accepted = transfer.source, transfer.part, transfer.policy.accepted
+    unpacked = part.with_name(f"{part.name}.unpacked")
+    try:
+        return verify_file(part, source, accepted)
+    except SourceError:
+        if not (source.checksums and _gunzip(part, unpacked, source.bytes)):
+            raise
+        with contextlib.suppress(SourceError):
+            verified = verify_file(unpacked, source, accepted)
+            unpacked.replace(part)
+            return verified
+        raise
+    finally:
+        unpacked.unlink(missing_ok=True)
+
+
+def _gunzip(packed: Path, target: Path, size: int | None) -> bool:
+    """Unpack a gzip file of at most ``size`` bytes, or of an honest number if None. Return whether it is one."""
+    limit = size if size is not None else Limits().bytes_of(packed)
+    with writing_to(target.parent):
+        file = target.open("wb")
+    try:
+        with file, gzip.open(packed) as content:
+            while chunk := content.read(_CHUNK):
+                with writing_to(target.parent):
+                    file.write(chunk)
+                if file.tell() > limit:
+                    return False
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return False
+    return True
+
+
+def _try(url: str, transfer: _Transfer) -> None:
+    """Download once, and turn each exception of the network into a _FetchError."""
+    import urllib3
+
+    try:
+        _download(url, transfer)
+    # The errors of requests are OSErrors; those of the layers below it, and of bad addresses, come through it.
+    except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+        raise _FetchError(reason_of(error), again=may_pass(error)) from error
+
+
 def _download(url: str, transfer: _Transfer) -> None:
     """Append the missing bytes to the partial file."""
     import requests
 
     source, part = transfer.source, transfer.part
     have = part.stat().st_size if part.exists() else 0
-    if source.bytes is not None and have > source.bytes:
+    if not may_be_accepted(source) and source.bytes is not None and have > source.bytes:
         part.unlink()
         have = 0
     if have and have == source.bytes:
@@ -275,7 +281,9 @@ def _download(url: str, transfer: _Transfer) -> None:
         with file:
             file.seek(offset)
             _copy(response, file.write, transfer, offset, total)
-            file.truncate()
+            with writing_to(part.parent):
+                file.truncate()
+                file.flush()
     size = part.stat().st_size
     if total is not None and size < total:
         raise _FetchError(f"the connection was cut after {size:,} of {total:,} bytes", again=True)
@@ -304,9 +312,18 @@ def _agree(response: requests.Response, source: Source, have: int) -> tuple[int 
         total = int(whole) if whole.isdigit() else None
     elif response.headers.get("Content-Length", "").isdigit():
         total = int(response.headers["Content-Length"])
+    # The size may differ if the bytes are packed for the transport, or if the user may accept another file.
+    packed = response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
+    if packed or (may_be_accepted(source) and (total is not None or _marks_its_end(response))):
+        return total, offset
     if source.bytes is not None and total is not None and total != source.bytes:
         raise _FetchError(f"the server's file has {total:,} bytes, expected {source.bytes:,}")
     return total if total is not None else source.bytes, offset
+
+
+def _marks_its_end(response: requests.Response) -> bool:
+    """Return whether an answer without a length is sent in marked pieces, so that a cut connection is noticed."""
+    return "chunked" in response.headers.get("Transfer-Encoding", "").lower()
 
 
 def _copy(
@@ -314,7 +331,8 @@ def _copy(
 ) -> None:
     policy = transfer.policy
     began, mark = time.monotonic(), done
-    for chunk in response.iter_content(_CHUNK):
+    # The bytes as they are sent: servers label files that are stored compressed as if packed for the transport.
+    for chunk in response.raw.stream(_CHUNK, decode_content=False):
         done += len(chunk)
         if total is not None and done > total:
             raise _FetchError(f"the server sends more than the {total:,} bytes that the file should have")
@@ -339,21 +357,3 @@ def _remember_validator(headers: Mapping[str, str], file: Path) -> None:
         file.write_text(etag, encoding="latin-1")
     else:
         file.unlink(missing_ok=True)
-
-
-def _reason(error: Exception) -> str:
-    import requests
-
-    if isinstance(error, requests.exceptions.ReadTimeout):
-        return "the server stopped sending"
-    if isinstance(error, requests.ConnectTimeout):
-        return "the server does not answer"
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"its certificate is not valid ({error})"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return f"the proxy does not work ({error})"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection was cut"
-    if isinstance(error, requests.ConnectionError):
-        return "the connection failed" if "Read timed out" not in str(error) else "the server stopped sending"
-    return str(error) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import random
 import socket
@@ -16,7 +17,7 @@ import pytest
 from harness.api import Source
 from harness.data import fetch as module
 from harness.data.fetch import FetchPolicy, fetch
-from harness.errors import SourceError, StoreError
+from harness.errors import SourceError, StoreError, WrongUseError, without_passwords
 from tests.loopback import Behaviour, Loopback, serving
 
 CONTENT = random.Random(0).randbytes(5000)
@@ -242,6 +243,146 @@ def test_a_lone_checksum_can_be_overruled_without_fetching_twice(
     path, sha256, compared = fetch(lone, tmp_path, "d", replace(POLICY, accepted=frozenset({found})))
     assert (path.read_bytes(), sha256, compared) == (OTHER, found, "accepted by the user")
     assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "br", "x-compress"])
+def test_a_stored_archive_with_a_wrong_label_is_kept_as_it_is(server: Loopback, tmp_path: Path, encoding: str) -> None:
+    packed = gzip.compress(CONTENT, mtime=0)
+    server.files["a.tar.gz"] = Behaviour(packed, encoding=encoding, cut_after=2048)
+    digest = hashlib.sha256(packed).hexdigest()
+    stored = Source(
+        filename="a.tar.gz", urls=(server.url("a.tar.gz"),), bytes=len(packed), checksums={"sha256": digest}
+    )
+    path, *_ = fetch(stored, tmp_path, "d", POLICY)
+    assert path.read_bytes() == packed
+    assert server.ranges() == [None, "bytes=2048-", "bytes=4096-"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_file_that_was_packed_for_the_transport_is_unpacked(server: Loopback, tmp_path: Path, chunked: bool) -> None:
+    server.files["a.bin"] = Behaviour(gzip.compress(CONTENT), encoding="gzip", chunked=chunked)
+    path, sha256, compared = fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    assert path.read_bytes() == CONTENT
+    assert (sha256, compared) == (hashlib.sha256(CONTENT).hexdigest(), "bytes, md5, sha256")
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_bomb_packed_for_the_transport_is_not_unpacked(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(gzip.compress(bytes(10**7)), encoding="gzip")
+    with pytest.raises(SourceError, match="is not the expected file"):
+        fetch(source(server.url("a.bin")), tmp_path, "d", POLICY)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [400, 9000])
+@pytest.mark.parametrize("cut_after", [None, 300])
+def test_a_lone_size_can_be_overruled_too(server: Loopback, tmp_path: Path, size: int, cut_after: int | None) -> None:
+    content = random.Random(2).randbytes(size)
+    server.files["a.bin"] = Behaviour(content, cut_after=cut_after)
+    lone = source(server.url("a.bin"), sole_origin="a blog")
+    found = hashlib.sha256(content).hexdigest()
+    with pytest.raises(SourceError, match=f"has {size:,} bytes, expected 5,000.*--accept-file {found}"):
+        fetch(lone, tmp_path, "d", POLICY)
+    path, *_ = fetch(lone, tmp_path, "d", replace(POLICY, accepted=frozenset({found})))
+    assert path.read_bytes() == content
+
+
+def test_an_answer_that_was_cut_cannot_be_accepted(server: Loopback, tmp_path: Path) -> None:
+    server.files["a.bin"] = Behaviour(CONTENT, cut_after=900, ranges=False)
+    with pytest.raises(SourceError) as caught:
+        fetch(source(server.url("a.bin"), sole_origin="a blog"), tmp_path, "d", replace(POLICY, attempts=1))
+    assert "the connection was cut" in str(caught.value)
+    assert "--accept-file" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "mirror", ["/srv/sets", "file:///srv", "ftp://host/x", "host:9/sets", "http://", "http://[::1"]
+)
+def test_a_mirror_that_is_no_web_address_is_refused(tmp_path: Path, mirror: str) -> None:
+    with pytest.raises(WrongUseError, match=r"HARNESS_MIRROR is .* expected an address that starts with http"):
+        fetch(source("http://127.0.0.1:9/a.bin"), tmp_path, "d", replace(POLICY, mirror=mirror))
+
+
+def test_a_query_of_the_mirror_stays_at_the_end(server: Loopback, tmp_path: Path) -> None:
+    server.files["m/d/a.bin"] = Behaviour(CONTENT)
+    fetch(source("http://127.0.0.1:9/a.bin"), tmp_path, "d", replace(POLICY, mirror=server.url("m/?sig=12ab")))
+    assert server.requests[0][0] == "/m/d/a.bin?sig=12ab"
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "http://anna:s3cret@127.0.0.1:9/x",
+        "http://anna:s3cret@127.0.0.1:99999/x",
+        "http://anna:s3cret@.bad/x",
+        "http://anna:s3cret/more@127.0.0.1:9/x",
+        "http://anna:a@s3cret@127.0.0.1:9/x",
+        "ftp://anna:s3cret@127.0.0.1/x",
+        "http://127.0.0.1:9/x?token=s3cret",
+    ],
+)
+def test_a_password_is_never_shown(tmp_path: Path, mirror: str) -> None:
+    policy = replace(POLICY, mirror=mirror, attempts=1)
+    with pytest.raises((SourceError, WrongUseError)) as caught:
+        fetch(source("http://127.0.0.1:9/a.bin"), tmp_path, "d", policy)
+    assert "***" in str(caught.value)
+    assert "s3cret" not in str(caught.value) + repr(policy)
+
+
+def test_the_password_of_a_proxy_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://anna:s3cret@:99999")
+    with pytest.raises(SourceError) as caught:
+        fetch(source("http://data.example/a.bin"), tmp_path, "d", replace(POLICY, attempts=1))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://host/@scope/a@b.zip", "https://host/@scope/a@b.zip"),
+        ("https://user@host/a", "https://***@host/a"),
+        ("https://host/a?format=original&X-Amz-Signature=12", "https://host/a?format=original&X-Amz-Signature=***"),
+    ],
+)
+def test_only_secrets_are_hidden(text: str, shown: str) -> None:
+    assert without_passwords(text, text) == shown
+
+
+def test_every_exception_of_the_network_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+    import urllib3
+
+    errors = [
+        OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /gone.pem"),
+        PermissionError(13, "Permission denied"),
+        UnicodeError("label empty or too long"),
+        urllib3.exceptions.LocationParseError("x"),
+        urllib3.exceptions.ProtocolError("x"),
+        requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support."),
+        requests.exceptions.InvalidProxyURL("x"),
+        requests.exceptions.ConnectionError(),
+        requests.exceptions.TooManyRedirects("Exceeded 30 redirects."),
+    ]
+    for error in errors:
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(requests, "get", fail)
+        with pytest.raises(SourceError, match=r"a\.bin: [a-zA-Z]+"):
+            fetch(source("http://data.example/a.bin"), tmp_path, "d", replace(POLICY, attempts=1))
+
+
+def test_a_socks_proxy_without_its_package_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    def missing(*_: object, **__: object) -> None:  # as in requests.adapters, where the package is not installed
+        raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", missing)
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(SourceError, match=r"needs PySocks; run: pip install PySocks"):
+        fetch(source("http://data.example/a.bin"), tmp_path, "d", replace(POLICY, attempts=1))
 
 
 def test_a_full_disk_is_reported_and_the_partial_download_is_kept(
