@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import io
+import lzma
 import os
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.data import unpack as module
-from harness.data.unpack import Limits, unpack
+from harness.data.unpack import Limits, is_archive, unpack
 from harness.errors import SourceError, StoreError
 
 GOOD = {"a/one.txt": b"one", "a/b/two.txt": b"two" * 1000, "three.txt": b""}
@@ -78,6 +82,21 @@ def overlapping_zip() -> bytes:
     return bytes(content)
 
 
+def method_zip(method: int) -> bytes:
+    """A zip whose member claims to be packed by a method of other programs."""
+    content = bytearray(zip_bytes(("a", b"x" * 50)))
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        struct.pack_into("<H", content, content.index(signature) + offset, method)
+    return bytes(content)
+
+
+def spoilt_zip(compression: int) -> bytes:
+    """A zip whose member is damaged in the middle of its packed bytes."""
+    content = bytearray(zip_bytes(("a", os.urandom(5000)), compression=compression))
+    content[60:100] = b"\xff" * 40
+    return bytes(content)
+
+
 def broken_crc_zip() -> bytes:
     content = bytearray(zip_bytes(("a", b"payload" * 100), compression=zipfile.ZIP_STORED))
     content[60] ^= 0xFF
@@ -129,6 +148,24 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     "tar is a web page": ("t.tar.gz", lambda: b"<html>Not found</html>", "damaged"),
     "tar is empty": ("t.tar", lambda: b"", "damaged"),
+    "tar.bz2 damaged": ("t.tar.bz2", lambda: bz2.compress(tar_bytes(member("a")))[:60] + b"\xff" * 60, "t.tar.bz2"),
+    "tar.xz damaged": ("t.tar.xz", lambda: lzma.compress(tar_bytes(member("a")))[:60] + b"\xff" * 60, "damaged"),
+    "tar behind a tar climbs": (
+        "t.tar",
+        lambda: tar_bytes(member("a")) + tar_bytes(member("../evil")),
+        "climbs out",
+    ),
+    "tar behind a tar has a name again": ("t.tar", lambda: tar_bytes(member("a")) * 2, "twice"),
+    "tar is a RAR": ("t.tar", lambda: b"Rar!\x1a\x07\x01\x00" + bytes(600), "it is packed by RAR"),
+    "tar is packed by Zstandard": ("t.tar.gz", lambda: b"\x28\xb5\x2f\xfd" + bytes(600), "packed by Zstandard"),
+    "zip is a 7z": ("z.zip", lambda: b"7z\xbc\xaf\x27\x1c" + bytes(600), "unpack it yourself, for example with 7-Zip"),
+    "zip by Deflate64": ("z.zip", lambda: method_zip(9), "packed by Deflate64, which can't be read here; unpack it"),
+    "zip by PPMd": ("z.zip", lambda: method_zip(98), "packed by PPMd"),
+    "zip by an unknown method": ("z.zip", lambda: method_zip(77), "packed by method 77"),
+    "zip by AES": ("z.zip", lambda: method_zip(99), "is encrypted; unpack it yourself"),
+    "zip with damaged LZMA": ("z.zip", lambda: spoilt_zip(zipfile.ZIP_LZMA), "z.zip"),
+    "zip with damaged bzip2": ("z.zip", lambda: spoilt_zip(zipfile.ZIP_BZIP2), "z.zip"),
+    "zip with damaged Deflate": ("z.zip", lambda: spoilt_zip(zipfile.ZIP_DEFLATED), "z.zip"),
     "zip climbs": ("z.zip", lambda: zip_bytes(("../evil", b"x")), "climbs out"),
     "zip absolute": ("z.zip", lambda: zip_bytes(("/evil", b"x")), "absolute name"),
     "zip drive letter": ("z.zip", lambda: zip_bytes(("C:/evil", b"x")), "absolute name"),
@@ -176,6 +213,103 @@ def test_a_good_archive_is_unpacked(tmp_path: Path, name: str) -> None:
         path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*.txt")
     }
     assert found == GOOD
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("t.tar.bz2", bz2.compress),
+        ("t.tbz2", bz2.compress),
+        ("t.tar.xz", lzma.compress),
+        ("T.TAR.GZ", gzip.compress),
+        ("t.tar.gz", lzma.compress),  # named as the plugin expects it
+        ("t.tgz", bytes),  # unpacked by the browser
+        ("t.zip", gzip.compress),
+        (
+            "t.tar.gz",
+            lambda content: b"".join(gzip.compress(content[i : i + 700]) for i in range(0, len(content), 700)),
+        ),
+        ("t.tar.gz", lambda content: gzip.compress(content) + bytes(700)),  # padded for a tape
+    ],
+)
+def test_the_content_decides_the_kind_of_a_tar(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
+    assert is_archive(name)
+    (tmp_path / name).write_bytes(pack(tar_bytes(*(member(path, data) for path, data in GOOD.items()))))
+    assert unpack(tmp_path / name, tmp_path / "out") == 3
+
+
+@pytest.mark.parametrize("name", ["Z.ZIP", "z.tar", "z.tgz"])
+@pytest.mark.parametrize("program", [b"", b"MZ" + bytes(500)])
+def test_the_content_decides_the_kind_of_a_zip(tmp_path: Path, name: str, program: bytes) -> None:
+    if program and name != "Z.ZIP":
+        return  # only the name tells that a program holds a zip
+    (tmp_path / name).write_bytes(program + zip_bytes(*GOOD.items()))
+    assert unpack(tmp_path / name, tmp_path / "out") == 3
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+def test_tars_behind_each_other_are_all_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    parts = [tar_bytes(member("a/one"), member("b/one")), tar_bytes(member("a/two")), tar_bytes(member("c"))]
+    (tmp_path / "t.tar").write_bytes(pack(b"".join(parts)))
+    assert unpack(tmp_path / "t.tar", tmp_path / "out") == 4
+    assert (tmp_path / "out" / "a" / "two").read_bytes() == b"x"
+
+
+def test_what_follows_the_end_mark_and_is_no_tar_is_ignored_as_tar_does(tmp_path: Path) -> None:
+    (tmp_path / "t.tar").write_bytes(tar_bytes(member("a")) + b"padding of a tape" * 100)
+    assert unpack(tmp_path / "t.tar", tmp_path / "out") == 1
+
+
+def test_labels_and_folder_lists_of_gnu_tar_are_no_files(tmp_path: Path) -> None:
+    label, folder = tarfile.TarInfo("My volume"), tarfile.TarInfo("a/")
+    label.type, folder.type, folder.size = b"V", b"D", 5
+    (tmp_path / "t.tar").write_bytes(tar_bytes((label, b""), (folder, b"Yb\0\0\0"), member("a/b")))
+    assert unpack(tmp_path / "t.tar", tmp_path / "out") == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def raw_zip(name: bytes, extra: bytes = b"") -> bytes:
+    """A zip of one member, whose name is stored without the flag for UTF-8."""
+    stand_in = "n" * len(name)
+    info = zipfile.ZipInfo(stand_in)
+    info.extra = extra
+    return zip_bytes((info, b"x")).replace(stand_in.encode(), name)
+
+
+ACCENT = "crème.jpg"
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (ACCENT.encode(), ACCENT),
+        (unicodedata.normalize("NFD", ACCENT).encode(), unicodedata.normalize("NFD", ACCENT)),
+        (ACCENT.encode("cp437"), ACCENT),
+        ("Übung.jpg".encode("cp437"), "Übung.jpg"),
+        ("葉.jpg".encode(), "葉.jpg"),
+    ],
+)
+def test_a_name_without_the_flag_is_utf8_if_it_can_be(tmp_path: Path, stored: bytes, expected: str) -> None:
+    (tmp_path / "z.zip").write_bytes(raw_zip(stored))
+    unpack(tmp_path / "z.zip", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [expected]
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_the_unicode_name_of_info_zip_counts_if_it_belongs_to_the_name(tmp_path: Path, valid: bool) -> None:
+    stored = ACCENT.encode("cp1252")
+    body = struct.pack("<BI", 1, zlib.crc32(stored) if valid else 0) + ACCENT.encode()
+    extra = struct.pack("<HHI", 0x5455, 4, 0) + struct.pack("<HH", 0x7075, len(body)) + body
+    (tmp_path / "z.zip").write_bytes(raw_zip(stored, extra))
+    unpack(tmp_path / "z.zip", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [ACCENT if valid else stored.decode("cp437")]
+
+
+def test_a_unicode_name_cannot_climb_out(tmp_path: Path) -> None:
+    body = struct.pack("<BI", 1, zlib.crc32(b"name")) + b"../evil"
+    (tmp_path / "z.zip").write_bytes(raw_zip(b"name", struct.pack("<HH", 0x7075, len(body)) + body))
+    with pytest.raises(SourceError, match="climbs out"):
+        unpack(tmp_path / "z.zip", tmp_path / "out")
 
 
 def test_a_tar_without_end_blocks_is_fine(tmp_path: Path) -> None:
