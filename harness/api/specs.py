@@ -93,7 +93,8 @@ class Source:
     """One source file of a data set: an archive, recognised by its name, or a plain file.
 
     Attributes:
-        filename: The file's name once downloaded. ``.tar``, ``.tar.gz``, ``.tgz`` and ``.zip`` are unpacked.
+        filename: The file's name once downloaded. ``.zip`` and ``.tar`` are unpacked, and ``.tar.gz``, ``.tar.bz2``
+            and ``.tar.xz`` with their short forms ``.tgz``, ``.tbz2`` and ``.txz``.
         urls: Its addresses, the official one first, then mirrors.
         bytes: Its size; ``None`` if it is not published.
         checksums: Hex digests by algorithm (md5, sha1, sha256, sha512), such as ``{"sha256": "..."}``.
@@ -101,7 +102,8 @@ class Source:
             refused like any other, but the user may accept it by name; empty if two or more origins agree.
         into: The folder that an archive is unpacked to, within the reader's folder; the folder itself if empty.
         gives: Paths within the reader's folder that this source provides, such as ``("Images",)``. Their last names
-            identify a folder that the user has unpacked already; a plain file gives itself.
+            identify a folder that the user has unpacked already; if several folders have the name, the one in which
+            ``read`` finds its images is taken. A plain file gives itself.
         members: Digests of unpacked files by path within the reader's folder, such as
             ``{"cifar-10-batches-bin/test_batch.bin": "md5:803d..."}``, for all files that are read or for none. They
             verify an unpacked folder, or an archive that was packed anew.
@@ -144,9 +146,9 @@ class DatasetSpec:
             image is a path or the bytes of an encoded image, which are decoded in parallel by the rules of
             ``harness.images``, or a PIL image in mode RGB or L; the label an int in ``range(len(classes))``; the group
             names the common origin of images (a patient, a photograph), so that leakage between splits can be found.
-            ``folder`` holds the unpacked sources. For a set without sources it is the folder of ``harness prepare
-            --from``, which an embedded set ignores. For a file that is not as expected, raise ``ReadError`` with a
-            sentence.
+            ``folder`` holds the unpacked sources, in real folders, without leftovers such as ``.DS_Store``. For a set
+            without sources it is the folder of ``harness prepare --from``, which an embedded set ignores. For a file
+            that is not as expected, raise ``ReadError`` with a sentence.
         licence: The terms under which the images may be used.
         citation: How to cite the set.
         domain: The kind of images, in a word or two.

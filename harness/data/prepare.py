@@ -14,6 +14,7 @@ from harness.api import DatasetSpec, Split
 from harness.catalog import Catalog, Offer
 from harness.data.audit import known_leakage
 from harness.data.fetch import FetchPolicy, Progress, no_progress
+from harness.data.given import search
 from harness.data.ingest import (
     SPLITS,
     Ingestion,
@@ -34,7 +35,7 @@ from harness.data.prepared import (
     open_split,
     pixel_histogram,
 )
-from harness.data.sources import Folders, Gathered, download_folder, find_given, gather
+from harness.data.sources import Folders, Gathered, download_folder, gather
 from harness.data.store import (
     locked,
     open_workshop,
@@ -95,17 +96,17 @@ def estimate(request: PrepareRequest) -> Estimate:
     ]
     if spec.native_side and all(spec.native_side <= size for size in request.input_sizes):
         sizes = sizes[:1]  # one native form serves every input
-    given = [find_given(spec, source, request.given) if request.given else None for source in spec.sources]
+    given = search(spec, request.given).places if request.given else tuple(() for _ in spec.sources)
     here = [
-        path is not None or (download_folder(root, source) / source.filename).exists()
-        for path, source in zip(given, spec.sources, strict=True)
+        bool(places) or (download_folder(root, source) / source.filename).exists()
+        for places, source in zip(given, spec.sources, strict=True)
     ]
     return Estimate(
         download=sum(source.bytes or 0 for source, there in zip(spec.sources, here, strict=True) if not there),
         unpacked=sum(
             int((source.bytes or 0) * 1.1)
-            for path, source in zip(given, spec.sources, strict=True)
-            if is_archive(source.filename) and not (path is not None and path.is_dir())
+            for places, source in zip(given, spec.sources, strict=True)
+            if is_archive(source.filename) and not any(path.is_dir() for path in places)
         ),
         arrays=sum(3 * size * size * sum(spec.splits.values()) for size in sizes),
         unknown=tuple(source.filename for source in spec.sources if source.bytes is None),
