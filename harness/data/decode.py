@@ -6,8 +6,10 @@ any generator. Only a window of images is in memory, however large the set is.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
+import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _MODES = ("RGB", "L")
+_TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _WINDOW = 4  # images per thread that are decoded in advance
 
 
@@ -67,12 +71,14 @@ def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Enc
     """
     expected = spec.splits[split]
     index = 0
+    left_out = {os.path.realpath(folder / name) for name in spec.unreadable}
     with contextlib.closing(_run_reader(spec, folder, split)) as samples:
         for image, label, group in samples:
             where = f"Data set '{spec.name}', {split} image {index}"
             if isinstance(image, Path):
                 name = image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image)
-                if name in spec.unreadable:  # left out even if this decoder could read it
+                # Left out even if this decoder could read it, and if the reader has resolved the links to it.
+                if name in spec.unreadable or (left_out and os.path.realpath(image) in left_out):
                     continue
                 where += f" ({legible(name)})"
             if index == expected:
@@ -162,7 +168,26 @@ def _run_reader(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tupl
     except ReadError as error:
         raise DatasetError(f"Data set '{spec.name}', {split} split: {error}") from error
     except (Exception, SystemExit) as error:
-        raise DatasetError(f"Data set '{spec.name}': reading its {split} split failed: {one_line(error)}") from error
+        hint = _byte_order_mark(folder) if spec.sources and isinstance(error, LookupError | ValueError) else ""
+        raise DatasetError(
+            f"Data set '{spec.name}': reading its {split} split failed: {one_line(error)}{hint}"
+        ) from error
+
+
+def _byte_order_mark(folder: Path) -> str:
+    """Return a sentence about a table that begins with a mark, which hides its first column's name; else nothing."""
+    for path in folder.rglob("*"):
+        if path.suffix.lower() not in _TABLES or not path.is_file():
+            continue
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            start = file.read(3)
+            for mark, encoding in _MARKS.items():
+                if start.startswith(mark):
+                    return (
+                        f". {legible(path.relative_to(folder))} begins with a byte-order mark, as Excel writes it; "
+                        f"save it as plain UTF-8, or let the plugin's reader open it with encoding='{encoding}'."
+                    )
+    return ""
 
 
 def _check_sample(where: str, image: object, label: object, group: object, spec: DatasetSpec) -> None:
