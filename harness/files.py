@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _TEMPORARY = ".tmp"
+_LEFTOVER = re.compile(r"\..+\..+-\d+(-[0-9a-f]{8})?\.tmp")  # without the last part in older versions
 _LOCKS_UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # NFS without lockd, Lustre, some FUSE
 
 
@@ -31,7 +34,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare:
     Raises:
         StoreError: the disk is full or the folder can't be written; ``path`` is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{_TEMPORARY}")
+    # Containers may share a folder, a host's name and process numbers.
+    writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{writer}{_TEMPORARY}")
     try:
         with writing_to(path.parent):
             with temporary.open("wb") as file:
@@ -50,7 +55,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of killed writers. Only for a folder without other writers."""
     for path in folder.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
+        if is_leftover(path):
+            path.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Return whether a path has the name of a temporary file of ``write_atomically``."""
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from harness.errors import StoreError
-from harness.files import take_lock, write_text_atomically, writing_to
+from harness.files import remove_leftovers, take_lock, write_text_atomically, writing_to
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -43,6 +43,14 @@ def test_another_error_of_locking_is_raised(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(OSError, match="Input/output error"):
         take_lock(tmp_path / "lock", 0)
+
+
+def test_only_temporary_files_of_writers_are_leftovers(tmp_path: Path) -> None:
+    ours = (".result.json.node-7.example.org-123.tmp", ".result.json.node7-123-0a1b2c3d.tmp")
+    for name in (*ours, ".mine.tmp", "mine-1.tmp", ".notes.txt.tmp"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".mine.tmp", ".notes.txt.tmp", "mine-1.tmp"]
 
 
 def test_a_read_only_folder_is_named_although_the_clean_up_fails_too(

@@ -31,7 +31,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from harness.errors import DatasetError, SourceError, StoreError
-from harness.files import take_lock, writing_to
+from harness.files import is_leftover, take_lock, writing_to
 
 _PARTS = ("images.npy", "labels.npy", "groups.txt")
 _FORM_FILES = frozenset(
@@ -146,7 +146,7 @@ def open_workshop(root: Path, dataset: str, *, sole: bool) -> Iterator[Workshop]
     Args:
         root: The data folder.
         dataset: The data set's name; its folder exists.
-        sole: This process holds the data set's lock, so no other process of this machine is at work.
+        sole: This process holds the data set's lock, which is no proof that nobody else does.
     """
     base = root / dataset
     path = base / f".work-{_machine()}-{_process_space()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -285,8 +285,7 @@ def _in(folder: Path) -> list[Path]:
 
 def _is_own(file: Path, dataset: str) -> bool:
     named = file.name in _FORM_FILES or file.name in _LITTER or file.name == f"audit-{dataset}.png"
-    temporary = file.name.startswith(".") and file.name.endswith(".tmp")
-    return (named or temporary) and (file.is_symlink() or file.is_file())
+    return (named or is_leftover(file)) and (file.is_symlink() or file.is_file())
 
 
 def _is_form(folder: Path, names: set[str]) -> bool:
@@ -336,12 +335,10 @@ def _is_dead(work: Path, *, sole: bool) -> bool:
     match = _WORK.fullmatch(work.name)
     if match is None or match["machine"] == "free":
         return match is not None
-    if match["machine"] != _machine():
+    if match["machine"] != _machine() or match["space"] != _process_space():
         return False
-    if sole:
-        return int(match["pid"]) != os.getpid() or match["space"] != _process_space()
-    if os.name == "nt" or match["space"] != _process_space():
-        return False
+    if os.name == "nt":  # where ``os.kill`` asks nothing, and where a lock is one
+        return sole and int(match["pid"]) != os.getpid()
     try:
         os.kill(int(match["pid"]), 0)
     except ProcessLookupError:

@@ -14,6 +14,7 @@ from harness.api import DatasetSpec
 from harness.cache import cache_folder
 from harness.catalog import Offer
 from harness.data.ingest import SPLITS, definition
+from harness.data.inputs import outdated
 from harness.data.prepare import PrepareRequest, estimate, verify_prepared
 from harness.data.prepared import find_prepared, open_split
 from harness.data.store import disk_use
@@ -176,6 +177,8 @@ def _dataset(examination: Examination, called: str, offer: Offer[DatasetSpec]) -
         terms = " --accept-licence" if spec.accept_licence else ""
         advice = f"Run: harness prepare {spec.name}{terms}"
         return Finding(called, "problem", f"not prepared in {examination.workspace.data}", advice)
+    if reason := outdated(found, spec):
+        return Finding(called, "problem", f"outdated: {reason}", f"Run: harness prepare {spec.name}")
     counts = found.manifest.counts
     facts = f"prepared: {counts['train']:,} train and {counts['test']:,} test images"
     if disk_use(found.folder) <= _VERIFY_BYTES:
