@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
+from urllib.request import getproxies
 
 from harness.errors import one_line
 
@@ -27,9 +29,13 @@ def reason_of(error: Exception) -> str:
         case requests.ReadTimeout() | ReadTimeoutError():
             return "the server stopped sending"
         case requests.exceptions.SSLError():
-            return f"its certificate is not valid ({error}){_certificate_setting()}"
+            invalid = "CERTIFICATE_VERIFY_FAILED" in str(error)
+            what = "its certificate is not valid" if invalid else "no secure connection could be made"
+            return f"{what}{_cause(error)}{_certificate_setting()}"
         case requests.exceptions.ProxyError():
-            return f"the proxy does not work ({error})"
+            return f"the proxy does not work{_cause(error)}"
+        case requests.exceptions.InvalidProxyURL():
+            return f"the address of the proxy in the environment is not usable ({one_line(error)})"
         case requests.exceptions.ChunkedEncodingError() | ProtocolError():
             return "the connection was cut"
         case requests.ConnectionError():
@@ -37,7 +43,8 @@ def reason_of(error: Exception) -> str:
         case requests.exceptions.InvalidSchema() if "SOCKS" in str(error):
             return "the proxy of the environment is a SOCKS proxy, which needs PySocks; run: pip install PySocks"
         case requests.exceptions.InvalidURL() | UnicodeError():
-            return f"the address is not usable ({one_line(error)})"
+            which = "the address, or that of the proxy in the environment," if getproxies() else "the address"
+            return f"{which} is not usable ({one_line(error)})"
     if type(error) is OSError and "certificate" in str(error):
         return f"the file of trusted certificates is missing{_certificate_setting() or f' ({error})'}"
     return one_line(error)
@@ -46,7 +53,8 @@ def reason_of(error: Exception) -> str:
 def _cause(error: requests.ConnectionError) -> str:
     """Return the lowest layer's reason in brackets, such as a refused connection or an unknown host, if any."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
-    text = " ".join(str(reason or "").rpartition(": ")[2].split())
+    lowest = getattr(reason, "original_error", reason)
+    text = " ".join(re.sub(r"^\S*\([^()]*\): ", "", str(lowest or "")).split())  # without the object's name
     return f" ({text})" if text else ""
 
 
