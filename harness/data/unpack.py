@@ -29,7 +29,6 @@ from harness.files import writing_to
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 _CHUNK = 1 << 20
 _ODD = re.compile(r"[\x00-\x1f\x7f\\]")
-_ELSEWHERE = "unpack it yourself, for example with 7-Zip, and pass the folder with --from"
 _FOREIGN = {
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"Rar!\x1a\x07": "RAR",
@@ -41,6 +40,7 @@ _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zip
 _OTHER_ZIP_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # flags of a zip member
 _AES = 99
+_WINDOWS = (0, 10, 14)  # systems of the program that made a zip: MS-DOS, and two of Windows
 _UNICODE_PATH = 0x7075  # Info-ZIP's extra field with the name of a member in UTF-8
 _GNU_FOLDER, _GNU_LABEL = b"D", b"V"  # members that GNU tar writes in incremental archives and with --label
 
@@ -111,7 +111,10 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
         with writing_to(target.parent):
             partial.rename(target)
     except _RefusedArchive as reason:
-        raise SourceError(f"The archive {archive} is refused: {reason}. Nothing was unpacked.") from None
+        raise SourceError(
+            f"The archive {archive} is refused: {reason}. Nothing was unpacked. If you trust it, unpack it by another "
+            "program, such as 7-Zip, and pass the folder with --from."
+        ) from None
     except StoreError:
         raise
     except OSError as error:  # reading: gzip reports its own damage as an OSError
@@ -134,7 +137,7 @@ def _is_zip(archive: Path) -> bool:
         start = file.read(8)
     for mark, kind in _FOREIGN.items():
         if start.startswith(mark):
-            raise _RefusedArchive(f"it is packed by {kind}, expected tar or zip; {_ELSEWHERE}")
+            raise _RefusedArchive(f"it is packed by {kind}, expected tar or zip")
     # A zip that unpacks itself begins with a program.
     return start.startswith(b"PK") or (archive.name.lower().endswith(".zip") and not tarfile.is_tarfile(archive))
 
@@ -153,10 +156,7 @@ def _unpack_tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, writer: _Wri
         return
     path = _safe_path(info.name)
     if info.issym() or info.islnk():
-        raise _RefusedArchive(
-            f"its member {info.name!r} is a link to {info.linkname!r}, expected files and folders; if you trust it, "
-            f"{_ELSEWHERE}"
-        )
+        raise _RefusedArchive(f"its member {info.name!r} is a link to {info.linkname!r}, expected files and folders")
     folder = info.isdir() or info.type == _GNU_FOLDER
     if not (info.isreg() or folder):
         raise _RefusedArchive(f"its member {info.name!r} is a device or a pipe, expected files and folders")
@@ -224,7 +224,7 @@ def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> int:
     writer = _Writer(folder, limits, limits.bytes_of(archive))
     with zipfile.ZipFile(archive) as opened:
         for path, info in _zip_members(opened, writer):
-            if info.is_dir():
+            if info.is_dir() or _name_in_zip(info).endswith("/"):
                 writer.make_folder(path)
                 continue
             with opened.open(info) as content:
@@ -240,12 +240,12 @@ def _zip_members(opened: zipfile.ZipFile, writer: _Writer) -> Iterator[tuple[Pur
         mode = info.external_attr >> 16
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
             kind = "a link" if stat.S_ISLNK(mode) else "a device or a pipe"
-            raise _RefusedArchive(f"its member {name!r} is {kind}, expected files and folders; {_ELSEWHERE}")
+            raise _RefusedArchive(f"its member {name!r} is {kind}, expected files and folders")
         if info.flag_bits & _ENCRYPTED or info.compress_type == _AES:
-            raise _RefusedArchive(f"its member {name!r} is encrypted; {_ELSEWHERE}")
+            raise _RefusedArchive(f"its member {name!r} is encrypted")
         if info.compress_type not in _ZIP_METHODS:
             method = _OTHER_ZIP_METHODS.get(info.compress_type, f"method {info.compress_type}")
-            raise _RefusedArchive(f"its member {name!r} is packed by {method}, which can't be read here; {_ELSEWHERE}")
+            raise _RefusedArchive(f"its member {name!r} is packed by {method}, which can't be read here")
         writer.count_member(name)
         total += info.file_size
         if total > writer.allowed:
@@ -255,7 +255,13 @@ def _zip_members(opened: zipfile.ZipFile, writer: _Writer) -> Iterator[tuple[Pur
 
 
 def _name_in_zip(info: zipfile.ZipInfo) -> str:
-    """Return a member's name. Macs store UTF-8 without the flag for it, and Info-ZIP has a field beside the name."""
+    """Return a member's name, with folders apart by slashes; programs for Windows store backslashes."""
+    name = _stored_name(info)
+    return name.replace("\\", "/") if info.create_system in _WINDOWS else name
+
+
+def _stored_name(info: zipfile.ZipInfo) -> str:
+    """Return a member's name as stored. Macs store UTF-8 without its flag, and Info-ZIP has a field beside the name."""
     name = info.orig_filename
     if info.flag_bits & _UTF8:
         return name

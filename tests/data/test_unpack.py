@@ -158,11 +158,11 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "tar behind a tar has a name again": ("t.tar", lambda: tar_bytes(member("a")) * 2, "twice"),
     "tar is a RAR": ("t.tar", lambda: b"Rar!\x1a\x07\x01\x00" + bytes(600), "it is packed by RAR"),
     "tar is packed by Zstandard": ("t.tar.gz", lambda: b"\x28\xb5\x2f\xfd" + bytes(600), "packed by Zstandard"),
-    "zip is a 7z": ("z.zip", lambda: b"7z\xbc\xaf\x27\x1c" + bytes(600), "unpack it yourself, for example with 7-Zip"),
-    "zip by Deflate64": ("z.zip", lambda: method_zip(9), "packed by Deflate64, which can't be read here; unpack it"),
+    "zip is a 7z": ("z.zip", lambda: b"7z\xbc\xaf\x27\x1c" + bytes(600), "is packed by 7z, expected tar or zip"),
+    "zip by Deflate64": ("z.zip", lambda: method_zip(9), "packed by Deflate64, which can't be read here"),
     "zip by PPMd": ("z.zip", lambda: method_zip(98), "packed by PPMd"),
     "zip by an unknown method": ("z.zip", lambda: method_zip(77), "packed by method 77"),
-    "zip by AES": ("z.zip", lambda: method_zip(99), "is encrypted; unpack it yourself"),
+    "zip by AES": ("z.zip", lambda: method_zip(99), "is encrypted"),
     "zip with damaged LZMA": ("z.zip", lambda: spoilt_zip(zipfile.ZIP_LZMA), "z.zip"),
     "zip with damaged bzip2": ("z.zip", lambda: spoilt_zip(zipfile.ZIP_BZIP2), "z.zip"),
     "zip with damaged Deflate": ("z.zip", lambda: spoilt_zip(zipfile.ZIP_DEFLATED), "z.zip"),
@@ -303,6 +303,19 @@ def test_the_unicode_name_of_info_zip_counts_if_it_belongs_to_the_name(tmp_path:
     (tmp_path / "z.zip").write_bytes(raw_zip(stored, extra))
     unpack(tmp_path / "z.zip", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [ACCENT if valid else stored.decode("cp437")]
+
+
+@pytest.mark.parametrize("name", ["a\\b\\c.png", "..\\evil"])
+def test_backslashes_of_windows_part_folders(tmp_path: Path, name: str) -> None:
+    folder, file = zipfile.ZipInfo("a\\b\\"), zipfile.ZipInfo(name)
+    folder.create_system = file.create_system = 0  # as of .NET, 7-Zip and Explorer
+    (tmp_path / "z.zip").write_bytes(zip_bytes((folder, b""), (file, b"x")))
+    if name.startswith(".."):
+        with pytest.raises(SourceError, match="climbs out"):
+            unpack(tmp_path / "z.zip", tmp_path / "out")
+    else:
+        unpack(tmp_path / "z.zip", tmp_path / "out")
+        assert (tmp_path / "out" / "a" / "b" / "c.png").read_bytes() == b"x"
 
 
 def test_a_unicode_name_cannot_climb_out(tmp_path: Path) -> None:
