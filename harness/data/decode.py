@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MODES = ("RGB", "L")
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
+_MARK = "\ufeff"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _WINDOW = 4  # images per thread that are decoded in advance
 
@@ -81,6 +82,12 @@ def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Enc
                 if name in spec.unreadable or (left_out and os.path.realpath(image) in left_out):
                     continue
                 where += f" ({legible(name)})"
+                if _MARK in name:
+                    raise DatasetError(
+                        f"{where} has a byte-order mark in its name. The list that names it begins with one, as Excel "
+                        "writes it; save the list as plain UTF-8, or let the plugin's reader open it with "
+                        "encoding='utf-8-sig'."
+                    )
             if index == expected:
                 raise DatasetError(
                     f"{where}: expected {expected} images and no more. The reader or the files are wrong."
@@ -168,7 +175,7 @@ def _run_reader(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tupl
     except ReadError as error:
         raise DatasetError(f"Data set '{spec.name}', {split} split: {error}") from error
     except (Exception, SystemExit) as error:
-        hint = _byte_order_mark(folder) if spec.sources and isinstance(error, LookupError | ValueError) else ""
+        hint = _byte_order_mark(folder) if folder != Path() else ""
         raise DatasetError(
             f"Data set '{spec.name}': reading its {split} split failed: {one_line(error)}{hint}"
         ) from error

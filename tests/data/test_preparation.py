@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import shutil
@@ -278,6 +279,41 @@ def test_documented_unreadable_files_are_left_out_and_others_are_not(images: Pat
     (images / "06.png").write_bytes(b"damaged by accident")
     with pytest.raises(DatasetError, match=r"train image 5 \(06.png\) is no image"):
         ingest.ingest(ingest.Ingestion(known, tmp_path / "other", SIZE, images))
+
+
+def test_unreadable_files_are_left_out_under_any_path_of_theirs(images: Path, tmp_path: Path) -> None:
+    (images / "05.png").write_bytes(b"damaged where it is published")
+    view = tmp_path / "view"
+    view.mkdir()
+    for path in images.iterdir():
+        (view / path.name).symlink_to(path)
+
+    def resolved(folder: Path, split: Split) -> Iterator[Any]:
+        paths = sorted(path.resolve() for path in folder.iterdir())
+        for index, path in enumerate(paths[:41] if split == "train" else paths[41:]):
+            yield path, index % 2
+
+    known = offer(resolved, 40, 9, unreadable=("05.png",))
+    made = ingest.ingest(ingest.Ingestion(known, tmp_path / "data", SIZE, view))
+    assert made.manifest.counts == {"train": 40, "test": 9}
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("utf-8-sig", "utf-8-sig"), ("utf-16", "utf-16")])
+@pytest.mark.parametrize("names", [True, False])
+def test_a_byte_order_mark_is_named(images: Path, tmp_path: Path, encoding: str, named: str, names: bool) -> None:
+    table = "file,class\n" if names else ""
+    table += "".join(f"{path.name},{index % 2}\n" for index, path in enumerate(sorted(images.iterdir())))
+    (images / "table.csv").write_text(table, encoding=encoding)
+
+    def read(folder: Path, split: Split) -> Iterator[Any]:
+        with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file, None if names else ["file", "class"])
+            for index, row in enumerate(rows):
+                if (index < 40) is (split == "train"):
+                    yield folder / row["file"], int(row["class"])
+
+    with pytest.raises(DatasetError, match=rf"byte-order mark.* as Excel writes it; .*encoding='{named}'"):
+        make(images, tmp_path / "data", read)
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
