@@ -29,7 +29,7 @@ from harness.data.view import ReaderFolder
 from harness.errors import DatasetError, SourceError, legible
 from harness.files import hold_lock, write_text_atomically, writing_to
 
-_TRIALS = 16  # combinations of the user's folders that are tried
+_TRIALS = 64  # combinations of the user's folders that are tried
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,28 @@ def gather(
     gathering = _Gathering(spec, folders, policy, progress, notes)
     view = ReaderFolder(folders.work / "view")
     choices = [gathering.pieces(source, found, view) for source, found in zip(spec.sources, places, strict=True)]
-    if all(len(pieces) == 1 and pieces[0].certain for pieces in choices):
-        chosen = tuple(pieces[0] for pieces in choices)
-    else:
+    try:
+        chosen = _choose(spec, view, choices, given, notes)
+    except _NoneFitsError as error:
+        # A folder whose name is only similar is not the source then.
+        missing = [pieces[0].source for pieces in choices if not any(piece.certain for piece in pieces)]
+        if policy.offline or len(missing) in (0, len(choices)):
+            raise
+        notes += [str(error), *(f"{source.filename} is downloaded." for source in missing)]
+        choices = [
+            gathering.pieces(source, (), view) if source in missing else pieces
+            for source, pieces in zip(spec.sources, choices, strict=True)
+        ]
         chosen = _choose(spec, view, choices, given, notes)
     _build(view, chosen)
     if view.decomposed and _misfit(spec, view):
         _build(view, chosen)  # composed names do not help: the reader shall name the file as it is
     notes += [piece.note for piece in chosen if piece.note]
     return Gathered(view.path, tuple(piece.record for piece in chosen), (*notes, *view.notes))
+
+
+class _NoneFitsError(SourceError):
+    """The plugin's reader finds its images in none of the user's folders."""
 
 
 @dataclass(frozen=True)
@@ -221,11 +234,12 @@ def _verified(view: ReaderFolder, folders: Sequence[_Piece]) -> list[_Piece]:
     raise SourceError("\n".join(refusals))
 
 
-def _build(view: ReaderFolder, pieces: Sequence[_Piece]) -> None:
+def _build(view: ReaderFolder, pieces: Sequence[_Piece], *, trial: bool = False) -> None:
     """Fill the reader's folder with the pieces, and verify each file whose digest is known.
 
     Raises:
-        SourceError: a file is missing or not the expected one. What was unpacked of a wrong archive is removed.
+        SourceError: a file is missing or not the expected one. Except in a trial, the unpacked files of a wrong archive
+            are removed.
     """
     view.clear()
     for piece in pieces:
@@ -234,7 +248,7 @@ def _build(view: ReaderFolder, pieces: Sequence[_Piece]) -> None:
                 view.add(origin, place, own=piece.archive is not None)
             _verify_content(piece, view.path)
         except SourceError:
-            if piece.archive is not None:
+            if piece.archive is not None and not trial:
                 _mark(piece.place).unlink(missing_ok=True)
                 shutil.rmtree(piece.place)
             raise
@@ -262,7 +276,7 @@ def _verify_content(piece: _Piece, view: Path) -> None:
 def _choose(
     spec: DatasetSpec, view: ReaderFolder, choices: Sequence[Sequence[_Piece]], given: Path | None, notes: list[str]
 ) -> tuple[_Piece, ...]:
-    """Try the user's folders by the plugin's reader, and return the pieces that fit.
+    """Return the pieces to use: if there is a choice, those that fit when the plugin's reader tries them.
 
     A folder that the user has given by its own path is preferred to one below it.
 
@@ -271,13 +285,15 @@ def _choose(
     """
     combinations = list(itertools.islice(itertools.product(*choices), _TRIALS + 1))
     tried = [pieces for pieces in choices if len(pieces) > 1 or not pieces[0].certain]
+    if not tried:
+        return combinations[0]
     if len(combinations) > _TRIALS:
         raise SourceError(_several(spec, [[piece.place for piece in pieces] for pieces in tried]))
     fitting: list[tuple[_Piece, ...]] = []
     misfits: list[str] = []
     for combination in combinations:
         try:
-            _build(view, combination)
+            _build(view, combination, trial=True)
             reason = _misfit(spec, view)
         except SourceError as error:
             reason = str(error)
@@ -288,7 +304,7 @@ def _choose(
         misfits.append(f"{' with '.join(names)}: {reason}")
     if not fitting:
         expected = f"Expected: {_wanted([pieces[0].source for pieces in tried])}."
-        raise SourceError("\n  ".join([f"'{spec.name}' is not in {given}. {expected} Tried:", *misfits]))
+        raise _NoneFitsError("\n  ".join([f"'{spec.name}' is not in {given}. {expected} Tried:", *misfits]))
     named = [combination for combination in fitting if any(piece.place == given for piece in combination)]
     if len(named or fitting) > 1:
         found = [

@@ -20,6 +20,7 @@ from harness.data.fetch import FetchPolicy
 from harness.data.given import is_leftover, search
 from harness.data.sources import Folders, Gathered, gather
 from harness.errors import SourceError, WrongUseError
+from tests.loopback import serving
 from tests.published_layouts import picture
 
 POLICY = FetchPolicy(mirror="", offline=True)
@@ -256,6 +257,26 @@ def test_accents_stored_apart_are_composed_only_if_the_reader_wants_it(tmp_path:
 def test_leftovers_are_known_by_name_and_content(tmp_path: Path, name: str, content: bytes, left: bool) -> None:
     (tmp_path / name).write_bytes(content)
     assert is_leftover(name, {"0.png", name}, tmp_path / name) is left
+
+
+def test_a_folder_of_a_similar_name_does_not_keep_a_source_from_being_downloaded(tmp_path: Path) -> None:
+    leaves(tmp_path / "served")
+    with zipfile.ZipFile(tmp_path / "leaves.zip", "w") as packed:
+        for path in sorted((tmp_path / "served").rglob("*.png")):
+            packed.write(path, path.relative_to(tmp_path / "served"))
+    content = (tmp_path / "leaves.zip").read_bytes()
+    (tmp_path / "given" / "Leaves").mkdir(parents=True)
+    (tmp_path / "given" / "list.txt").write_text("a list")
+    sums = {"sha256": hashlib.sha256(b"a list").hexdigest()}
+    with serving({"leaves.zip": content}) as server:
+        whole = replace(
+            LEAVES, urls=(server.url("leaves.zip"),), checksums={"sha256": hashlib.sha256(content).hexdigest()}
+        )
+        one = spec(whole, Source(filename="list.txt", urls=(), checksums=sums))
+        folders = Folders(tmp_path / "data", tmp_path / "data" / ".work")
+        gathered = gather(one, folders, tmp_path / "given", replace(POLICY, offline=False))
+    assert gathered.records[0].origin == "downloaded"
+    assert any("'leaves' is not in" in note and "given/Leaves" in note for note in gathered.notes)
 
 
 def test_leftovers_in_an_archive_are_left_out_and_said(tmp_path: Path) -> None:
