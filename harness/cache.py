@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,16 +12,23 @@ from typing import Any, TypeVar
 import msgspec
 import platformdirs
 
-from harness.errors import StoreError
-from harness.files import write_text_atomically
+from harness.errors import HarnessError, StoreError
+from harness.files import absolute_path, write_text_atomically
 
 T = TypeVar("T")
 _MOST = 10_000  # entries of a file; the oldest go first, for the keys of edited plugins come up no more
 
 
+NOWHERE = Path(os.devnull)
+"""A folder for files that can be neither written nor found."""
+
+
 def cache_folder() -> Path:
-    """Return the user's cache folder, which need not exist."""
-    return Path(platformdirs.user_cache_dir("xscore-harness"))
+    """Return the user's cache folder, which need not exist; NOWHERE for a user without a home."""
+    try:
+        return absolute_path(platformdirs.user_cache_dir("xscore-harness"))
+    except (HarnessError, RuntimeError):
+        return NOWHERE
 
 
 class Cache:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from harness.errors import StoreError
+from harness.errors import CannotContinueError, StoreError, WrongUseError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -20,6 +20,28 @@ if TYPE_CHECKING:
 _TEMPORARY = ".tmp"
 _LEFTOVER = re.compile(r"\..+\..+-\d+(-[0-9a-f]{8})?\.tmp")  # without the last part in older versions
 _LOCKS_UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # NFS without lockd, Lustre, some FUSE
+
+
+def absolute_path(given: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave, with ``~`` expanded, so that it stays the same when the working folder changes.
+
+    Raises:
+        WrongUseError: it begins with the home of a user, and the system knows none.
+        CannotContinueError: it is relative, and the working folder has been removed.
+    """
+    text = os.path.expanduser(os.fspath(given))  # noqa: PTH111 - pathlib takes ./~ for ~
+    if text.startswith("~"):
+        raise WrongUseError(
+            f"The path {given} begins with a home folder that this system does not know. Write the whole path, or "
+            f"./{given} for a file of this name."
+        )
+    try:
+        return Path(text).absolute()
+    except FileNotFoundError as error:
+        raise CannotContinueError(
+            f"The working folder has been removed, so {given} leads nowhere. Change to another folder, or write whole "
+            "paths."
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare: Path | None = None) -> None:

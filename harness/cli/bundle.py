@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.common_options import budget_option, format_option, registry_option, runs_option, suite_option
+from harness.cli.common_options import (
+    UserPath,
+    budget_option,
+    format_option,
+    registry_option,
+    runs_option,
+    suite_option,
+)
 from harness.cli.output import Command, print_rows
 from harness.errors import CannotContinueError, WrongUseError
 
@@ -34,9 +41,7 @@ _MERGED = {
 @suite_option
 @budget_option
 @click.option("--dataset", "datasets", metavar="DATASET", multiple=True, help="Only this data set; repeatable.")
-@click.option(
-    "-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file."
-)
+@click.option("-o", "--output", metavar="FILE", required=True, type=UserPath(dir_okay=False), help="The file.")
 @runs_option
 @registry_option
 @format_option
@@ -101,7 +106,7 @@ def bundle(
 
 
 @click.command(cls=Command)
-@click.argument("sources", metavar="BUNDLE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", metavar="BUNDLE|FOLDER...", nargs=-1, required=True, type=UserPath())
 @runs_option
 @format_option
 def merge(sources: tuple[Path, ...], runs: Path, format_: str) -> int:

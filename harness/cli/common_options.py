@@ -18,6 +18,7 @@ from harness.catalog import Catalog, discover
 from harness.cli.output import say
 from harness.data.prepared import default_data_root
 from harness.errors import HarnessError, WrongUseError
+from harness.files import absolute_path
 from harness.plan import Selection, under_budget
 from harness.protocol_file import describe_ablation, under_protocol
 from harness.registry import Benchmark, load_benchmark
@@ -95,6 +96,28 @@ complete_anchors = _of_benchmark(
 )
 complete_devices = _completer(_devices)
 
+
+class UserPath(click.Path):
+    """A path, made absolute before any plugin can change the working folder; ``~`` is the user's home."""
+
+    def __init__(self, **rules: Any) -> None:
+        super().__init__(path_type=Path, **rules)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the absolute path."""
+        return super().convert(absolute_path(value), param, ctx)
+
+
+class NameOrFile(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A name, or the path of a TOML file, which is made absolute like a ``UserPath``."""
+
+    name = "name or file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name, or the absolute path."""
+        return str(absolute_path(value)) if value.endswith(".toml") or Path(value).name != value else value
+
+
 format_option = click.option(
     "--format",
     "format_",
@@ -105,7 +128,7 @@ format_option = click.option(
 )
 registry_option = click.option(
     "--registry",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     metavar="FILE",
     help="Registry file to use instead of the shipped one.",
 )
@@ -123,7 +146,7 @@ budget_option = click.option(
 )
 runs_option = click.option(
     "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=UserPath(file_okay=False),
     metavar="DIR",
     default=DEFAULT_RUNS,
     show_default=True,
@@ -131,13 +154,14 @@ runs_option = click.option(
 )
 data_option = click.option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=UserPath(file_okay=False),
     metavar="DIR",
     default=None,
     help="Folder of the prepared data sets.  [default: $HARNESS_DATA or the user's cache folder]",
 )
 protocol_option = click.option(
     "--protocol",
+    type=NameOrFile(),
     metavar="NAME|FILE.toml",
     shell_complete=complete_protocols,
     help="Protocol to use instead of the suite's: a name from the registry, or your own file.",
@@ -160,6 +184,7 @@ metric_option = click.option(
 )
 anchors_option = click.option(
     "--anchors",
+    type=NameOrFile(),
     metavar="NAME|FILE.toml",
     shell_complete=complete_anchors,
     help="Anchors from the registry, your own frozen ones, or 'own' for the table's extrema.",
@@ -168,7 +193,7 @@ anchors_option = click.option(
 
 accuracies_option = click.option(
     "--accuracies",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     metavar="FILE.csv",
     help="CSV file to use instead of runs: a column 'model' and a column per data set, in percent.",
 )
@@ -339,8 +364,8 @@ def open_workspace(
     """
     from harness.workspace import Workspace
 
+    folder, root = RunsFolder(absolute_path(runs)), data_root(data)
     benchmark, catalog = load(registry)
-    folder = RunsFolder(runs)
     if protocol is not None:
         benchmark = find_protocol(benchmark, catalog, folder, protocol)
         found = benchmark.protocol(protocol)
@@ -348,7 +373,7 @@ def open_workspace(
             say(sentence)
         if others := other_contents(benchmark, folder, found):
             say(f"Results of other protocols of this name are ignored: {', '.join(others)}.")
-    return Workspace(benchmark, catalog, folder, data_root(data))
+    return Workspace(benchmark, catalog, folder, root)
 
 
 def data_root(given: Path | None) -> Path:

@@ -222,9 +222,10 @@ def list_command(kind: str, data: Path | None, registry: Path | None, format_: s
     harness list datasets           the data sets, prepared or not
     harness list plugins            every plugin, with the error of a broken one
     """
+    root = data_root(data) if kind == "datasets" else Path()
     benchmark, catalog = load(registry)
     rows_of, columns = _KINDS[kind]
-    rows = rows_of(benchmark, catalog, data_root(data))
+    rows = rows_of(benchmark, catalog, root)
     print_rows(
         rows, format_, columns={key: key.replace("_", " ") for key in columns}, digits={"lr_max": 4, "megabytes": 1}
     )

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.catalog import Plugin, discover
-from harness.cli.common_options import budget_option, data_option, data_root, format_option, load, registry_option
+from harness.cli.common_options import (
+    NameOrFile,
+    UserPath,
+    budget_option,
+    data_option,
+    data_root,
+    format_option,
+    load,
+    registry_option,
+)
 from harness.cli.output import Command, emit, print_rows
 from harness.errors import WrongUseError
 from harness.plan import under_budget
@@ -40,7 +49,7 @@ def plugin() -> None:
 @click.option(
     "--into",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=UserPath(file_okay=False),
     default=Path(),
     show_default="the current folder",
     help="Folder in which to make xscore-plugin-NAME.",
@@ -62,7 +71,7 @@ def new(name: str, kind: str, into: Path) -> None:
 
 
 @plugin.command(cls=Command)
-@click.argument("what", metavar="[NAME|PATH]", required=False)
+@click.argument("what", metavar="[NAME|PATH]", type=NameOrFile(), required=False)
 @click.option("--rules", "show_rules", is_flag=True, help="Show all rules with their reasons, and check nothing.")
 @budget_option
 @data_option
@@ -93,6 +102,7 @@ def check(
 
         print_rows([{"kind": one.kind, "rule": one.id, "why": one.why} for one in RULES], format_)
         return 0
+    root = data_root(data)
     with _source(what) as name:
         benchmark, catalog = load(registry)
         if budget is not None:
@@ -100,7 +110,7 @@ def check(
 
         from harness.testing.find import find_checks
 
-        outcomes = list(_examine(find_checks(name, benchmark, catalog, data_root(data))))
+        outcomes = list(_examine(find_checks(name, benchmark, catalog, root)))
     rows = [
         {
             "subject": outcome.subject,

@@ -12,6 +12,7 @@ import click
 
 from harness.catalog import Catalog
 from harness.cli.common_options import (
+    UserPath,
     complete_datasets,
     data_option,
     data_root,
@@ -63,7 +64,7 @@ _REFRESH_SECONDS = 0.2  # between two updates of the line on a terminal
 @click.option(
     "--from",
     "given",
-    type=click.Path(path_type=Path, exists=True),
+    type=UserPath(exists=True),
     metavar="PATH",
     help="Archives or unpacked folders that you have already; the folder of a data set without downloads.",
 )
@@ -141,7 +142,7 @@ def prepare(
 @click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=complete_datasets)
 @click.option(
     "--sheet",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=UserPath(file_okay=False),
     metavar="DIR",
     help="Folder for the contact sheets.  [default: beside the prepared data set]",
 )

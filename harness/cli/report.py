@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.common_options import ResultRequest, protocol_option, result_options
+from harness.cli.common_options import ResultRequest, UserPath, protocol_option, result_options
 from harness.cli.leaderboard import ablation_of, measured_board, published_board
 from harness.cli.output import Command
 from harness.errors import CannotContinueError, HarnessError, WrongUseError
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("out", type=UserPath(dir_okay=False))
 @result_options(protocol_option)
 @click.option("--published", is_flag=True, help="Show only the published benchmark, even if there are finished runs.")
 @click.option(
     "--figures",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=UserPath(file_okay=False),
     metavar="DIR",
     help="Also write every figure as PNG, SVG and PDF.",
 )

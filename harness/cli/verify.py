@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.common_options import data_option, format_option, open_workspace, registry_option
+from harness.cli.common_options import UserPath, data_option, format_option, open_workspace, registry_option
 from harness.cli.output import Command, print_rows
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _CANNOT_READ = 3
 
 
 @click.command(cls=Command)
-@click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=UserPath())
 @click.option("--replay", is_flag=True, help="Train a window of steps again and compare its losses.")
 @click.option(
     "--device",

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.api import Split
-from harness.cache import cache_folder
-from harness.errors import DatasetError, one_line
-from harness.files import write_text_atomically
+from harness.cache import NOWHERE, cache_folder
+from harness.errors import CannotContinueError, DatasetError, one_line
+from harness.files import absolute_path, write_text_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,9 +157,18 @@ class PreparedDataset:
 
 
 def default_data_root() -> Path:
-    """``$HARNESS_DATA``, or a folder in the user's cache."""
-    given = os.environ.get("HARNESS_DATA")
-    return Path(given) if given else cache_folder() / "data"
+    """``$HARNESS_DATA``, or a folder in the user's cache.
+
+    Raises:
+        CannotContinueError: neither is known.
+    """
+    if given := os.environ.get("HARNESS_DATA"):
+        return absolute_path(given)
+    if (cache := cache_folder()) == NOWHERE:
+        raise CannotContinueError(
+            "This user has no home folder. Name a folder for the prepared data sets with HARNESS_DATA or --data."
+        )
+    return cache / "data"
 
 
 def find_prepared(root: Path, dataset: str, definition: str, input_size: int) -> PreparedDataset | None:

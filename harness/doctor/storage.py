@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.api import DatasetSpec
-from harness.cache import cache_folder
+from harness.cache import NOWHERE, cache_folder
 from harness.catalog import Offer
 from harness.data.ingest import SPLITS, definition
 from harness.data.inputs import outdated
@@ -61,8 +61,11 @@ def check_disk(examination: Examination) -> Iterator[Finding]:
         if _prepared(examination, offer) is None
     )
     yield _room("disk of data", examination.workspace.data, data, "the data sets that are not prepared", "--data")
-    cache = cache_folder()
-    yield _room("disk of cache", cache, CACHE_BYTES, "the cache of all commands", "XDG_CACHE_HOME")
+    if (cache := cache_folder()) == NOWHERE:
+        found = "this user has no home folder, so each command counts and times everything again"
+        yield Finding("disk of cache", "warning", found, "Name a folder with XDG_CACHE_HOME.")
+    else:
+        yield _room("disk of cache", cache, CACHE_BYTES, "the cache of all commands", "XDG_CACHE_HOME")
 
 
 def check_runs_folder(examination: Examination) -> Iterator[Finding]:
