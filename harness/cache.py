@@ -25,7 +25,10 @@ NOWHERE = Path(os.devnull)
 
 def cache_folder() -> Path:
     """Return the user's cache folder, which need not exist; NOWHERE for a user without a home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
     try:
+        if given.startswith("~"):  # platformdirs ignores a path that is not absolute
+            return absolute_path(given) / "xscore-harness"
         return absolute_path(platformdirs.user_cache_dir("xscore-harness"))
     except (HarnessError, RuntimeError):
         return NOWHERE

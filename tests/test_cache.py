@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cache import Cache, cache_folder
+from harness.cache import NOWHERE, Cache, cache_folder
+from harness.data.prepared import default_data_root
+from harness.errors import CannotContinueError
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,23 @@ def test_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 def test_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
     assert cache_folder() == tmp_path / "xscore-harness"
+
+
+def test_a_user_without_a_home_has_no_cache_and_is_asked_for_a_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(_: str) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("platformdirs.user_cache_dir", no_home)
+    assert cache_folder() == NOWHERE
+    cache = Cache(cache_folder() / "x.json")
+    cache.put("key", 1.0)
+    cache.save()
+    assert cache.get("key", float) == 1.0
+    monkeypatch.delenv("HARNESS_DATA")
+    with pytest.raises(CannotContinueError, match=r"Name a folder .* with HARNESS_DATA or --data"):
+        default_data_root()
+
+
+def test_a_cache_folder_with_a_tilde_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/mine")
+    assert cache_folder() == Path.home() / "mine" / "xscore-harness"

@@ -340,7 +340,7 @@ selection_options = grouped(
         help="Only this data set; repeatable.",
     ),
     click.option(
-        "--seeds", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Seeds 0 to N-1."
+        "--seeds", type=click.IntRange(1, 10_000), metavar="N", default=1, show_default=True, help="Seeds 0 to N-1."
     ),
     protocol_option,
     runs_option,

@@ -38,7 +38,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "br
 @click.option("--resume", is_flag=True, help="Train a small job twice, kill the second repeatedly, and compare.")
 @click.option(
     "--kills",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1000),
     metavar="N",
     default=3,
     show_default=True,
@@ -46,7 +46,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "br
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 2**63 - 1),
     metavar="N",
     help="Random seed of the times at which --resume kills.  [default: random]",
 )

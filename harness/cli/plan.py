@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -43,11 +44,23 @@ _BASES = {"runs": "finished runs", "timed": "timed", "scaled": "scaled", None: "
 _LINE_SECONDS = 10.0  # between two lines of progress without a terminal
 
 
+def _number(_: click.Context, parameter: click.Parameter, given: float | None) -> float | None:
+    if given is not None and math.isnan(given):
+        raise click.BadParameter("nan is no number.", param=parameter)
+    return given
+
+
 @click.command(cls=Command)
 @selection_options
 @place_options
 @executor_option
-@click.option("--watts", type=click.FloatRange(min=0), metavar="W", help="Power that the machine draws while training.")
+@click.option(
+    "--watts",
+    type=click.FloatRange(0, 1e9),
+    callback=_number,
+    metavar="W",
+    help="Power that the machine draws while training.",
+)
 @click.option("--quick", is_flag=True, help="Time nothing: estimate from finished runs and earlier timings.")
 @click.option("--fresh", is_flag=True, help="Repeat all timings, for instance after a change of hardware.")
 @format_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from harness.cli.output import Command, print_rows, say
 from harness.cli.plan import COLUMNS, DIGITS, in_order, setting_of, show_plan, training_images
 from harness.cli.progress import RunReporter, duration, say_profiles, stop_signal
 from harness.cli.run_options import executor_option, resource_options, training_options
-from harness.errors import BudgetError, CannotContinueError
+from harness.errors import BudgetError, CannotContinueError, without_passwords
 from harness.execute.forkserver import begin_imports
 from harness.execute.resources import ResourceRequest, resolve_resources
 from harness.execute.run_one import LocalRunOne
@@ -195,7 +196,7 @@ def _summarise(cells: Sequence[Cell], trained: int, *, stopped: bool) -> int:
     )
     say(f"{len(cells)} jobs: {states}; {trained} carried out by this command.")
     if stopped:
-        command = " ".join(["harness", *sys.argv[1:]])
+        command = without_passwords(shlex.join(["harness", *sys.argv[1:]]))
         say(f"Stopped. Finished jobs are kept, and so is the job in progress. Resume with: {command}")
         return _INTERRUPTED
     return 0 if counts["done"] + counts["running"] == len(cells) else 1

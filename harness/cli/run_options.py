@@ -32,6 +32,15 @@ executor_option = click.option(
     shell_complete=complete_executors,
     help="The executor: local, slurm, ray or a plugin's; 'harness list executors' shows them.",
 )
+_MOST = 1024  # parallel jobs, and threads of one
+
+
+def _few_jobs(_: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    if given is not None and given.isdecimal() and (len(given) > 9 or int(given) > _MOST):
+        raise click.BadParameter(f"{given} is more than {_MOST:,}.", param=parameter)
+    return given
+
+
 _PLACE = (
     click.option(
         "--device",
@@ -43,18 +52,19 @@ _PLACE = (
     ),
     click.option(
         "--jobs",
+        callback=_few_jobs,
         metavar="N|auto",
         help="Parallel jobs, each in its own process; auto: one per GPU, or one per core.  [default: 1]",
     ),
     click.option(
         "--jobs-per-gpu",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, _MOST),
         metavar="N",
         help="Jobs that share a GPU; one small network leaves a large GPU idle.  [default: 1]",
     ),
     click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, _MOST),
         metavar="N",
         help="CPU threads per job. Equal numbers of threads give equal bits.  [default: cores / jobs]",
     ),

@@ -212,11 +212,11 @@ _SHOWN = 10
 @click.option("--published", is_flag=True, help="Search on the published table.")
 @click.option("--normalized", is_flag=True, help="Predict from normalised values instead of accuracies.")
 @click.option(
-    "--top", type=click.IntRange(min=1), metavar="N", help="Rows to print.  [default: 10; all in json and csv]"
+    "--top", type=click.IntRange(1, 1_000_000), metavar="N", help="Rows to print.  [default: 10; all in json and csv]"
 )
 @click.option(
     "--resamples",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 1_000_000),
     metavar="N",
     default=1000,
     show_default=True,

@@ -131,8 +131,10 @@ class LambdaSensitivity:
 
 def check_lambda(lam: float) -> float:
     """Return lambda as a float. Raises ``WrongUseError`` for a negative one, which would reward uneven models."""
-    if not math.isfinite(lam) or lam < 0:
-        raise WrongUseError(f"Lambda is {lam:g}; it must be a number that is zero or positive (the paper uses 0.5).")
+    if not 0 <= lam <= 1e6:  # and nan; beyond, a score is no longer a number
+        raise WrongUseError(
+            f"Lambda is {lam:g}; it must be a number that is zero or positive, at most a million (the paper uses 0.5)."
+        )
     return float(lam)
 
 

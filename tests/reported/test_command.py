@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reported.conftest import HARNESS, Bench
-from tests.support import Ran
+from tests.support import Command, Ran
 
 METRIC = """
 from harness.api import MetricSpec, hookimpl
@@ -280,6 +280,9 @@ def test_stripped_docstrings_leave_the_help_or_say_so(bench: Bench, command: tup
     assert expected in ran.out
 
 
+# -------------------------------------------------------------------------------------------------------- paths
+
+
 def test_folder_of_the_user_survives_a_plugin(bench: Bench) -> None:
     bench.put("zmoves", f"import os; os.chdir({str(bench.site)!r})" + METRIC.format(name="mine"))
     work = bench.folder / "work"
@@ -288,3 +291,65 @@ def test_folder_of_the_user_survives_a_plugin(bench: Bench) -> None:
     assert ran.code == 0, ran.err
     assert [path.name for path in work.iterdir()] == ["runs"]
     assert not (Path(bench.site) / "runs").exists()
+
+
+def test_a_home_that_no_shell_expanded_is_the_users(bench: Bench) -> None:
+    home = bench.folder / "home"
+    home.mkdir()
+    ran = bench.harness(
+        "run", "okay", *bench.quick, "--runs=~/results",
+        cwd=bench.site, HOME=str(home), HARNESS_DATA="~/sets", XDG_CACHE_HOME="~/cache",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert {"sets", "cache", "results"} <= {path.name for path in home.iterdir()}
+    assert not (bench.site / "~").exists()
+
+
+def test_a_home_that_nobody_has_is_a_sentence(bench: Bench) -> None:
+    ran = bench.harness("status", "okay", *bench.quick, "--runs", "~nobody-of-this-name/runs")
+    assert ran.code == 2
+    assert "begins with a home folder that this system does not know" in ran.err
+
+
+def test_a_plugin_that_moves_in_every_hook_moves_no_file(bench: Bench) -> None:
+    move = f"import os; os.chdir({str(bench.site)!r})"
+    source = METRIC.format(name="mine").replace("    return", f"    {move}\n    return")
+    hook = f"@hookimpl\ndef harness_run_started(job):\n    {move}\n"
+    bench.put("zmoves", source + hook)
+    bench.put("okay", (bench.site / "okay.py").read_text().replace("    return nn", f"    {move}\n    return nn"))
+    work = bench.folder / "work"
+    work.mkdir()
+    ran = bench.harness(
+        "run", "okay", *bench.quick, "--in-process", "--runs", "mine",
+        cwd=work, HARNESS_DATA="sets", XDG_CACHE_HOME="cache",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert {"mine", "sets"} <= {path.name for path in work.iterdir()}
+    assert not any((bench.site / name).exists() for name in ("mine", "sets", "cache"))
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+HUGE = "99999999999999999999"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("status", "--suite", "pocket", "--seeds", HUGE), "'--seeds'"),
+        (("plan", "--suite", "pocket", "--jobs", HUGE), "'--jobs'"),
+        (("run", "--suite", "pocket", "--threads", HUGE), "'--threads'"),
+        (("run", "--suite", "pocket", "--jobs-per-gpu", HUGE), "'--jobs-per-gpu'"),
+        (("plan", "--suite", "pocket", "--watts", "nan"), "'--watts'"),
+        (("plan", "--suite", "pocket", "--watts", "inf"), "'--watts'"),
+        (("select", "--published", "--resamples", HUGE), "'--resamples'"),
+        (("select", "--published", "--top", HUGE), "'--top'"),
+        (("select", "--published", "--size", HUGE), "must be between 1 and 6"),
+        (("leaderboard", "--published", "--lambda", "1e308"), "Lambda is 1e+308"),
+        (("doctor", "--resume", "--kills", HUGE), "'--kills'"),
+    ],
+)
+def test_a_number_out_of_all_bounds_is_refused(harness: Command, arguments: tuple[str, ...], said: str) -> None:
+    ran = harness(*arguments, "--dry-run") if arguments[0] == "run" else harness(*arguments)
+    assert ran.code == 2
+    assert said in ran.err
