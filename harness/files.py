@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.metadata
 import os
 import re
 import secrets
@@ -105,10 +106,17 @@ def take_lock(path: Path, seconds: float) -> BaseFileLock | None:
     Raises:
         filelock.Timeout: another process holds it.
         OSError: the file can't be opened.
+        StoreError: filelock is too old to tell a missing lock from a held one.
     """
     from filelock import FileLock
 
-    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock = FileLock(path, fallback_to_soft=False)
+    except TypeError:  # the switch came with 3.30
+        found = importlib.metadata.version("filelock")
+        raise StoreError(
+            f"filelock {found} is installed, and the harness needs 3.30 or newer. Run: pip install 'filelock>=3.30'"
+        ) from None
     try:
         lock.acquire(timeout=seconds)
     except OSError as error:

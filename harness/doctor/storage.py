@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from harness.api import DatasetSpec
 from harness.cache import NOWHERE, cache_folder
@@ -20,6 +21,7 @@ from harness.data.prepared import find_prepared, open_split
 from harness.data.store import disk_use
 from harness.doctor import Examination, Finding
 from harness.errors import HarnessError
+from harness.files import take_lock
 from harness.machine import existing_folder, free_bytes, gigabytes
 from harness.price.price import JobPrice, Price
 
@@ -119,17 +121,17 @@ def behaviour(name: str, folder: Path, option: str) -> Finding:
 
 def _misbehaviour(scratch: Path) -> list[str]:
     problems = []
-    holder, other = (FileLock(scratch / "lock", fallback_to_soft=False) for _ in range(2))
     try:
-        holder.acquire(timeout=1)
-        try:
-            other.acquire(blocking=False)
-            other.release()
-            problems.append("a file can be locked twice, so two commands could train the same job")
-        except Timeout:
-            pass
-        holder.release()
-    except (OSError, NotImplementedError, Timeout) as error:
+        holder = take_lock(scratch / "lock", 1)
+        if holder is None:
+            problems.append("files can't be locked, so a killed run may have to be released by hand")
+        else:
+            with contextlib.suppress(Timeout):
+                if other := take_lock(scratch / "lock", 0):
+                    other.release()
+                problems.append("a file can be locked twice, so two commands could train the same job")
+            holder.release()
+    except OSError as error:
         problems.append(f"files can't be locked ({error})")
     old, new = scratch / "old", scratch / "new"
     try:

@@ -288,15 +288,15 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_disk_without_locks_or_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoLock:
-        def __init__(self, _: Path) -> None: ...
-        def acquire(self, **_: object) -> None: ...
         def release(self) -> None: ...
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "FileLock", NoLock)
+        patch.setattr(storage, "take_lock", lambda *_: NoLock())
         finding = storage.behaviour("runs folder", tmp_path, "--runs")
         assert finding.verdict == "problem"
         assert "two commands could train the same job" in finding.found
+        patch.setattr(storage, "take_lock", lambda *_: None)
+        assert "files can't be locked" in storage.behaviour("runs folder", tmp_path, "--runs").found
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda self, target: target)
         finding = storage.behaviour("runs folder", tmp_path, "--runs")
