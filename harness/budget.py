@@ -186,11 +186,11 @@ def _measure(spec: ModelSpec, module: nn.Module, resolution: int) -> dict[str, A
         measured["deployed"] = size.trainable + size.frozen
         try:
             measured["deployed_macs"] = measure_macs(deployed, resolution).total
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             notes.append(f"The deployed model's multiply-adds could not be counted: {one_line(error)}.")
     try:
         count = measure_macs(module, resolution)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Parameters bind a model, multiply-adds inform; one that torch cannot trace may still be trained.
         notes.append(f"Multiply-adds could not be counted: {one_line(error)}.")
         return {**measured, "notes": tuple(notes)}

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from harness.api import ModelSpec
 from harness.cache import Cache, cache_folder
 from harness.catalog import Offer
-from harness.errors import PluginError, one_line
+from harness.errors import HarnessError, PluginError, one_line
 from harness.fingerprint import hash_of, repeatable
+from harness.guard import guarded
 from harness.machine import gc_paused
 from harness.macs import fvcore_nn
 from harness.source import source_stamp
+from harness.torch_settings import kept_torch, put_back_sentence
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +76,8 @@ class Counts:
         trainable: Parameters that the optimiser changes; a budget is a number of these.
         frozen: Parameters that need no gradient.
         buffers: Numbers in buffers, such as running means. fvcore counts parameters alone.
+
+    A complex number is two numbers.
     """
 
     trainable: int
@@ -82,11 +86,20 @@ class Counts:
 
 
 def count_parameters(module: nn.Module) -> Counts:
-    """Count a module's parameters with fvcore; a parameter that is used twice counts once."""
+    """Count a module's parameters with fvcore; one that is used twice counts once, a complex one as two numbers."""
     sizes = fvcore_nn().parameter_count(module)
-    trainable = sum(sizes[name] for name, parameter in module.named_parameters() if parameter.requires_grad)
-    buffers = sum(buffer.numel() for _, buffer in module.named_buffers())
-    return Counts(int(trainable), int(sizes[""] - trainable), buffers)
+    trainable = frozen = 0
+    for name, parameter in module.named_parameters():
+        numbers = int(sizes[name]) * _numbers(parameter)
+        trainable += numbers if parameter.requires_grad else 0
+        frozen += 0 if parameter.requires_grad else numbers
+    buffers = sum(buffer.numel() * _numbers(buffer) for _, buffer in module.named_buffers())
+    return Counts(trainable, frozen, buffers)
+
+
+def _numbers(value: torch.Tensor) -> int:
+    """Return how many real numbers an element is."""
+    return 2 if value.is_complex() else 1
 
 
 @dataclass(frozen=True)
@@ -143,43 +156,78 @@ class Architectures:
 
 def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:
     """Build an installed model. Raises like ``build``."""
-    return build(model.spec, num_classes, f"The model '{model.spec.name}' of {model.owner}")
+    return build(model.spec, num_classes, called(model))
 
 
-def build(spec: ModelSpec, num_classes: int, called: str) -> nn.Module:
+def called(model: Offer[ModelSpec]) -> str:
+    """Return a model's name at the start of a sentence."""
+    return f"The model '{model.spec.name}' of {model.owner}"
+
+
+def build(spec: ModelSpec, num_classes: int, name: str) -> nn.Module:
+    """Build like ``build_noting``, and keep the remarks to itself."""
+    return build_noting(spec, num_classes, name)[0]
+
+
+def build_noting(spec: ModelSpec, num_classes: int, name: str) -> tuple[nn.Module, tuple[str, ...]]:
     """Call a plugin's ``build``, which draws from torch's global generator, and check that the module can be trained.
+
+    Torch's other settings are afterwards as before.
 
     Args:
         spec: The model.
         num_classes: The number of classes.
-        called: The name of the model at the start of an error's sentence.
+        name: The name of the model at the start of an error's sentence.
+
+    Returns:
+        The module, and remarks: a sentence if settings of torch had to be put back.
 
     Raises:
-        PluginError: it fails, returns something else than a module, or has parameters without a shape or none to train.
+        PluginError: it fails, returns something else than a module, has parameters without a shape or none to train, or
+            a structure that it can't describe.
     """
     with gc_paused():
         from torch import nn
-        from torch.nn.parameter import is_lazy
 
     expected = f"Expected build({num_classes}) to return a torch.nn.Module"
     try:
-        with gc_paused():  # the first model of a process imports timm or another large library
+        with gc_paused(), guarded(), kept_torch() as changed:  # the first model imports timm or another large library
             module = spec.build(num_classes)
-    except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
-        raise PluginError(
-            f"{called} does not build for {num_classes} classes: {one_line(error)}. {expected}."
-        ) from error
+    except HarnessError as error:
+        raise PluginError(f"{name} does not build for {num_classes} classes: {error}. {expected}.") from error
     if not isinstance(module, nn.Module):
-        raise PluginError(f"{called} builds a {type(module).__name__} for {num_classes} classes. {expected}.")
-    lazy = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]
-    if lazy:
+        found = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
+        raise PluginError(f"{name} builds {found} for {num_classes} classes. {expected}.")
+    try:
+        with guarded():
+            reason = _untrainable(module, num_classes)
+            if not reason:
+                architecture_digest(module)
+                count_parameters(module)
+    except HarnessError as error:
         raise PluginError(
-            f"{called} has parameters without a shape at {num_classes} classes: {', '.join(lazy)}. Expected every "
-            "parameter to be ready after build; run the model once on zeros inside build, or avoid lazy modules."
+            f"{name} has a structure that can't be described at {num_classes} classes: {error}. Expected the "
+            "names, parameters and extra_repr of every submodule to be readable after build."
+        ) from error
+    if reason:
+        raise PluginError(f"{name} has {reason}")
+    remark = put_back_sentence(f"Building the model '{spec.name}'", changed)
+    return module, (remark,) if remark else ()
+
+
+def _untrainable(module: nn.Module, num_classes: int) -> str:
+    """Return the end of a sentence on why a module can't be trained; empty if it can."""
+    from torch.nn.parameter import is_lazy
+
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    if lazy := [name for name, value in tensors if is_lazy(value)]:
+        return (
+            f"parameters without a shape at {num_classes} classes: {', '.join(lazy)}. Expected every parameter to be "
+            "ready after build; run the model once on zeros inside build, or avoid lazy modules."
         )
     if not any(parameter.requires_grad for _, parameter in module.named_parameters()):
-        raise PluginError(f"{called} has no trainable parameters at {num_classes} classes: nothing to train.")
-    return module
+        return f"no trainable parameters at {num_classes} classes: nothing to train."
+    return ""
 
 
 def differs(logits: object, images: int, num_classes: int) -> str:
@@ -187,7 +235,7 @@ def differs(logits: object, images: int, num_classes: int) -> str:
     import torch
 
     if not isinstance(logits, torch.Tensor):
-        return f"a {type(logits).__name__}"
+        return "nothing (None)" if logits is None else f"a {type(logits).__name__}"
     if tuple(logits.shape) != (images, num_classes) or logits.dtype != torch.float32:
         return f"a {str(logits.dtype).removeprefix('torch.')} tensor of shape {tuple(logits.shape)}"
     return ""
@@ -209,14 +257,19 @@ def deploy(spec: ModelSpec, module: nn.Module, images: torch.Tensor) -> nn.Modul
 
     assert spec.deploy is not None
     with torch.no_grad():
-        expected = module.eval()(images)
+        module.eval()  # not chained: a plugin's own eval() may return nothing
+        expected = module(images)
         before = _state(module)
         try:
-            deployed = spec.deploy(module)
+            with kept_torch():
+                deployed = spec.deploy(module)
             if not isinstance(deployed, nn.Module):
                 raise TypeError(f"deploy returned a {type(deployed).__name__}, expected a torch.nn.Module")
-            found = deployed.eval()(images)
-        except Exception as error:
+            deployed.eval()
+            found = deployed(images)
+            if not isinstance(found, torch.Tensor):
+                raise TypeError(f"the deployed model returns a {type(found).__name__}, expected a tensor")
+        except (Exception, SystemExit) as error:
             raise PluginError(f"Model '{spec.name}' cannot be deployed: {one_line(error)}.") from error
     after = _state(module)
     if list(before) != list(after) or any(

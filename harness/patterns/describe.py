@@ -104,14 +104,14 @@ def _describe(offer: Offer[ModelSpec], counting: Counting) -> Described:
         parameters = count_parameters(module).trainable
         try:
             elements = detect(module, resolution)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"The model '{name}' of {offer.owner} does not run on one image of {resolution} x {resolution}: "
                 f"{one_line(error)}"
             ) from error
         try:
             count, note = measure_macs(module, resolution).total, ""
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             count, note = None, one_line(error)
     return Described(name, dict(elements), parameters, count, note)
 
