@@ -257,7 +257,8 @@ def _quickest_model(examination: Examination, side: int, classes: int) -> str:
     spans = {}
     for name, offer in examination.workspace.catalog.models.items():
         with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):  # those that don't build don't count
-            module = build_module(offer, classes).train()
+            module = build_module(offer, classes)
+            module.train()
             images = torch.rand(4, 3, side, side)
             for _ in range(2):
                 began = time.perf_counter()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @rule("model-eval-keeps-state")
 def eval_keeps_state(case: ModelCase) -> None:
     """Evaluation must leave the weights and statistics as training left them."""
-    module = case.build().eval()
+    module = case.build(training=False)
     if found := moved(case, module):
         raise Failed(f"evaluation changes {shorten(found)}, expected the state dict to stay as it was.")
 
@@ -39,7 +39,7 @@ def eval_keeps_state(case: ModelCase) -> None:
 @rule("model-train-keeps-weights")
 def train_keeps_weights(case: ModelCase) -> None:
     """Only the optimiser changes weights; a forward pass may update statistics alone."""
-    module = case.build().train()
+    module = case.build()
     weights = {name for name, _ in module.named_parameters()}
     if found := [name for name in moved(case, module) if name in weights]:
         raise Failed(f"a forward pass in training mode changes {shorten(found)}.")
@@ -64,8 +64,10 @@ def state_dict_is_all(case: ModelCase) -> None:
     import torch
 
     module = steady(case)
-    case.logits(module.train(), case.images(4))  # so that the statistics are not the trivial initial ones
-    expected = case.logits(module.eval(), case.images(4))
+    module.train()
+    case.logits(module, case.images(4))  # so that the statistics are not the trivial initial ones
+    module.eval()
+    expected = case.logits(module, case.images(4))
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
     file.seek(0)
@@ -74,7 +76,8 @@ def state_dict_is_all(case: ModelCase) -> None:
         other.load_state_dict(torch.load(file, weights_only=True))
     except RAISED as error:
         raise Failed(f"its state dict can't be saved and loaded: {one_line(error)}.") from error
-    if not torch.equal(case.logits(other.eval(), case.images(4)), expected):
+    other.eval()
+    if not torch.equal(case.logits(other, case.images(4)), expected):
         raise Failed("another build with the same state dict computes different logits: some state is outside of it.")
 
 
@@ -136,6 +139,8 @@ def is_float32(case: ModelCase) -> None:
     odd += [f"{name} (on {value.device})" for name, value in values.items() if value.device.type != "cpu"]
     if odd:
         raise Failed(f"{shorten(odd)}: expected float32 on the CPU.")
+    if inside := _other_types(case, module):
+        raise Failed(f"it computes in {shorten(inside)}, expected float32 throughout.")
 
 
 @rule("model-memory-format")
@@ -164,7 +169,8 @@ def deploys(case: ModelCase) -> None:
     if case.spec.deploy is None:
         raise Skipped("it has no deploy.")
     module = steady(case)
-    case.logits(module.train(), case.images(4))  # moves the statistics away from their initial values
+    module.train()
+    case.logits(module, case.images(4))  # moves the statistics away from their initial values
     try:
         merged = deploy(case.spec, module, case.images(4))
     except PluginError as error:
@@ -186,6 +192,25 @@ def exports(case: ModelCase) -> None:
             torch.export.export(module, (case.images(2),))
     except RAISED as error:
         raise Warned(f"torch.export fails: {one_line(error)[:160]}") from error
+
+
+def _other_types(case: ModelCase, module: nn.Module) -> list[str]:
+    """Return the types other than float32 in which a module computes float32 logits and their gradients."""
+    import torch
+
+    from harness.train.precision import PrecisionWatch
+
+    watch = PrecisionWatch("cpu")
+    for training in (False, True):
+        module.train(training)
+        if case.logits(module, case.images(2)).dtype != torch.float32:
+            raise Skipped("its logits are not float32.")
+        try:
+            with watch:
+                module(case.images(2)).sum().backward()
+        except RAISED as error:
+            raise Skipped(f"it does not compute: {one_line(error)}.") from error
+    return [f"{kind} ({operator})" for kind, operator in watch.found.items()]
 
 
 def moved(case: ModelCase, module: nn.Module) -> list[str]:

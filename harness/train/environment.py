@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from harness.errors import TrainingError
+from harness.torch_settings import precisions
 
 COMPILE_MODES: Final = ("default", "reduce-overhead")
 """torch's names: fused kernels; and, on CUDA, the whole step recorded as a graph that is launched at once."""
@@ -97,16 +98,29 @@ def fill_uninitialized_memory(wanted: bool) -> None:
 
 
 def numeric_flags(device_type: str) -> tuple[bool, tuple[tuple[str, object], ...]]:
-    """Return whether autocast is on at this moment, and the flags of ``frozen_numerics`` by name."""
+    """Return whether autocast is on at this moment, and the flags of ``frozen_numerics`` by name.
+
+    A backend that computes float32 in a shorter type has an entry of its own, which is absent otherwise.
+    """
     try:
         tf32: object = torch.backends.cudnn.allow_tf32
     except RuntimeError:  # torch's answer where the flag was set by its newer interface to something in between
         tf32 = "mixed"
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        precision = "mixed"
+    shorter = [
+        (f"{name}.fp32_precision", owner.fp32_precision)
+        for name, owner in precisions().items()
+        if owner.fp32_precision not in ("none", "ieee")
+    ]
     return torch.is_autocast_enabled(device_type), (
-        ("float32_matmul_precision", torch.get_float32_matmul_precision()),
+        ("float32_matmul_precision", precision),
         ("cudnn_tf32", tf32),
         ("cudnn_benchmark", torch.backends.cudnn.benchmark),
         ("deterministic_algorithms", torch.are_deterministic_algorithms_enabled()),
+        *shorter,
     )
 
 

@@ -1,7 +1,8 @@
 """The record of a run: the tensors that reach the model, its optimiser and its loss, as they were executed.
 
 Hooks of torch on the module and the optimiser see the values that really pass; the loop's events give the rest. A step
-costs some microseconds. Checks by arithmetic happen in the first and the last step of every epoch alone.
+costs some microseconds. Checks by arithmetic, and a look at every operator inside the model, happen in the first and
+the last step of every epoch and in the first batch of the test split alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from harness.train.deviations import COVERAGE, SOURCES, chained
 from harness.train.environment import fill_uninitialized_memory, numeric_flags
 from harness.train.observer import Observer
 from harness.train.pipeline import Augment, Resize
+from harness.train.precision import PrecisionWatch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +33,8 @@ _LOSS_TOLERANCE = 2e-5
 """Relative difference of a float32 loss to its definition in float64 that rounding explains."""
 _UNSURE = "label_smoothing as declared"
 """The smoothing of steps whose loss would be the same with another one: it counts only if no step tells more."""
+_INSIDE = "operators"
+"""The floating types inside the model other than float32; recorded only where there are any."""
 _MOMENT_TOLERANCE = 1e-4
 _PIXEL_TOLERANCE = 1e-4
 
@@ -56,6 +60,7 @@ class RunRecorder(Observer):
         self._resized = False
         self._evaluating = False
         self._smoothing = 0.0
+        self._watch: PrecisionWatch | None = None
         self.probing = False
 
     def state(self) -> dict[str, Any]:
@@ -74,7 +79,12 @@ class RunRecorder(Observer):
         facts = {setting: _one(values) for setting, values in sorted(self._seen.items()) if setting != SOURCES}
         unsure = facts.pop(_UNSURE, None)
         facts.setdefault("label_smoothing", unsure)
+        if inside := facts.pop(_INSIDE, None):
+            precision = facts.get("precision") or {}
+            facts["precision"] = precision | {_INSIDE: inside}
         evaluation = {key.removeprefix("evaluation."): facts.pop(key) for key in list(facts) if "evaluation." in key}
+        if _INSIDE in evaluation:  # first, where a sentence that is cut short still shows it
+            evaluation = {_INSIDE: evaluation.pop(_INSIDE)} | evaluation
         facts |= {
             "epochs": len(self._steps),
             "steps_per_epoch": _one(list(dict.fromkeys(self._steps.values()))),
@@ -100,6 +110,11 @@ class RunRecorder(Observer):
     def saw(self, setting: str) -> bool:
         """Return True if a value of this setting was recorded, in this process or an earlier one."""
         return setting in self._seen
+
+    def see_inside(self, other: RunRecorder) -> None:
+        """Record the types that another recorder saw inside the model."""
+        for kind in other._seen.get(_INSIDE, ()):
+            self.see(_INSIDE, kind)
 
     # ------------------------------------------------------------------------------------------ events of the loop
 
@@ -134,11 +149,13 @@ class RunRecorder(Observer):
         self.see("augmentations", self._augmentations)
         if not self.probing:
             return
+        self._pause(True)
         smoothing, sure = applied_smoothing(logits.detach(), targets, float(loss.detach()), self._smoothing)
         self.see("loss", "other than cross_entropy" if smoothing is None else "cross_entropy")
         self.see("label_smoothing" if sure else _UNSURE, smoothing)
         fresh = all(parameter.grad is None for parameter in state.module.parameters())
         self.see("gradients", "of one batch" if fresh else "added up over batches")
+        self._pause(False)
 
     # --------------------------------------------------------------------------------------------- hooks of torch
 
@@ -154,9 +171,12 @@ class RunRecorder(Observer):
             state.module.register_forward_hook(self._forward),
             state.optimizer.register_step_pre_hook(lambda which, *_: self._optimizer_step(state.module, which)),
         ]
+        if compile_mode is None:  # torch.compile would take a watched step back to uncompiled arithmetic
+            handles.append(state.module.register_forward_pre_hook(self._forward_due, prepend=True))
         try:
             yield
         finally:
+            self._look_away()
             for handle in handles:
                 handle.remove()
 
@@ -173,15 +193,50 @@ class RunRecorder(Observer):
             self.see("evaluation.input_size", list(images.shape[2:]))
             self.see("evaluation.inputs", _name(images.dtype))
             self.see("evaluation.autocast", torch.is_autocast_enabled(images.device.type))
+            self._look_away()
 
-        handle = module.register_forward_hook(forward)
+        def forward_due(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if not count:
+                self._look_inside(inputs[0].device.type)
+
+        handles = [
+            module.register_forward_hook(forward),
+            module.register_forward_pre_hook(forward_due, prepend=True),
+        ]
         self._evaluating = True
         try:
             yield
         finally:
+            self._look_away()
             self._evaluating = False
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         self.see("test_images", count)
+
+    def _forward_due(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.probing:
+            self._look_inside(inputs[0].device.type)
+
+    def _look_inside(self, device_type: str) -> None:
+        """Watch the operators from here on."""
+        if self._watch is None:
+            self._watch = PrecisionWatch(device_type)
+            self._watch.begin()
+
+    def _pause(self, paused: bool) -> None:
+        if self._watch is not None:
+            self._watch.paused = paused
+
+    def _look_away(self) -> None:
+        """Stop watching, and record the types and the flags that were seen."""
+        watch, self._watch = self._watch, None
+        if watch is None:
+            return
+        watch.end()
+        for kind in watch.found:
+            self.see(f"evaluation.{_INSIDE}" if self._evaluating else _INSIDE, kind)
+        for flags in watch.flags:
+            self.see("numerics", dict(flags))
 
     def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if not isinstance(output, torch.Tensor):
@@ -198,7 +253,7 @@ class RunRecorder(Observer):
         self.see("mode", "train" if module.training else "eval")
         autocast, numerics = numeric_flags(kind)
         self.see("numerics", dict(numerics))
-        parameters = list(dict.fromkeys(_name(parameter.dtype) for parameter in module.parameters()))
+        parameters = list(dict.fromkeys(_name(parameter.dtype.to_real()) for parameter in module.parameters()))
         self.see(
             "precision",
             {
@@ -210,6 +265,7 @@ class RunRecorder(Observer):
         )
 
     def _optimizer_step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._look_away()
         self._steps[self._epoch] = self._steps.get(self._epoch, 0) + 1
         rates = self._rates.setdefault(self._epoch, [])
         for group in optimizer.param_groups:
