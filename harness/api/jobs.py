@@ -78,6 +78,7 @@ class RunResult:
         executed: The settings of the training as observed, by name; None if an earlier harness did not observe them.
         executed_digest: Hash of ``executed``, equal for every run of the job that followed the protocol.
         deviations: A sentence for each setting that differed from the protocol; such a result does not count.
+        initial_weights_sha256: Hash of the weights that ``build`` made from the seed; None in older results.
     """
 
     job: Job
@@ -99,6 +100,7 @@ class RunResult:
     executed: Mapping[str, Any] | None = None
     executed_digest: str | None = None
     deviations: Sequence[str] = ()
+    initial_weights_sha256: str | None = None
 
 
 class StoppedError(Exception):

@@ -6,16 +6,20 @@ the whole run. After the end, the spare is the last position from which ``harnes
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from torch import nn
 
 from harness.api import EpochRecord
-from harness.errors import HarnessError
+from harness.errors import HarnessError, TrainingError, one_line
 from harness.files import write_atomically
 
 SCHEMA = 4
@@ -35,7 +39,7 @@ class Checkpoint:
     Attributes:
         fingerprint: The job's; a checkpoint of another job is not used.
         epoch, step: The next step; ``epoch`` equals the number of epochs once training has ended.
-        weights: The model's state dict.
+        weights: The model's state dict: tensors, and plain values where a module has an extra state.
         optimizer: The optimiser's state dict; None once training has ended.
         losses: float32, the losses of the current epoch's steps so far.
         history: Finished epochs.
@@ -50,7 +54,7 @@ class Checkpoint:
     fingerprint: str
     epoch: int
     step: int
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, Any]
     optimizer: dict[str, Any] | None
     losses: torch.Tensor
     history: tuple[EpochRecord, ...]
@@ -102,13 +106,29 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, roll: bool = True) ->
     Raises:
         StoreError: the disk is full; the old files are then still there.
     """
-    content = {
+    content = _content(checkpoint)
+    write_atomically(path, lambda file: torch.save(content, file), spare=spare_of(path) if roll else None)
+
+
+def read_back(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint as it would come back from a file; nothing is written to disk.
+
+    Raises:
+        DamagedCheckpointError: it would be stored and could not be read.
+        Exception: it can't be stored.
+    """
+    file = io.BytesIO()
+    torch.save(_content(checkpoint), file)
+    return _read(file, "the checkpoint", fingerprint=checkpoint.fingerprint)
+
+
+def _content(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
         "schema": SCHEMA,
         **{name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__},
         "history": [asdict(record) for record in checkpoint.history],
         "interruptions": list(checkpoint.interruptions),
     }
-    write_atomically(path, lambda file: torch.save(content, file), spare=spare_of(path) if roll else None)
 
 
 def find_checkpoint(path: Path, *, fingerprint: str) -> Found:
@@ -132,26 +152,96 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> Checkpoint | None:
         DamagedCheckpointError: it can't be read, or is another job's.
     """
     try:
-        _check_bytes(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            return _read(file, str(path), fingerprint=fingerprint)
     except FileNotFoundError:
         return None
-    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except OSError as error:
+        raise DamagedCheckpointError(f"{path} can't be read: {one_line(error)}") from error
+
+
+def _read(file: BinaryIO, name: str, *, fingerprint: str) -> Checkpoint:
+    try:
+        _check_bytes(file)
+        file.seek(0)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedCheckpointError(f"{path} can't be read: {reason}") from error
+        raise DamagedCheckpointError(f"{name} can't be read: {reason}") from error
     try:
         if (schema := content.pop("schema")) not in range(1, SCHEMA + 1):
-            raise DamagedCheckpointError(f"{path} was written by another version of harness (schema {schema})")
+            raise DamagedCheckpointError(f"{name} was written by another version of harness (schema {schema})")
         if schema == 3 and content["optimizer"] is not None:
-            content |= {name: _unpack(content[name]["tree"], content[name]["tensors"]) for name in _PACKED}
+            content |= {key: _unpack(content[key]["tree"], content[key]["tensors"]) for key in _PACKED}
         content["history"] = tuple(EpochRecord(**record) for record in content["history"])
         content["interruptions"] = tuple(content["interruptions"])
         checkpoint = Checkpoint(**content)
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise DamagedCheckpointError(f"{path} lacks something: {error}") from error
+        raise DamagedCheckpointError(f"{name} lacks something: {error}") from error
     if checkpoint.fingerprint != fingerprint:
-        raise DamagedCheckpointError(f"{path} belongs to another job: fingerprint {checkpoint.fingerprint}")
+        raise DamagedCheckpointError(f"{name} belongs to another job: fingerprint {checkpoint.fingerprint}")
     return checkpoint
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Any], images: torch.Tensor) -> None:
+    """Load a state dict into a fresh build, all of it and nothing else.
+
+    Args:
+        module: Changed in place. If it lacks something it computes once first, for a model may make a buffer in its
+            first forward pass.
+        weights: The state dict.
+        images: Inputs for that pass, float32 (N, 3, H, W).
+
+    Raises:
+        TrainingError: the state dict is not of this model.
+    """
+    try:
+        if module.state_dict().keys() != weights.keys():
+            module.train()
+            with torch.no_grad():
+                module(images)
+        module.load_state_dict(dict(weights))
+    except Exception as error:  # the methods are the plugin's, too
+        raise TrainingError(f"The weights do not fit a fresh build of the model: {one_line(error)}.") from error
+
+
+def state_hash(weights: Mapping[str, Any]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a state dict, whatever the device and the layout.
+
+    An extra state, which is no tensor, counts by its values.
+
+    Raises:
+        TypeError: it holds something else than tensors, numbers, texts, and dicts and lists of these.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        if isinstance(value, torch.Tensor):
+            _add_tensor(digest, name, value)
+        else:
+            _add_value(digest, name, value)
+    return digest.hexdigest()
+
+
+def _add_tensor(digest: Any, name: str, value: torch.Tensor) -> None:
+    plain = value.detach().cpu()
+    plain = (plain if plain.layout == torch.strided else plain.to_dense()).resolve_conj().resolve_neg()
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+    digest.update(plain.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _add_value(digest: Any, name: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        _add_tensor(digest, name, value)
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            _add_value(digest, f"{name}.{key!r}", value[key])
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _add_value(digest, f"{name}.{index}", inner)
+    elif isinstance(value, str | bytes | int | float | complex | None):
+        digest.update(f"{name} {value!r}\n".encode())
+    else:
+        raise TypeError(f"'{name}' in the state dict is a {type(value).__name__}, expected tensors and plain values")
 
 
 def _unpack(tree: Any, tensors: list[torch.Tensor]) -> Any:
@@ -171,8 +261,8 @@ def _unpack(tree: Any, tensors: list[torch.Tensor]) -> Any:
     return tree
 
 
-def _check_bytes(path: Path) -> None:
+def _check_bytes(file: BinaryIO) -> None:
     """Compare every record with its checksum, which torch writes but does not look at. Raises zipfile.BadZipFile."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         if (name := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"{name} is not what was written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections.abc import Mapping
@@ -17,12 +16,13 @@ from torch import nn
 from harness.api import EpochRecord, Job, ModelSpec, RunResult
 from harness.catalog import Catalog, Offer
 from harness.data.prepared import PreparedDataset, content_fingerprint, pixel_digest
-from harness.errors import DatasetError, PluginError, TrainingError
+from harness.errors import DatasetError, PluginError, TrainingError, one_line
 from harness.fingerprint import Identity, job_fingerprint
 from harness.metrics import measure
-from harness.models import architecture_digest, build_module, count_parameters
+from harness.models import architecture_digest, build_noting, called, count_parameters
 from harness.registry import Protocol
-from harness.train.checkpoint import Checkpoint, Found, save_checkpoint
+from harness.torch_settings import kept_torch, put_back_sentence
+from harness.train.checkpoint import Checkpoint, Found, load_weights, save_checkpoint, state_hash
 from harness.train.clock import OFF, Clock, Phase
 from harness.train.deviations import (
     SOURCES,
@@ -39,6 +39,7 @@ from harness.train.observe import RunRecorder
 from harness.train.observer import Observer, Observers
 from harness.train.options import RunOptions
 from harness.train.provenance import describe_environment, plugin_sources
+from harness.train.rehearsal import build_again, rehearse
 from harness.train.save_timer import Saver, SaveTimer
 from harness.train.schedule import learning_rate_peak
 from harness.train.setup import build_optimizer, build_pipeline, seeded, to_layout
@@ -69,14 +70,29 @@ class Task:
         """Number of the data set's classes."""
         return len(self.dataset.manifest.classes)
 
+    def blank_batch(self) -> torch.Tensor:
+        """Return black images (N, 3, S, S) like a batch of the training."""
+        side = self.protocol.input_size
+        return torch.zeros(self.protocol.batch_size, 3, side, side, device=self.device)
+
 
 @dataclass(frozen=True)
 class Built:
-    """A freshly initialised model and the fingerprint of the job that it is for."""
+    """A freshly initialised model and the fingerprint of the job that it is for.
+
+    Attributes:
+        module: The model.
+        fingerprint: The job's.
+        parameters: Its trainable parameters.
+        initial_sha256: Hash of its state dict, like ``RunResult.weights_sha256``.
+        remarks: Sentences about the build for the readers of the result.
+    """
 
     module: nn.Module = field(repr=False)
     fingerprint: str
     parameters: int
+    initial_sha256: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,11 +109,19 @@ def build_model(task: Task) -> Built:
     """Build the job's model from its seed.
 
     Raises:
-        PluginError: the plugin's ``build`` failed or returned something else than a module.
+        PluginError: the plugin's ``build`` failed or returned something else than a module that can be trained.
     """
     spec = task.model.spec
+    name = called(task.model)
     with seeded(task.job.seed, "initialise"):
-        module = build_module(task.model, task.num_classes)
+        module, remarks = build_noting(spec, task.num_classes, name)
+    try:
+        initial = weights_hash(module)
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"{name} has a state that can't be stored: {one_line(error)}. Expected a state dict of tensors on the "
+            "CPU and plain values."
+        ) from error
     lr_max, _ = learning_rate_peak(task.protocol, spec)
     identity = Identity(
         protocol=task.protocol,
@@ -110,6 +134,8 @@ def build_model(task: Task) -> Built:
         module=module,
         fingerprint=job_fingerprint(task.job, identity),
         parameters=count_parameters(module).trainable,
+        initial_sha256=initial,
+        remarks=remarks,
     )
 
 
@@ -125,16 +151,22 @@ def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trai
 
     Raises:
         TrainingError: the run went wrong in a way that repeating it would not mend.
+        PluginError: the model does not pass the rehearsal.
         StoppedError: the observer asked to stop.
     """
     with (
+        kept_torch() as changed,
         frozen_numerics(),
         kept_memory(task.device),
         seeded(task.job.seed, "run"),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
+        again = build_again(task, built)
         run = JobInProgress(task, built, found)
+        if found.checkpoint is None:
+            rehearse(run, again)
+        del again
         observer.training_started(run.state)
         run.train(observer)
         logits, labels = run.test(observer)
@@ -142,6 +174,7 @@ def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trai
         environment = describe_environment(
             task.device, task.catalog, model=task.model, job=task.job, protocol=task.protocol
         ) | {"compile": task.options.compile_mode}
+    remarks = [*built.remarks, put_back_sentence(f"Training {task.job.model}", changed)]
     odd = sorted({str(w.message).splitlines()[0] for w in caught if "deterministic" in str(w.message)})
     lr_max, exception = learning_rate_peak(task.protocol, task.model.spec)
     metrics, uncomputed = _metrics(task, logits, labels)
@@ -155,12 +188,13 @@ def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trai
         lr_max=lr_max,
         lr_exception=exception,
         weights_sha256=weights_hash(run.state.module),
+        initial_weights_sha256=built.initial_sha256,
         test_reads=run.test_reads,
         seconds=run.seconds(),
         started=run.started,
         finished=_now(),
         interruptions=run.interruptions,
-        notes=[*run.mishaps, *map(_edited, edits(facts)), *odd, *uncomputed],
+        notes=[*run.mishaps, *filter(None, remarks), *map(_edited, edits(facts)), *odd, *uncomputed],
         environment=environment,
         executed=facts,
         executed_digest=facts_digest(facts),
@@ -170,17 +204,8 @@ def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trai
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a module's state dict, in the order of the names."""
+    """Hash of a module's state dict, from ``state_hash``."""
     return state_hash(module.state_dict())
-
-
-def state_hash(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of a state dict like ``weights_hash``, independent of the device and the layout of its tensors."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def deviations_of(task: Task, facts: Mapping[str, Any]) -> tuple[Deviation, ...]:
@@ -217,7 +242,7 @@ class JobInProgress:
         manifest = task.dataset.manifest
         module = to_layout(built.module, task.device, task.model.spec.memory_format)
         self.task = task
-        self.fingerprint = built.fingerprint
+        self.built = built
         self.started = checkpoint.started if checkpoint else _now()
         self.began = time.monotonic()
         self.training = make_training(task)
@@ -301,32 +326,32 @@ class JobInProgress:
         facts["test_reads"] = accounted_reads(self.test_reads, self.interruptions, self.task.protocol.epochs)
         return facts
 
-    def _save(self, state: TrainingState, *, test_reads: int | None = None, roll: bool = True) -> None:
+    def position(self, state: TrainingState, *, test_reads: int | None = None) -> Checkpoint:
+        """Return a state of this job as a checkpoint."""
         done = state.epoch >= self.task.protocol.epochs
+        return Checkpoint(
+            fingerprint=self.built.fingerprint,
+            epoch=state.epoch,
+            step=state.step,
+            weights=state.module.state_dict(),
+            optimizer=None if done else state.optimizer.state_dict(),
+            losses=state.losses,
+            history=tuple(state.history),
+            started=self.started,
+            seconds=self.seconds(),
+            epoch_seconds=state.epoch_seconds,
+            test_reads=self.test_reads if test_reads is None else test_reads,
+            interruptions=self.interruptions,
+            witnessed=self.recorder.state(),
+        )
+
+    def _save(self, state: TrainingState, *, test_reads: int | None = None, roll: bool = True) -> None:
         with self.task.clock.during(Phase.CHECKPOINT):
-            save_checkpoint(
-                self.task.checkpoint,
-                Checkpoint(
-                    fingerprint=self.fingerprint,
-                    epoch=state.epoch,
-                    step=state.step,
-                    weights=state.module.state_dict(),
-                    optimizer=None if done else state.optimizer.state_dict(),
-                    losses=state.losses,
-                    history=tuple(state.history),
-                    started=self.started,
-                    seconds=self.seconds(),
-                    epoch_seconds=state.epoch_seconds,
-                    test_reads=self.test_reads if test_reads is None else test_reads,
-                    interruptions=self.interruptions,
-                    witnessed=self.recorder.state(),
-                ),
-                roll=roll,
-            )
+            save_checkpoint(self.task.checkpoint, self.position(state, test_reads=test_reads), roll=roll)
 
     def _resume(self, found: Checkpoint) -> None:
         state = self.state
-        state.module.load_state_dict(found.weights)
+        load_weights(state.module, found.weights, self.task.blank_batch())
         if found.optimizer is not None:
             state.optimizer.load_state_dict(found.optimizer)
         state.losses.copy_(found.losses)

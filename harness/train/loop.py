@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from harness.api import EpochRecord, StoppedError
 from harness.data.prepared import SplitArrays
 from harness.errors import TrainingError
+from harness.models import differs
 from harness.registry import Protocol
 from harness.train.feeder import Batch, Feeder
 from harness.train.observer import Observer
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 _LARGEST_TEST_BATCH = 128
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 """torch's memory layouts by the names of ``ModelSpec.memory_format``."""
+
+
+def test_batch_size(images: int) -> int:
+    """Return the size of the batches in which a test split of so many images is evaluated.
+
+    Batches are as equal as possible: every convolution is prepared anew for another shape, which takes longer than the
+    few images of a remainder.
+    """
+    return math.ceil(images / math.ceil(images / _LARGEST_TEST_BATCH))
 
 
 @dataclass(frozen=True)
@@ -91,10 +101,7 @@ class Training:
         # Dropout inside a model draws from torch's global generator.
         torch.manual_seed(position.derive_seed("forward"))
         logits = state.module(self._laid_out(inputs))
-        if logits.shape != targets.shape:
-            raise TrainingError(
-                f"The model returns logits of shape {tuple(logits.shape)}, expected {tuple(targets.shape)}."
-            )
+        _check(logits, targets.shape, "training")
         # Linear in the targets, so that mixed targets give the lambda-weighted loss of CutMix.
         loss = F.cross_entropy(logits, targets, label_smoothing=self.protocol.label_smoothing)
         state.optimizer.zero_grad(set_to_none=True)
@@ -107,31 +114,36 @@ class Training:
         """Return the logits, float32 (N, C) on the CPU, of a split in its order, in eval mode.
 
         Raises:
-            TrainingError: a logit is not finite.
+            TrainingError: a logit is not finite, or the logits have the wrong shape.
             StoppedError: the observer asked to stop.
         """
         observer = observer or Observer()
         module.eval()
         feeder = Feeder(test, self.device)
-        # Batches are as equal as possible: every convolution is prepared anew for another shape, which takes longer
-        # than the few images of a remainder.
-        size = math.ceil(len(test) / math.ceil(len(test) / _LARGEST_TEST_BATCH))
+        size = test_batch_size(len(test))
         answers = []
         with torch.inference_mode(), feeder.batches(np.arange(len(test)), size=size, partial=True) as batches:
             for batch in batches:
-                inputs = self.pipeline.test_batch(batch.images, observer.stage_applied)
-                answers.append(module(self._laid_out(inputs)).float())
+                answers.append(self.answer(module, batch.images, observer).float())
                 observer.batch_evaluated()
                 if observer.should_stop():
                     raise StoppedError
-        logits = torch.cat(answers).cpu()
-        bad = (~torch.isfinite(logits)).any(dim=1).nonzero()
+        every = torch.cat(answers).cpu()
+        bad = (~torch.isfinite(every)).any(dim=1).nonzero()
         if len(bad):
             raise TrainingError(
                 f"The trained model returns logits that are not finite for {len(bad)} of {len(test)} test images, "
                 f"first for image {int(bad[0])}."
             )
-        return logits
+        return every
+
+    def answer(self, module: nn.Module, images: torch.Tensor, observer: Observer) -> torch.Tensor:
+        """Return the logits (N, C) of stored images, uint8 (N, H, W, 3) on the device. Raises like ``predict``."""
+        inputs = self.pipeline.test_batch(images, observer.stage_applied)
+        logits = module(self._laid_out(inputs))
+        _check(logits, (len(inputs), self.pipeline.num_classes), "evaluation")
+        answers: torch.Tensor = logits
+        return answers
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return the images of an epoch's whole batches: a fresh permutation by (seed, epoch)."""
@@ -162,3 +174,19 @@ class Training:
 
     def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs.contiguous(memory_format=MEMORY_FORMATS[self.memory_format])
+
+
+def _check(logits: object, shape: tuple[int, ...], mode: str) -> None:
+    """Refuse other logits than one floating tensor (images, classes); another precision is recorded by the observer."""
+    images, classes = shape
+    found = differs(logits, images, classes)
+    if not found or (isinstance(logits, torch.Tensor) and logits.shape == shape and logits.is_floating_point()):
+        return
+    if isinstance(logits, torch.Tensor) and logits.is_floating_point():
+        raise TrainingError(
+            f"The model returns logits of shape {tuple(logits.shape)}, expected {(images, classes)}, in {mode} mode."
+        )
+    raise TrainingError(
+        f"The model returns {found} for {images} images in {mode} mode, expected one float32 tensor of shape "
+        f"{(images, classes)}."
+    )

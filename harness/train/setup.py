@@ -55,14 +55,18 @@ def read_strengths(transform: object, given: Mapping[str, Any]) -> dict[str, Any
 
 
 def build_optimizer(module: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
-    """Return the protocol's Adam in its fused form, which changes speed alone. The loop sets the rate every epoch."""
+    """Return the protocol's Adam in its fused form, which changes speed alone. The loop sets the rate every epoch.
+
+    Torch has no fused form for complex parameters.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return torch.optim.Adam(
-        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        trained,
         lr=protocol.lr_max,
         betas=protocol.betas,
         eps=protocol.eps,
         weight_decay=protocol.weight_decay,
-        fused=next(module.parameters()).device.type in ("cpu", "cuda", "mps"),
+        fused=trained[0].device.type in ("cpu", "cuda", "mps") and not any(one.is_complex() for one in trained),
     )
 
 
@@ -76,7 +80,9 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
 
 def to_layout(module: nn.Module, device: torch.device, memory_format: str) -> nn.Module:
     """Move a module to the device and into the layout in which it trains."""
-    return module.to(device=device).to(memory_format=MEMORY_FORMATS[memory_format])
+    module.to(device=device)  # in place; not chained, for a plugin's own method may return nothing
+    module.to(memory_format=MEMORY_FORMATS[memory_format])
+    return module
 
 
 def _build(catalog: Catalog, use: AugmentationUse) -> Augment:

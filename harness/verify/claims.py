@@ -162,7 +162,7 @@ def check_job(run: Run) -> Iterator[Check]:
 
 def check_weights(run: Run) -> Iterator[Check]:
     """Check that the stored weights have the result's hash, and are the end of a training."""
-    from harness.train.job import state_hash
+    from harness.train.checkpoint import state_hash
 
     checkpoint = _checkpoint(run)
     if isinstance(checkpoint, Check):

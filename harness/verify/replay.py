@@ -11,9 +11,9 @@ import torch
 
 from harness.api import StoppedError
 from harness.data.prepared import SplitArrays, open_split
-from harness.errors import HarnessError, TrainingError
+from harness.errors import HarnessError
 from harness.results.predictions import read_predictions
-from harness.train.checkpoint import Checkpoint, Found
+from harness.train.checkpoint import Checkpoint, Found, load_weights
 from harness.train.environment import frozen_numerics, kept_memory
 from harness.train.job import Built, JobInProgress, Task, make_training
 from harness.train.observer import Observer
@@ -178,10 +178,7 @@ def evaluate(task: Task, built: Built, weights: Mapping[str, torch.Tensor], test
         TrainingError: the weights are not of this model, or the logits are not finite.
     """
     module = to_layout(built.module, task.device, task.model.spec.memory_format)
-    try:
-        module.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise TrainingError(f"The weights do not fit the model: {str(error).splitlines()[-1].strip()}") from error
+    load_weights(module, weights, task.blank_batch())
     with frozen_numerics(), seeded(task.job.seed, "run"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return make_training(task).predict(module, test)
