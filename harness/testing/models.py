@@ -141,8 +141,8 @@ def any_batch(case: ModelCase) -> str:
                 logits = module(case.images(count))
         except RAISED as error:
             raise Failed(f"a batch of {count} in evaluation mode raised {one_line(error)}.") from error
-        if found := differs(logits, count, CLASSES):
-            raise Failed(f"a batch of {count} gives {found}, expected a float32 tensor of shape {(count, CLASSES)}.")
+        if (shape := tuple(logits.shape)) != (count, CLASSES):
+            raise Failed(f"a batch of {count} gives {shape}, expected {(count, CLASSES)}.")
     return "batches of 1, 2 and 32 in evaluation mode; training drops the last partial batch"
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from harness.errors import one_line
 from harness.testing.sandbox import Seen, changed, quiet, restored, settings, watching
+from harness.torch_settings import kept_torch
 
 Kind: TypeAlias = Literal["plugin", "model", "dataset", "augmentation", "metric", "tracker", "observer", "executor"]
 Verdict: TypeAlias = Literal["ok", "failed", "warning", "skipped"]
@@ -164,8 +165,10 @@ def side_effect_rules(kind: str, doing: str, act: Callable[[object], object]) ->
         with restored():
             watched(case)  # a first import may change settings, which is not this plugin's doing
         before = settings()
-        watched(case)
-        if found := changed(before, settings()):
+        with kept_torch() as inside:
+            watched(case)
+            found = changed(before, settings())
+        if found := found or inside:
             raise Failed(f"{doing} changes {shorten(found)}, expected global settings to be left alone.")
 
     return silent, offline, writes_nothing, leaves_settings

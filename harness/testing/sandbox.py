@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import one_line
+from harness.torch_settings import kept_torch
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree")
@@ -215,11 +216,14 @@ def restored() -> Iterator[None]:
     level, handlers, state = logging.root.level, list(logging.root.handlers), random.getstate()
     numpy: Any = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None
-    put_back = _torch_settings()
+    torch: Any = sys.modules.get("torch")
+    torch_state = torch.get_rng_state() if torch is not None else None
     try:
-        yield
+        with kept_torch():
+            yield
     finally:
-        put_back()
+        if torch is not None:
+            torch.set_rng_state(torch_state)
         os.chdir(folder)
         if dict(os.environ) != environment:
             os.environ.clear()
@@ -230,32 +234,6 @@ def restored() -> Iterator[None]:
         random.setstate(state)
         if numpy is not None:
             numpy.random.set_state(numpy_state)
-
-
-def _torch_settings() -> Callable[[], None]:
-    torch: Any = sys.modules.get("torch")
-    if torch is None:
-        return lambda: None
-    threads, dtype, grad = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
-    device = torch.get_default_device()
-    deterministic, state = torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
-    precision = torch.get_float32_matmul_precision()
-    cudnn = torch.backends.cudnn
-    flags = cudnn.benchmark, cudnn.deterministic
-
-    def put_back() -> None:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        if torch.get_default_device() != device:
-            torch.set_default_device(device)
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.set_float32_matmul_precision(precision)
-        cudnn.benchmark, cudnn.deterministic = flags
-        torch.set_rng_state(state)
-
-    return put_back
 
 
 @dataclass(frozen=True)

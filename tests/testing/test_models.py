@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from collections.abc import Callable
@@ -44,6 +45,19 @@ class DropsTheBatchAxis(Net):
 class GivesDoubles(Net):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images).double()
+
+
+class ComputesInHalf(Net):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.half().float())
+
+
+class SilentModes(Net):
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+
+    def eval(self) -> Any:
+        super().eval()
 
 
 class GivesTuple(Net):
@@ -192,6 +206,11 @@ def does(action: Callable[[], None], classes: int) -> nn.Module:
     return Net(classes)
 
 
+def replaces_an_initialiser(classes: int) -> nn.Module:
+    nn.init.normal_ = lambda tensor, *_: tensor
+    return Net(classes)
+
+
 def deploys_another(module: nn.Module) -> nn.Module:
     return Net(10)
 
@@ -228,6 +247,8 @@ OFFENDERS = (
     Offender("model-budget", model(Large), says="expected at most 390"),
     Offender("model-budget", model(Small), "warning", says="16 at 4 classes"),
     Offender("model-float32", model(HoldsDouble), says="scale (torch.float64)"),
+    Offender("model-float32", model(ComputesInHalf), says="float16 (aten._to_copy)"),
+    Offender("model-settings", model(replaces_an_initialiser), says="torch.nn.init.normal_"),
     Offender("model-memory-format", model(Views), says="reshape"),
     Offender("model-deploys", model(deploy=deploys_another), says="different logits"),
     Offender("model-deploys", model(deploy=deploys_itself), says="expected a copy"),
@@ -253,6 +274,11 @@ def test_exactly_the_intended_rule_complains(number: int, tiny_benchmark: Benchm
 
 def test_healthy_model_keeps_every_rule(tiny_benchmark: Benchmark) -> None:
     assert complaints(RULES, case_of(model(), tiny_benchmark)) == {}
+
+
+def test_modes_that_return_nothing_break_no_rule(tiny_benchmark: Benchmark) -> None:
+    rules = [rule for rule in RULES if rule.id != "model-pickles"]
+    assert complaints(rules, case_of(model(SilentModes, deploy=copy.deepcopy), tiny_benchmark)) == {}
 
 
 def test_one_offender_does_not_spoil_the_next(tiny_benchmark: Benchmark) -> None:
