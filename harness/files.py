@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import importlib.metadata
 import os
 import re
 import secrets
 import socket
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 _TEMPORARY = ".tmp"
 _LEFTOVER = re.compile(r"\..+\..+-\d+(-[0-9a-f]{8})?\.tmp")  # without the last part in older versions
+_DAY = 86_400.0  # seconds
 _LOCKS_UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # NFS without lockd, Lustre, some FUSE
 
 
@@ -57,22 +61,50 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, spare:
     Raises:
         StoreError: the disk is full or the folder can't be written; ``path`` is unchanged.
     """
-    # Containers may share a folder, a host's name and process numbers.
+    # Containers may share a folder, a host's name and process numbers; and in a folder that others write, a link of a
+    # name that can be foreseen would lead elsewhere.
     writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.name}.{writer}{_TEMPORARY}")
     try:
         with writing_to(path.parent):
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
             if spare is not None and path.exists():
                 path.replace(spare)
             temporary.replace(path)
+            flush_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):  # in a read-only folder there is none, and its removal fails like the write
             temporary.unlink(missing_ok=True)
         raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StoreError if a file can't be written in a folder, which is made if it is missing."""
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def remove_old(path: Path) -> None:
+    """Remove the temporary files of writers of ``path`` that were killed more than a day ago."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _DAY:
+                left.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -15,6 +15,7 @@ from harness.registry import Ablation, AugmentationUse, Benchmark, Protocol, Sui
 from harness.toml_file import convert, read_toml
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_LONGEST_NAME = 100  # a folder has this name
 _UNEXECUTED = ("name", "title", "accelerator")
 
 
@@ -39,10 +40,10 @@ def read_protocol_file(benchmark: Benchmark, given: str, advice: str = "") -> Be
     )
     text = path.read_text(encoding="utf-8")
     name = _take_text(table, "name", path)
-    if name is None or not _NAME.fullmatch(name):
+    if name is None or not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise RegistryError(
-            f"{path}: name is {name!r}, expected lower-case letters and digits with '.', '_' or '-' between, such as "
-            'name = "no-cutmix".'
+            f"{path}: name is {name!r:.120}, expected lower-case letters and digits with '.', '_' or '-' between, "
+            f'at most {_LONGEST_NAME}, such as name = "no-cutmix".'
         )
     base = _base(benchmark, _take_text(table, "based_on", path), path)
     inherited = msgspec.to_builtins(base) | {"title": f"{base.title}, changed"} if base else {}

@@ -22,9 +22,10 @@ RULES = 1
 """Version of the code's interpretation of a protocol's numbers; part of every protocol digest. Raise it whenever the
 same numbers would be executed differently."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _T = TypeVar("_T")
 _Positive: TypeAlias = Annotated[int, Meta(gt=0)]
+_Size: TypeAlias = Annotated[int, Meta(gt=0, le=1_000_000)]
 _Rate: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
 _Share: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 _Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
@@ -50,16 +51,16 @@ class Protocol(_Strict, frozen=True):
     """Every number of a training protocol. docs/protocol.md gives the source of each."""
 
     title: str
-    input_size: _Positive
-    batch_size: _Positive
-    epochs: _Positive
+    input_size: _Size
+    batch_size: _Size
+    epochs: _Size
     warmup_epochs: Annotated[int, Meta(ge=0)]
     lr_max: _Rate
     lr_min: _Rate
     optimizer: Literal["adam"]
     betas: tuple[_Share, _Share]
     eps: _Rate
-    weight_decay: Annotated[float, Meta(ge=0)]
+    weight_decay: Annotated[float, Meta(ge=0, lt=1_000_000)]
     label_smoothing: _Share
     precision: Literal["fp32"]
     metric: str
@@ -305,13 +306,17 @@ def _budgets(file: _File, path: Path) -> tuple[dict[str, Budget], Counting]:
         raise RegistryError(f"{path}: it has no {lacking}. Expected both, as in {shipped_registry()}.")
     named = {}
     for name, table in file.budgets.items():
-        if not _NAME.fullmatch(name):
-            raise RegistryError(
-                f"{path}: budgets: the name {name!r} would be part of a folder's name. Expected letters, digits, dots, "
-                "hyphens and underscores."
-            )
+        _check_folder_name("budgets", name, path)
         named[name] = msgspec.structs.replace(convert(table, Budget, path, f'budgets."{name}"'), name=name)
     return named, convert(file.counting, Counting, path, "counting")
+
+
+def _check_folder_name(table: str, name: str, path: Path) -> None:
+    if not _NAME.fullmatch(name):
+        raise RegistryError(
+            f"{path}: {table}: the name {name!r:.120} would be part of a folder's name. "
+            "Expected letters, digits, dots, hyphens and underscores, at most 100."
+        )
 
 
 def _anchors(name: str, table: dict[str, Any], path: Path) -> AnchorTable:
@@ -342,6 +347,7 @@ def _check_references(benchmark: Benchmark, path: Path) -> None:
                 f"{path}: protocols: the name {name!r} holds '@', which joins a protocol and a budget in the name of a "
                 "folder. Choose another name."
             )
+        _check_folder_name("protocols", name, path)
     for name, suite in benchmark.suites.items():
         if suite.protocol not in benchmark.protocols:
             text = unknown_name("protocol", suite.protocol, benchmark.protocols)

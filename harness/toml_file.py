@@ -25,7 +25,7 @@ def read_toml(path: Path, kind: str, advice: str) -> dict[str, Any]:
         raise RegistryError(f"The {kind} {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise RegistryError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RegistryError(f"{path} is not valid TOML: {error}.") from error
 
 

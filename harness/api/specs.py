@@ -27,12 +27,15 @@ _FILENAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")
 
 
+_LONGEST_NAME = 100
+
+
 def require_name(kind: str, name: object) -> None:
     """Raise ValueError unless a name is usable on the command line and as a folder."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ValueError(
-            f"{kind} name {name!r} is not usable: expected lower-case letters, digits, '_' and '-', "
-            "starting with a letter, such as 'mynet' or 'my_net2'"
+            f"{kind} name {name!r:.120} is not usable: expected lower-case letters, digits, '_' and '-', "
+            f"starting with a letter, such as 'mynet' or 'my_net2', and at most {_LONGEST_NAME} characters"
         )
 
 

@@ -239,7 +239,7 @@ class _Memory:
     @classmethod
     def of(cls, folder: JobFolder) -> _Memory:
         """Read it, or begin a new one where there is none or it is damaged."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             content = json.loads(folder.trackers.read_bytes())
             if content["fingerprint"] == folder.recorded_fingerprint():
                 told = {str(name): [int(epoch) for epoch in epochs] for name, epochs in content["told"].items()}

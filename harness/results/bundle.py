@@ -16,7 +16,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +24,8 @@ from typing import IO, Any
 import msgspec
 
 from harness.api import Job, RunResult
-from harness.errors import CannotContinueError, StoreError
-from harness.files import write_atomically
+from harness.errors import CannotContinueError, HarnessError, StoreError, one_line
+from harness.files import remove_old, write_atomically
 from harness.results.protocols import KEPT, check_kept, kept_beside, same_kept
 from harness.results.schema import DamagedResultError, parse_result
 from harness.results.store import JobFolder, job_at, job_place
@@ -38,6 +38,7 @@ _NEEDED = ("job.json", "history.jsonl", "checkpoint.pt", "predictions.npz", "res
 _MANIFEST = "bundle.json"
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CHUNK = 1 << 20
+_LONGEST_MANIFEST = 64 << 20
 
 
 class DamagedBundleError(CannotContinueError):
@@ -117,6 +118,7 @@ def write_bundle(path: Path, folders: Iterable[JobFolder]) -> int:
     except OSError as error:
         raise StoreError(f"Cannot write in {path.parent}: {error.strerror or error}.") from error
     write_atomically(path, write)
+    remove_old(path)
     return path.stat().st_size
 
 
@@ -143,19 +145,19 @@ def open_bundle(path: Path) -> Iterator[tuple[BundledRun, ...]]:
     Raises:
         DamagedBundleError: it is truncated or altered, holds files outside its manifest, or has a newer schema.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            try:
-                runs = tuple(_verified(path, archive))
-            except zipfile.BadZipFile as error:
-                raise _damaged(path, str(error)) from error
-            yield runs
-    except FileNotFoundError:
-        raise CannotContinueError(f"There is no bundle at {path}.") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise _damaged(path, str(error)) from error
-    except OSError as error:
-        raise CannotContinueError(f"{path} can't be read: {error.strerror or error}.") from error
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            runs = tuple(_verified(path, archive))
+        except FileNotFoundError:
+            raise CannotContinueError(f"There is no bundle at {path}.") from None
+        except OSError as error:
+            raise CannotContinueError(f"{path} can't be read: {error.strerror or error}.") from error
+        except HarnessError:
+            raise
+        except Exception as error:  # for damaged bytes zipfile raises errors of many kinds
+            raise _damaged(path, one_line(error)) from error
+        yield runs
 
 
 def _kept(folders: Iterable[JobFolder]) -> dict[str, dict[str, bytes]]:
@@ -210,6 +212,8 @@ def _verified(path: Path, archive: zipfile.ZipFile) -> Iterator[BundledRun]:
     if len(archive.infolist()) != len(infos) + 1 or set(infos) != set(expected):
         odd = sorted(set(infos) ^ set(expected))
         raise _damaged(path, f"its manifest does not fit its content ({odd[0] if odd else 'a name is there twice'})")
+    if sum(entry.bytes for entry in expected.values()) > path.stat().st_size:
+        raise _damaged(path, "its files share bytes")  # nothing is compressed, so the sizes fit into the archive's
     for name, info in infos.items():
         mode = info.external_attr >> 16
         if info.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
@@ -222,8 +226,10 @@ def _verified(path: Path, archive: zipfile.ZipFile) -> Iterator[BundledRun]:
 
 def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
     try:
-        content = archive.read(_MANIFEST)
-        manifest = msgspec.json.decode(content, type=_Manifest)
+        info = archive.getinfo(_MANIFEST)
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size > _LONGEST_MANIFEST:
+            raise _damaged(path, f"its {_MANIFEST} is compressed, or longer than that of any bundle")
+        manifest = msgspec.json.decode(archive.read(info), type=_Manifest)
     except KeyError:
         raise DamagedBundleError(f"{path} is not a bundle of harness: it holds no {_MANIFEST}.") from None
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are ValueErrors

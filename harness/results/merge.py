@@ -7,15 +7,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
 from harness.api import Job, RunResult
-from harness.errors import CannotContinueError, JobLockedError, StoreError
-from harness.files import writing_to
+from harness.errors import CannotContinueError, HarnessError, JobLockedError, StoreError
+from harness.files import flush_folder, writing_to
 from harness.results.bundle import FILES, hash_files, missing_files, open_bundle
+from harness.results.predictions import read_predictions
 from harness.results.protocols import OtherProtocolError, kept_beside, take_in
 from harness.results.store import JobFolder, RunsFolder
 
@@ -103,7 +104,7 @@ def all_folders(runs: RunsFolder) -> Iterator[JobFolder]:
 
 
 def why_not(folder: JobFolder) -> str:
-    """Return the reason why a run can't be packed or merged; empty if it is finished and whole."""
+    """Return the reason why a run can't be packed or merged; empty if it is finished and its files are whole."""
     try:
         result = folder.read_result()
     except StoreError as error:
@@ -118,6 +119,34 @@ def why_not(folder: JobFolder) -> str:
         kept_beside(folder)
     except StoreError as error:
         return str(error)
+    return damage(folder, result)
+
+
+def damage(folder: JobFolder, result: RunResult) -> str:
+    """Say why the stored files of a finished run can't be used; empty if they are whole and hold its weights."""
+    return _unreadable(folder, result) or _other_weights(folder, result)
+
+
+def _unreadable(folder: JobFolder, result: RunResult) -> str:
+    from harness.train.checkpoint import load_checkpoint
+
+    try:
+        read_predictions(folder)
+        checkpoint = load_checkpoint(folder.checkpoint, fingerprint=result.fingerprint)
+    except HarnessError as error:
+        return f"{str(error).removesuffix('.')}."
+    if checkpoint is None:
+        return f"{folder.checkpoint} is not there."
+    return "" if folder.read_history() else f"{folder.history} is damaged."
+
+
+def _other_weights(folder: JobFolder, result: RunResult) -> str:
+    """Compare readable weights with the hash in the result."""
+    from harness.train.checkpoint import load_checkpoint, state_hash
+
+    checkpoint = load_checkpoint(folder.checkpoint, fingerprint=result.fingerprint)
+    if checkpoint is None or state_hash(checkpoint.weights) != result.weights_sha256:
+        return f"the weights in {folder.checkpoint} are not those of its result."
     return ""
 
 
@@ -150,6 +179,7 @@ def merge_run(incoming: Incoming, runs: RunsFolder) -> Merged:
             detail = f"The unfinished run that was here is in {moved}."
         with writing_to(folder.path.parent):
             staged.rename(folder.path)
+            flush_folder(folder.path.parent)
         return Merged(incoming.job, "merged", folder.path, detail)
 
 
@@ -158,6 +188,8 @@ def _beside(incoming: Incoming, folder: JobFolder) -> Merged:
     here = hash_files(folder)
     if here == incoming.hashes:
         return Merged(incoming.job, "identical", folder.path, "It was here already.")
+    if damaged := _damage_here(incoming, folder):
+        return _instead(incoming, folder, damaged)
     if _same_numbers(incoming, folder, here):
         detail = "It was trained twice and ended in the same weights and predictions; the one here stays."
         return Merged(incoming.job, "identical", folder.path, detail)
@@ -173,6 +205,31 @@ def _beside(incoming: Incoming, folder: JobFolder) -> Merged:
         target.parent.mkdir(exist_ok=True)
         staged.rename(target)
     return Merged(incoming.job, "set aside", target, _difference(incoming, folder))
+
+
+def _damage_here(incoming: Incoming, folder: JobFolder) -> str:
+    """Say why the finished run in the place is no copy of the incoming one or another result, but a damaged one."""
+    try:
+        mine = folder.read_result()
+    except StoreError as error:
+        return f"{error}."
+    if mine is None:
+        return ""
+    same = mine.weights_sha256 == incoming.result.weights_sha256  # with other ones it is another result
+    return _unreadable(folder, mine) or (_other_weights(folder, mine) if same else "")
+
+
+def _instead(incoming: Incoming, folder: JobFolder, damaged: str) -> Merged:
+    """Put the incoming run in the place of a damaged one, which is set aside; leave it out if it is damaged, too."""
+    staged = _stage(incoming, folder)
+    if worse := damage(replace(folder, path=staged), incoming.result):
+        shutil.rmtree(staged, ignore_errors=True)
+        return Merged(incoming.job, "left out", None, f"The run here is damaged: {damaged} So is this one: {worse}")
+    moved = folder.set_aside(folder.path)
+    with writing_to(folder.path.parent):
+        staged.rename(folder.path)
+        flush_folder(folder.path.parent)
+    return Merged(incoming.job, "merged", folder.path, f"The run here was damaged, and is in {moved}: {damaged}")
 
 
 def _same_numbers(incoming: Incoming, folder: JobFolder, here: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.api import Job, MetricSpec, RunResult
 from harness.catalog import Offer
-from harness.errors import CannotContinueError
+from harness.errors import CannotContinueError, one_line
 from harness.metrics import measure
 from harness.results.store import JobFolder, RunsFolder
 
@@ -19,31 +19,42 @@ if TYPE_CHECKING:
 
 
 def read_predictions(folder: JobFolder) -> tuple[Floats, Ints]:
-    """Return test logits float32 (N, C) and labels int64 (N,).
+    """Return test logits float32 (N, C), all finite, and labels int64 (N,) in 0..C-1.
 
     Raises:
         CannotContinueError: the file is missing or damaged, or its two arrays do not match.
     """
-    import zipfile
-
     import numpy as np
 
     path = folder.predictions
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             logits, labels = stored["logits"], stored["labels"]
     except FileNotFoundError:
         raise CannotContinueError(
             f"{path} is missing, so only the metrics in result.json are known of {folder.job}."
         ) from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CannotContinueError(f"{path} is damaged: {error}. Run that job again.") from error
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.size:
-        raise CannotContinueError(
-            f"{path} holds logits {logits.shape} and labels {labels.shape}, expected (N, C) and (N,). "
-            "Run that job again."
-        )
+    except Exception as error:  # of damaged bytes, each decompressor and each parser of a header has errors of its own
+        raise CannotContinueError(f"{path} is damaged: {one_line(error)}. Run that job again.") from error
+    if problem := _unfit(logits, labels):
+        raise CannotContinueError(f"{path} holds {problem}. Run that job again.")
     return logits.astype(np.float32, copy=False), labels.astype(np.int64, copy=False)
+
+
+def _unfit(logits: Any, labels: Any) -> str:
+    """Say why two arrays are not predictions; empty if they are."""
+    import numpy as np
+
+    kinds = (getattr(logits, "dtype", np.dtype("V")).kind, getattr(labels, "dtype", np.dtype("V")).kind)
+    if kinds[0] != "f" or kinds[1] not in "iu":
+        return "other values than numbers, expected float logits and whole labels"
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.size:
+        return f"logits {logits.shape} and labels {labels.shape}, expected (N, C) and (N,)"
+    if not np.isfinite(logits).all():
+        return "logits that are not finite"
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        return f"labels from {labels.min()} to {labels.max()}, expected 0 to {logits.shape[1] - 1}"
+    return ""
 
 
 def metric_value(folder: JobFolder, result: RunResult, offer: Offer[MetricSpec]) -> float:

@@ -136,7 +136,7 @@ def read_profile(folder: JobFolder) -> Profile | None:
                 phase.value: max(0.0, float(content["phases"][phase]["seconds"]) - within[phase]) for phase in Phase
             },
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 

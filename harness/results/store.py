@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,15 +30,39 @@ from filelock import BaseFileLock, SoftFileLock, Timeout
 from harness.api import EpochRecord, Job, RunResult
 from harness.api.jobs import STANDARD_BUDGET
 from harness.errors import JobLockedError, StoreError, legible
-from harness.files import remove_leftovers, take_lock, write_atomically, write_text_atomically, writing_to
+from harness.files import (
+    check_writable,
+    remove_leftovers,
+    take_lock,
+    write_atomically,
+    write_text_atomically,
+    writing_to,
+)
 from harness.results.schema import parse_result, result_text
 
 if TYPE_CHECKING:
     import torch
 
 JOB_SCHEMA = 1
-_SEED_FOLDER = re.compile(r"seed-(\d{1,18})")  # 18 digits fit the 64 bits that torch takes as a seed
+_SEED_FOLDER = re.compile(r"seed-(0|[1-9]\d{0,17})")  # 18 digits fit the 64 bits that torch takes as a seed
 _LOCK_SECONDS = 1.0  # 'harness status' holds a lock briefly to see whether it is free
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job that was asked for, and its fingerprint."""
+
+    job: Job
+    fingerprint: str
+
+
+class _Request(msgspec.Struct):
+    protocol: str
+    model: str
+    dataset: str
+    seed: int
+    fingerprint: str
+    budget: str = STANDARD_BUDGET
 
 
 @dataclass(frozen=True)
@@ -116,10 +139,20 @@ class JobFolder:
     def recorded_fingerprint(self) -> str | None:
         """Return the fingerprint of the attempt in the folder, or None if it is unknown."""
         try:
-            content = json.loads(self.job_file.read_bytes())
-        except (OSError, ValueError):
+            return self.read_request().fingerprint
+        except StoreError:
             return None
-        return content.get("fingerprint") if isinstance(content, dict) else None
+
+    def read_request(self) -> Request:
+        """Return the content of ``job.json``. Raises StoreError if it can't be read."""
+        try:
+            content = msgspec.json.decode(self.job_file.read_bytes(), type=_Request)
+        except OSError as error:
+            raise StoreError(f"{self.job_file} can't be read: {error.strerror}.") from error
+        except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are ValueErrors
+            raise StoreError(f"{self.job_file} is damaged: {error}.") from error
+        job = Job(content.protocol, content.model, content.dataset, content.seed, content.budget)
+        return Request(job, content.fingerprint)
 
     def begin(self, fingerprint: str, *, protocol_digest: str) -> None:
         """Make the folder and write the request. Raises StoreError if that is impossible."""
@@ -302,12 +335,7 @@ class RunsFolder:
 
     def check_writable(self) -> None:
         """Raise StoreError if results can't be written here."""
-        # The name is unique, since two commands may start in one folder at once.
-        probe = self.root / f".writable-{socket.gethostname()}-{os.getpid()}"
-        with writing_to(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink(missing_ok=True)
+        check_writable(self.root)
 
 
 def _folders(path: str) -> list[str]:

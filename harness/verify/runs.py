@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from harness.api import Job
-from harness.api.jobs import STANDARD_BUDGET
-from harness.errors import CannotContinueError, HarnessError, StoreError
+from harness.errors import CannotContinueError, HarnessError, StoreError, one_line
 from harness.results.store import JobFolder, job_at
 from harness.verify.checks import Check, ImpossibleError, Run
 from harness.verify.claims import (
@@ -22,6 +21,7 @@ from harness.verify.claims import (
     check_learning_rates,
     check_metrics,
     check_protocol,
+    check_schema,
     check_test_reads,
     check_weights,
 )
@@ -31,6 +31,7 @@ from harness.workspace import Workspace
 _Checks: TypeAlias = tuple[tuple[str, Callable[[Run], Iterator[Check]]], ...]
 
 _CHECKS: _Checks = (
+    ("schema", check_schema),
     ("job", check_job),
     ("protocol", check_protocol),
     ("fingerprint", check_fingerprint),
@@ -115,7 +116,7 @@ def verify_run(
         detail = f"{folder.result} is not there."
         return Verified(label, (Check("result", "failed", detail=detail),), readable=False)
     run = Run(folder, result, workspace, device)
-    checks = [_schema(folder)]
+    checks: list[Check] = []
     for name, check in _CHECKS + ((("replay", check_replay),) if replay else ()):
         checks += _guarded(name, check, run)
     return Verified(label, tuple(checks))
@@ -131,27 +132,17 @@ def _guarded(name: str, check: Callable[[Run], Iterator[Check]], run: Run) -> li
         made.append(Check(name, "skipped", detail=str(impossible)))
     except HarnessError as error:
         made.append(Check(name, "failed", detail=str(error)))
+    except (Exception, SystemExit) as error:  # damage of any kind, or a plugin, must not stop the other checks
+        made.append(Check(name, "failed", detail=f"It could not be made: {one_line(error)}."))
     return made
-
-
-def _schema(folder: JobFolder) -> Check:
-    from harness.results.schema import SCHEMA
-
-    schema = json.loads(folder.result.read_bytes())["schema"]
-    detail = "" if schema == SCHEMA else f"Read as schema {SCHEMA}; the file stays as it is."
-    return Check("schema", "ok", schema, f"1 to {SCHEMA}", detail)
 
 
 def _job_of(path: Path) -> Job:
     """Return the job of a folder at any place, from its files."""
-    for name in ("job.json", "result.json"):
-        try:
-            content = json.loads((path / name).read_bytes())
-            named = content.get("job", content)
-            protocol, model, dataset = (str(named[key]) for key in ("protocol", "model", "dataset"))
-            return Job(protocol, model, dataset, int(named["seed"]), str(named.get("budget", STANDARD_BUDGET)))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
+    folder = JobFolder(Job("", "", "", 0), path)
+    with contextlib.suppress(StoreError):
+        return folder.read_request().job
+    with contextlib.suppress(StoreError):
+        if result := folder.read_result():
+            return result.job
     raise CannotContinueError(f"Neither job.json nor result.json in {path} can be read, so its job is unknown.")

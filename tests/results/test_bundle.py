@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 from tests.support import FILES, Command, Ran, read_result
@@ -210,6 +211,66 @@ def test_run_trained_twice_to_the_same_numbers_is_not_a_conflict(
         "It was trained twice and ended in the same weights and predictions; the one here stays."
     }
     assert content(Path("there")) == before
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def add_one(path: Path) -> None:
+    """Change the weights of a checkpoint that stays readable."""
+    stored = torch.load(path, weights_only=True)
+    stored["weights"] = {name: value + 1 for name, value in stored["weights"].items()}
+    torch.save(stored, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("checkpoint.pt", cut),
+        ("predictions.npz", cut),
+        ("history.jsonl", lambda path: path.write_text("{}\n")),
+        ("result.json", cut),
+        ("checkpoint.pt", add_one),
+    ],
+)
+def test_an_intact_run_takes_the_place_of_a_damaged_one(
+    name: str, harm: Callable[[Path], object], finished: Command, harness: Command, bundle: Path
+) -> None:
+    finished("run", "tiny", "--dataset", "dots", "--runs", "there")
+    cell = Path("there") / DOTS
+    harm(cell / name)
+    damaged = content(cell)
+    ran = harness("merge", str(bundle), "--runs", "there", "--format", "json")
+    assert ran.code == 0
+    (row,) = [row for row in ran.rows if row["dataset"] == "dots" and row["model"] == "tiny"]
+    assert row["outcome"] == "merged"
+    assert "The run here was damaged, and is in there/tiny-1.0/tiny/dots/set-aside/seed-0-" in row["detail"]
+    assert content(cell) == content(Path("runs") / DOTS)
+    (aside,) = (cell.parent / "set-aside").iterdir()
+    assert content(aside) == damaged
+
+
+@pytest.mark.parametrize(("name", "harm"), [("checkpoint.pt", cut), ("predictions.npz", cut)])
+def test_a_damaged_run_is_neither_packed_nor_merged(
+    name: str, harm: Callable[[Path], object], finished: Command, harness: Command
+) -> None:
+    harm(Path("runs") / DOTS / name)
+    packed = harness("bundle", "--all", "-o", "all.zip", "--format", "json")
+    assert [row["state"] for row in packed.rows if name in row["detail"]] == ["left out"]
+    assert [row["state"] for row in packed.rows].count("bundled") == 2
+    merged = harness("merge", "runs", "--runs", "there")
+    assert not (Path("there") / DOTS).exists()
+    assert name in merged.err
+
+
+def test_a_manifest_that_would_fill_the_memory_is_refused(harness: Command, bundle: Path) -> None:
+    with zipfile.ZipFile(bundle) as archive, zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in archive.namelist():
+            bomb.writestr(name, archive.read(name))
+    ran = harness("merge", "bomb.zip", "--runs", "there")
+    assert ran.code == 3
+    assert "its bundle.json is compressed, or longer than that of any bundle" in ran.err
 
 
 def test_half_way_run_makes_room_and_is_kept(harness: Command, bundle: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.verify import replay
+from harness.verify import replay, runs
 from tests.support import FILES, TINY_PLUGIN, Command, Ran, cell_folder, read_result
 
 CELL = cell_folder()
@@ -387,3 +387,24 @@ def test_provenance_does_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setenv("PATH", str(tmp_path))
     assert Sources().of(Path(__file__)) == {"commit": None, "dirty": None}
+
+
+def test_a_check_that_raises_stops_no_other(finished: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(run: Any) -> Any:
+        raise AttributeError("no attribute 'get'")
+
+    checks = [(name, raising if name == "evaluation" else check) for name, check in runs._CHECKS]
+    monkeypatch.setattr(runs, "_CHECKS", tuple(checks))
+    ran = finished("verify", "runs", "--format", "json")
+    assert ran.code == 1
+    assert failed(ran) == {"evaluation"}
+    assert "It could not be made: AttributeError: no attribute 'get'." in ran.err
+    assert verdicts(ran)["weights"] == verdicts(ran)["executed"] == "ok"
+
+
+@pytest.mark.parametrize("environment", [{}, {"versions": []}, {"versions": None, "threads": "x", "device": 7}])
+def test_an_odd_environment_is_no_traceback(environment: dict[str, Any], finished: Command) -> None:
+    edit_json("result.json", environment=environment)
+    ran = finished("verify", str(CELL), "--replay", "--format", "json")
+    assert ran.code in (0, 1)
+    assert {"job", "weights", "executed digest", "evaluation"} <= set(verdicts(ran))
