@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _MODES = ("RGB", "L")
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
+_SEARCHED = 100_000  # files that are looked at for a hint
 _MARK = "\ufeff"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _WINDOW = 4  # images per thread that are decoded in advance
@@ -183,7 +185,7 @@ def _run_reader(spec: DatasetSpec, folder: Path, split: Split) -> Generator[tupl
 
 def _byte_order_mark(folder: Path) -> str:
     """Return a sentence about a table that begins with a mark, which hides its first column's name; else nothing."""
-    for path in folder.rglob("*"):
+    for path in islice(folder.rglob("*"), _SEARCHED):
         if path.suffix.lower() not in _TABLES or not path.is_file():
             continue
         with contextlib.suppress(OSError), path.open("rb") as file:

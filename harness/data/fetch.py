@@ -127,8 +127,8 @@ def fetch(
         refused.replace(final)
     if final.exists():
         return final, *verify_file(final, source, policy.accepted)
-    urls = [*_on_mirror(policy.mirror, dataset, source), *source.urls]
-    if policy.offline or not urls:
+    urls = [] if policy.offline else [*_on_mirror(policy.mirror, dataset, source), *source.urls]
+    if not urls:
         reason = "--offline forbids downloads" if policy.offline else "no address is known for it"
         raise SourceError(
             f"The file {source.filename} of '{dataset}' is not in {folder}, and {reason}. Get it another way and run: "
