@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -50,13 +51,13 @@ def search(spec: DatasetSpec, given: Path) -> Search:
         return Search(given, tuple((given,) if _may_be(given, source, sole=sole) else () for source in spec.sources))
     if not given.is_dir():
         raise WrongUseError(f"--from: there is no file or folder {given}.")
-    names = {name.casefold() for source in spec.sources for name in (source.filename, *_last_names(source))}
+    names = {_plain(name) for source in spec.sources for name in (source.filename, *_last_names(source))}
     closed: list[Path] = []
     folders, files = [given], []
     for path, kind in _walk(given, closed):
         if kind == "folder":
             folders.append(path)
-        elif path.name.casefold() in names:
+        elif _plain(path.name) in names:
             files.append(path)
     places = [_named(source, given, folders, files) for source in spec.sources]
     sizes = {source.bytes for source, found in zip(spec.sources, places, strict=True) if not found and source.checksums}
@@ -104,7 +105,12 @@ def _may_be(file: Path, source: Source, *, sole: bool) -> bool:
     if sole and is_archive(file.name) == is_archive(source.filename):
         return True
     same_size = bool(source.checksums) and file.stat().st_size == source.bytes
-    return same_size or file.name.casefold() == source.filename.casefold()
+    return same_size or _plain(file.name) == _plain(source.filename)
+
+
+def _plain(name: str) -> str:
+    """Return a name by which names that differ by case, or by the form of their accents, are equal."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _last_names(source: Source) -> list[str]:
@@ -112,7 +118,7 @@ def _last_names(source: Source) -> list[str]:
 
 
 def _named(source: Source, given: Path, folders: Sequence[Path], files: Sequence[Path]) -> list[Path]:
-    """Return the places with a source's name; else those whose name differs by case, or is that of a link's target."""
+    """Return the places with a source's name; else those of a similar name, or with the name of a link's target."""
     found = [path for path in files if path.name == source.filename]
     wanted = _last_names(source)
     if len(wanted) > 1:  # the source is several files: the folder holds all of them
@@ -121,10 +127,10 @@ def _named(source: Source, given: Path, folders: Sequence[Path], files: Sequence
         found += [path for path in folders if wanted[0] in (_names_of(path) if path is given else [path.name])]
     if found:
         return found
-    found = [path for path in files if path.name.casefold() == source.filename.casefold()]
+    found = [path for path in files if _plain(path.name) == _plain(source.filename)]
     for path in folders if wanted else ():
         names = _names_of(path) if path is given or path.is_symlink() else [path.name]
-        if wanted[0].casefold() in (name.casefold() for name in names):
+        if _plain(wanted[0]) in map(_plain, names):
             found.append(path)
     return found
 

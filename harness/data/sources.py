@@ -246,6 +246,8 @@ def _build(view: ReaderFolder, pieces: Sequence[_Piece], *, trial: bool = False)
         try:
             for origin, place in piece.links:
                 view.add(origin, place, own=piece.archive is not None)
+            if view.decomposed and not all((view.path / wanted).exists() for wanted in piece.source.gives):
+                view.compose_names()
             _verify_content(piece, view.path)
         except SourceError:
             if piece.archive is not None and not trial:

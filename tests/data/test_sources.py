@@ -240,6 +240,27 @@ def test_accents_stored_apart_are_composed_only_if_the_reader_wants_it(tmp_path:
     assert any("decomposed" in note for note in gathered.notes) is (wanted == "NFC")
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_an_accent_in_the_name_of_the_folder_itself_is_composed(tmp_path: Path, kind: str) -> None:
+    folder = leaves(tmp_path / "given").rename(tmp_path / "given" / unicodedata.normalize("NFD", "Blätter"))
+    given = folder.parent
+    if kind == "zip":
+        given = tmp_path / "leaves.zip"
+        with zipfile.ZipFile(given, "w") as packed:
+            for path in sorted(folder.rglob("*.png")):
+                packed.write(path, path.relative_to(folder.parent))
+    accepted = frozenset({hashlib.sha256(given.read_bytes()).hexdigest()}) if kind == "zip" else frozenset()
+
+    def reads(folder: Path, split: Split) -> Iterator[tuple[Path, int]]:
+        for label, name in enumerate(CLASSES):
+            for path in sorted((folder / "Blätter" / split / name).iterdir()):
+                yield path, label
+
+    one = spec(replace(LEAVES, gives=("Blätter",)), read=reads)
+    gathered = gather(one, Folders(tmp_path, tmp_path / ".work"), given, replace(POLICY, accepted=accepted))
+    assert len(list(reads(gathered.folder, "train"))) == 4
+
+
 @pytest.mark.parametrize(
     ("name", "content", "left"),
     [
