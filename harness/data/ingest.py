@@ -32,7 +32,7 @@ from harness.data.prepared import (
     write_manifest,
 )
 from harness.data.sources import download_folder
-from harness.data.store import Workshop, locked, open_workshop, publish, require_place
+from harness.data.store import Workshop, locked, open_workshop, publish, remove_folder, require_place
 from harness.errors import DatasetError, StoreError
 from harness.files import writing_to
 from harness.machine import bound_cores, free_bytes, gigabytes
@@ -247,6 +247,7 @@ def _publish(attempt: _Attempt, manifest: DatasetManifest) -> PreparedDataset:
                 f"{attempt.final.resolve()}. The older arrays there stay until you remove them."
             )
         publish(attempt.partial, attempt.final, manifest.dataset)
+        _retire_other_form(attempt)
         return PreparedDataset(attempt.final, manifest)
     if winner.manifest.fingerprint != manifest.fingerprint:
         attempt.ingestion.say(
@@ -255,6 +256,15 @@ def _publish(attempt: _Attempt, manifest: DatasetManifest) -> PreparedDataset:
         )
     attempt.workshop.discard(attempt.form)
     return winner
+
+
+def _retire_other_form(attempt: _Attempt) -> None:
+    """Remove an outdated native form, which would be found before the new form of resized images."""
+    ingestion, name = attempt.ingestion, attempt.ingestion.offer.spec.name
+    found = find_prepared(ingestion.root, name, definition(ingestion.offer), ingestion.input_size)
+    if found is not None and found.folder != attempt.final:
+        with writing_to(found.folder):
+            remove_folder(found.folder, name)
 
 
 def _given_archives(ingestion: Ingestion) -> dict[Path, str]:

@@ -147,6 +147,19 @@ def test_a_link_to_an_input_is_followed(classes: Path, tmp_path: Path) -> None:
     assert why(prepared).endswith("names.txt has changed since the preparation")
 
 
+def test_an_outdated_native_form_makes_way_for_resized_images(tmp_path: Path) -> None:
+    base = tmp_path / "small"
+    base.mkdir()
+    for index in range(50):
+        (base / f"{index:02}.png").write_bytes(picture(index, (20, 20), "PNG"))
+    assert make(base, tmp_path / "data", given=base).folder.name == "native"
+    (base / "49.png").write_bytes(picture("larger", (40, 40), "PNG"))
+    again = make(base, tmp_path / "data", given=base)
+    assert again.folder.name == "32"
+    assert make(base, tmp_path / "data", given=base).folder == again.folder
+    assert sorted(one.name for one in again.folder.parent.iterdir()) == [".lock", "32"]
+
+
 def ignores(folder: Path, split: Split) -> Iterator[Any]:
     yield split
 

@@ -125,10 +125,12 @@ def test_corrected_labels_are_prepared_again(sets: Bench) -> None:
     verified = sets.harness("prepare", "birds", "--verify", SETS_BASE=base(sets))
     assert verified.code == 1
     assert "labels.csv has changed since the preparation" in verified.err
-    ran = sets.harness("prepare", "birds", SETS_BASE=base(sets))
-    assert ran.code == 0
-    assert "labels.csv has changed since the preparation. It is prepared again" in ran.err
-    assert labels_of(sets, "birds") == [2] * 20
+    for labels, command in (([2] * 60, "prepare"), ([1] * 60, "audit")):
+        write_table(sets.folder / "files" / "birds", labels)
+        ran = sets.harness(command, "birds", SETS_BASE=base(sets))
+        assert ran.code == 0
+        assert "labels.csv has changed since the preparation. It is prepared again" in ran.err
+        assert labels_of(sets, "birds") == labels[:20]
 
 
 def test_other_files_by_from_are_prepared_and_equal_ones_are_not(sets: Bench) -> None:
