@@ -39,6 +39,9 @@ _DRIVER_FILES = (
 )
 _JOB_BYTES = 2 * 2**30  # a process with torch takes 0.5 to 1 GB, and training at 224 pixels about another one
 _ANSWER_SECONDS = 10
+_MEMORY = Path("/proc/meminfo")
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_MEMORY_USED = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 _CPU_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
@@ -168,12 +171,35 @@ def room_on_cpu() -> int:
 
 
 def memory_bytes() -> int | None:
-    """Return the bytes of memory that this computer has; None where the system does not tell, as on Windows."""
+    """Return the bytes of memory of this computer, or fewer if a container's limit is lower.
+
+    None where the system does not tell, as on Windows.
+    """
     ask = getattr(os, "sysconf", None)
     try:
-        return int(ask("SC_PHYS_PAGES")) * int(ask("SC_PAGE_SIZE")) if ask else None
+        installed = int(ask("SC_PHYS_PAGES")) * int(ask("SC_PAGE_SIZE")) if ask else None
     except (ValueError, OSError):
         return None
+    limit = _first_number(_MEMORY_LIMITS)
+    return installed if installed is None or limit is None else min(installed, limit)
+
+
+def free_memory_bytes() -> int | None:
+    """Return the bytes of memory that processes may still take; None where the system does not tell."""
+    free = memory_bytes()
+    with contextlib.suppress(OSError, AttributeError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", _MEMORY.read_text(encoding="ascii"), re.MULTILINE)
+        free = int(found[1]) * 1024 if found else free
+    limit, used = _first_number(_MEMORY_LIMITS), _first_number(_MEMORY_USED)
+    return free if free is None or limit is None or used is None else max(0, min(free, limit - used))
+
+
+def _first_number(files: Sequence[Path]) -> int | None:
+    """Return the number in the first of these files that has one; a limit's "max" is none."""
+    for file in files:
+        with contextlib.suppress(OSError, ValueError):
+            return int(file.read_text(encoding="ascii"))
+    return None
 
 
 def existing_folder(folder: Path) -> Path:

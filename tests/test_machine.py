@@ -93,3 +93,18 @@ def test_container_limit(content: str, limit: float | None, tmp_path: Path, monk
     assert machine.core_limit() == limit
     if limit:
         assert usable_cores() == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not tell its memory")
+def test_a_containers_limit_bounds_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    used.write_text(f"{2**29}\n")
+    monkeypatch.setattr(machine, "_MEMORY_LIMITS", (tmp_path / "missing", limit))
+    monkeypatch.setattr(machine, "_MEMORY_USED", (tmp_path / "missing", used))
+    limit.write_text("max\n")
+    installed = machine.memory_bytes() or 0
+    assert installed > 2**30
+    assert 0 < (machine.free_memory_bytes() or 0) <= installed
+    limit.write_text(f"{2**29 + 1000}\n")
+    assert machine.memory_bytes() == 2**29 + 1000
+    assert machine.free_memory_bytes() == 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-import time
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -41,6 +41,7 @@ COLUMNS = {
 }
 DIGITS = {"accuracy": 2, "seconds": 1}
 _BASES = {"runs": "finished runs", "timed": "timed", "scaled": "scaled", None: ""}
+_FIRST_SECONDS = 1.0
 _LINE_SECONDS = 10.0  # between two lines of progress without a terminal
 
 
@@ -96,11 +97,10 @@ def show_plan(workspace: Workspace, plan: Plan, estimator: Estimator, format_: s
         timing: Whether to time models without an estimate.
     """
     # Finished runs of other seeds are evidence for the time of a job, too.
-    survey = survey_plan(workspace, with_other_seeds(workspace, plan))
-    if timing:
-        line = _ProgressLine(estimator.setting)
-        estimator.time_missing(plan, survey.cells, line.say)
-        line.end()
+    with _ProgressLine(estimator.setting) as line:
+        survey = survey_plan(workspace, with_other_seeds(workspace, plan), say=line.say)
+        if timing:
+            estimator.time_missing(plan, survey.cells, line.say_timing)
     price = estimator.price(plan, survey.cells)
     cells = survey.cells[: len(plan.jobs)]
     _print_cells(plan, cells, price, format_)
@@ -237,35 +237,52 @@ def _clock(seconds: float) -> str:
 
 
 class _ProgressLine:
-    """The progress of timings on stderr: one changing line on a terminal, else a line every few seconds."""
+    """The progress on stderr, as a context: one changing line on a terminal, else a line every ten seconds."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._began = False
-        self._spoke = time.monotonic()
+        self._explained = False
+        self._text = ""
         self._width = 0
         self._live = sys.stderr.isatty()
+        self._over = threading.Event()
+
+    def __enter__(self) -> _ProgressLine:
+        if not self._live:
+            threading.Thread(target=self._repeat, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._end()
+
+    def say_timing(self, text: str) -> None:
+        """Show a line of progress, after a sentence that explains the timings."""
+        if not self._explained:
+            self._explained = True
+            self._end()
+            say(f"Timing a few training steps on {self._setting.device}; they are remembered, and --quick skips this.")
+        self.say(text)
 
     def say(self, text: str) -> None:
         """Show a line of progress."""
-        now = time.monotonic()
-        if not self._began:
-            self._began = True
-            click.echo(
-                f"Timing a few training steps on {self._setting.device}; the times are remembered, and --quick skips "
-                "this.",
-                err=True,
-            )
         if self._live:
             click.echo("\r" + text.ljust(self._width), err=True, nl=False)
             self._width = max(self._width, len(text))
-        elif now - self._spoke >= _LINE_SECONDS or "could not" in text:
-            click.echo(text, err=True)
+        elif "could not" in text:
+            say(text)
         else:
-            return
-        self._spoke = now
+            self._text = text
 
-    def end(self) -> None:
-        """Finish the line."""
-        if self._live and self._began:
-            click.echo(err=True)
+    def _repeat(self) -> None:
+        """Write the last text again and again, so that a long step is not taken for a standstill."""
+        pause = _FIRST_SECONDS
+        while not self._over.wait(pause):
+            if self._text:
+                say(self._text)
+                pause = _LINE_SECONDS
+
+    def _end(self) -> None:
+        if self._width:
+            say("")
+            self._width = 0

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +16,7 @@ from harness.api import Cell, Job
 from harness.data.prepare import PrepareRequest, estimate
 from harness.data.prepared import PreparedDataset
 from harness.errors import HarnessError
-from harness.machine import WATTS, Device, forks_workers, installed_version
+from harness.machine import WATTS, Device, forks_workers, free_memory_bytes, installed_version, usable_cores
 from harness.plan import Plan
 from harness.price.price import Basis, JobPrice, Price, Rates, Workload, count_products, find_rates
 from harness.price.timings import Conditions, Timing, Timings, mean_timing
@@ -27,6 +27,8 @@ Say: TypeAlias = Callable[[str], object]
 _IMPORT_SECONDS = 4.0  # until it has been measured
 _QUICK_SECONDS = 30.0  # limit of a timing that only explains a refusal
 _QUICK_MODELS = 2
+_PROCESS_BYTES = 5 * 2**28  # of a process with torch
+_ACTIVATIONS = 130  # of the largest of the paper's models, in training, as a multiple of its batch of images
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class _Known:
     rates: Rates
 
 
+def _named(case: Workload) -> str:
+    return f"{case.model} on {case.dataset}"
+
+
 class Estimator:
     """Estimates the price of plans on one machine. Only ``time_missing`` and ``time_some`` time anything.
 
@@ -96,6 +102,7 @@ class Estimator:
         wanted = set(plan.jobs)
         todo = [cell for cell in cells if cell.state != "done" and cell.job in wanted]
         cases = self._cases(plan, todo)
+        self._notes.extend(self._about_one(plan, cases.values()))
         finished = self._finished(cells)
         timed = {name: self._timing(case) for name, case in cases.items()}
         rates = find_rates(
@@ -128,19 +135,23 @@ class Estimator:
     def time_missing(self, plan: Plan, cells: Sequence[Cell], say: Say) -> None:
         """Time a few steps of every (model, data set) without finished runs and earlier timings.
 
-        On a CPU, a protocol made for an accelerator gets one step per model, at one of the class counts.
+        Those jobs are timed at the same time that share a device, if memory and cores allow, else one at a time. On a
+        CPU, a protocol made for an accelerator gets one step per model, at one of the class counts.
         """
         wanted = set(plan.jobs)
         todo = [cell for cell in cells if cell.state != "done" and cell.job in wanted]
         finished = {} if self._fresh else self._finished(cells)
         cases = {name: case for name, case in self._cases(plan, todo).items() if name not in finished}
-        missing = {case.key: case for case in cases.values() if self._fresh or self._timing(case) is None}
+        sharing = self._sharing(todo)
+        together = sharing if self._fit(plan, sharing) else 1
+        look = self._timing if together == 1 else (lambda case: self._remembered(case.key))
+        missing = {case.key: case for case in cases.values() if self._fresh or look(case) is None}
         if self._is_slow(plan):
             # A step takes seconds, and the size of the head hardly matters: one class count is enough.
             known = {case.model for case in cases.values() if case.key not in missing}
             missing = {case.model: case for case in missing.values() if case.model not in known}
         if missing:
-            self._time(plan, list(missing.values()), self._sharing(todo), say)
+            self._time(plan, list(missing.values()), together, say)
 
     def time_some(self, plan: Plan, cells: Sequence[Cell], say: Say) -> tuple[str, ...]:
         """Time one or two models in about half a minute, unless they were timed earlier; return their names.
@@ -161,7 +172,7 @@ class Estimator:
         began = time.monotonic()
         while order and len(known) + len(timed) < _QUICK_MODELS and 2.5 * (time.monotonic() - began) < _QUICK_SECONDS:
             case = order.pop(0)
-            self._time(plan, [case], self._sharing(todo), say)
+            self._time(plan, [case], case.jobs if self._fit(plan, case.jobs) else 1, say)
             timed.append(case.model)
         return (*known, *timed)
 
@@ -187,6 +198,15 @@ class Estimator:
         """Return the number of parallel jobs on one device."""
         return max(1, min(self.setting.sharing, len(todo)))
 
+    def _fit(self, plan: Plan, jobs: int) -> bool:
+        """Return whether so many trainings fit into this machine at once; the plan may be for another one."""
+        protocol = plan.protocol
+        images = 4 * 3 * protocol.batch_size * protocol.input_size**2
+        free = free_memory_bytes()
+        enough = free is None or jobs * (_PROCESS_BYTES + _ACTIVATIONS * images) <= free
+        spare = self.setting.device.kind != "cpu" or jobs * self.setting.threads <= usable_cores()
+        return jobs == 1 or (enough and spare)
+
     def _case(self, plan: Plan, model: str, dataset: str, sharing: int) -> Workload:
         facts = self._workspace.facts(dataset)
         offer = self._workspace.catalog.model(model)
@@ -201,7 +221,9 @@ class Estimator:
             threads=self.setting.threads,
             jobs=sharing,
         )
-        return Workload(model, dataset, architecture, facts.classes, side, facts.train, facts.test, conditions.key())
+        alone = replace(conditions, jobs=1).key()
+        sizes = facts.classes, side, facts.train, facts.test
+        return Workload(model, dataset, architecture, *sizes, conditions.key(), sharing, alone)
 
     def _side(self, plan: Plan, dataset: str) -> int:
         found = self._workspace.find_prepared(dataset, plan.protocol)
@@ -212,7 +234,30 @@ class Estimator:
         return min(offered.spec.native_side or size, size) if offered else size
 
     def _timing(self, case: Workload) -> Timing | None:
-        return self._known.get(case.key) or (None if self._fresh else self._timings.get(case.key))
+        """Return the timing of parallel jobs, else that of one job as if the others slowed it down."""
+        if found := self._remembered(case.key):
+            return found
+        alone = self._remembered(case.alone)
+        return alone.slower(self._slowdown(case.jobs)) if alone else None
+
+    def _remembered(self, key: str) -> Timing | None:
+        return self._known.get(key) or (None if self._fresh else self._timings.get(key))
+
+    def _slowdown(self, jobs: int) -> float:
+        """Return the factor by which parallel jobs are slower than one: as cores are divided, or a GPU's time."""
+        if self.setting.device.kind != "cpu":
+            return float(jobs)
+        return max(1.0, jobs * self.setting.threads / usable_cores())
+
+    def _about_one(self, plan: Plan, cases: Iterable[Workload]) -> Iterator[str]:
+        """Yield a sentence if jobs that share the device are priced by one that has it to itself."""
+        for case in cases:
+            if self._remembered(case.key) is None and self._remembered(case.alone) is not None:
+                why = "" if self._fit(plan, case.jobs) else ", since so many do not fit into the memory and cores here"
+                factor = self._slowdown(case.jobs)
+                pace = f"{factor:.3g} times as slow" if factor > 1 else "as fast"
+                yield f"Timed one job at a time, not {case.jobs} at once{why}; each of them is taken to be {pace}."
+                return
 
     def _finished(self, cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
         """Return mean recorded seconds by (model, data set), of runs on this device with as many threads."""
@@ -239,25 +284,29 @@ class Estimator:
         effort = HASTY if self._is_slow(plan) else THOROUGH if self.setting.device.kind == "cpu" else ACCELERATED
         measured = defaultdict(list)
         with tempfile.TemporaryDirectory(prefix="harness-timing-") as folder:
+            steps = effort.warm + effort.steps + 1
+            each = {case.dataset: case for case in cases}
+            datasets = {name: self._dataset(plan, case, Path(folder) / name, steps) for name, case in each.items()}
             trials = [
                 Trial(
                     protocol=plan.protocol,
                     model=case.model,
-                    dataset=self._dataset(plan, case, Path(folder) / str(number), effort.warm + effort.steps + 1),
+                    dataset=datasets[case.dataset],
                     device=self.setting.device.address,
                     threads=self.setting.threads,
                     effort=effort,
                     folder=self._writable_folder(),
                 )
-                for number, case in enumerate(cases)
+                for case in cases
             ]
-            for done, (index, timing) in enumerate(time_trials(trials, self._workspace.catalog, together=together)):
-                case = cases[index]
-                say(f"Timed {case.model} on {case.dataset} ({min(done + 1, len(cases))} of {len(cases)})")
+            say(f"Timing {_named(cases[0])} (1 of {len(cases)})" + (f", {together} at once" if together > 1 else ""))
+            for done, (index, timing) in enumerate(time_trials(trials, self._workspace.catalog, together=together), 1):
                 if isinstance(timing, str):
                     say(timing)
                 else:
-                    measured[case.key].append(timing)
+                    measured[cases[index].alone if together == 1 else cases[index].key].append(timing)
+                if done < len(cases):
+                    say(f"Timing {_named(cases[done])} ({done + 1} of {len(cases)})")
         for key, timings in measured.items():
             self._known[key] = mean_timing(timings)
             self._timings.put(key, self._known[key])

@@ -150,6 +150,8 @@ class Workload:
         side: Side of the stored images, in pixels.
         train, test: Numbers of images.
         key: From ``Conditions.key``.
+        jobs: Number of jobs that share the device, and slow each other down.
+        alone: The key of the same with one job at a time.
     """
 
     model: str
@@ -160,6 +162,8 @@ class Workload:
     train: int
     test: int
     key: str
+    jobs: int = 1
+    alone: str = ""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ class Timing:
         checkpoints = count_saves(epochs, steps * self.step)
         return self.setup + training + checkpoints * self.checkpoint + test * self.image
 
+    def slower(self, factor: float) -> Timing:
+        """Return the timing on a machine on which everything takes so many times as long."""
+        return Timing(**{part: factor * seconds for part, seconds in asdict(self).items()})
+
 
 def mean_timing(timings: Iterable[Timing]) -> Timing:
     """Return the mean of several timings, part by part."""

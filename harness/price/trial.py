@@ -22,7 +22,7 @@ import torch
 from harness.api import EpochRecord, Job, StoppedError
 from harness.catalog import Catalog, discover
 from harness.data.prepared import SCHEMA, DatasetManifest, PreparedDataset, SplitArrays
-from harness.errors import HarnessError, one_line
+from harness.errors import HarnessError, PluginError, one_line
 from harness.guard import guarded
 from harness.price.timings import Timing
 from harness.registry import Protocol
@@ -233,8 +233,10 @@ def _attempt(trial: Trial, catalog: Catalog) -> Timing | str:
     try:
         with guarded():
             return time_trial(trial, catalog)
-    except HarnessError as error:  # a broken model must not hide the price of the others
+    except PluginError as error:  # a broken model must not hide the price of the others
         return f"{trial.model} could not be timed: {error}"
+    except HarnessError as error:
+        return f"{trial.model} could not be timed: {one_line(error)}"
 
 
 def _attempt_in_worker(trial: Trial) -> Timing | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.api import Cell
@@ -29,13 +29,16 @@ class Survey:
     broken: Mapping[str, str]
 
 
-def survey_plan(workspace: Workspace, plan: Plan, *, brief: bool = False) -> Survey:
+def survey_plan(
+    workspace: Workspace, plan: Plan, *, brief: bool = False, say: Callable[[str], object] | None = None
+) -> Survey:
     """Examine a plan's models and results.
 
     Args:
         workspace: Registry, plugins and folders.
         plan: The jobs.
         brief: Whether results may lack most of their environment and facts, which is quicker to read.
+        say: Told of each model before it is read, since building many takes a while.
 
     Raises:
         HarnessError: a name is unknown, or the sizes of a data set differ from the registry's.
@@ -46,7 +49,9 @@ def survey_plan(workspace: Workspace, plan: Plan, *, brief: bool = False) -> Sur
     class_counts = sorted(class_counts_of(workspace, plan))
     over: dict[str, str] = {}
     broken: dict[str, str] = {}
-    for name in plan.models:
+    for number, name in enumerate(plan.models, 1):
+        if say is not None:
+            say(f"Reading {name} ({number} of {len(plan.models)})")
         try:
             counts = {classes: workspace.architecture(name, classes).parameters for classes in class_counts}
         except PluginError as error:

@@ -119,7 +119,7 @@ def test_what_was_timed_once_is_remembered(
     plan = tiny_plan(tiny_benchmark, tiny_catalog, "tiny", "unbuildable")
     first: list[str] = []
     price = estimate(tiny_benchmark, tiny_catalog, plan, setting(), said=first)
-    assert [line for line in first if line.startswith("Timed tiny on")]
+    assert [line for line in first if line.startswith("Timing tiny on")]
     assert {one.job.model: one.basis for one in price.jobs} == {"tiny": "timed", "unbuildable": None}
     assert any("unbuildable" in note for note in price.notes)
     again: list[str] = []
@@ -139,7 +139,49 @@ def test_single_job_has_the_device_to_itself(
     two = replace(setting(), jobs=2)
     assert [one.basis for one in estimate(tiny_benchmark, tiny_catalog, plan, two).jobs] == ["timed"]
     seeds = build_plan(tiny_benchmark, tiny_catalog, replace(selection, seeds=2))
-    assert [one.basis for one in estimate(tiny_benchmark, tiny_catalog, seeds, two).jobs] == [None, None]
+    shared = estimate(tiny_benchmark, tiny_catalog, seeds, two)
+    assert [one.basis for one in shared.jobs] == ["timed", "timed"]
+    assert "Timed one job at a time, not 2 at once" in " ".join(shared.notes)
+
+
+def test_more_jobs_than_fit_are_timed_one_at_a_time(
+    tiny_benchmark: Benchmark,
+    tiny_catalog: Catalog,
+    tiny_harness: Command,
+    quick_start: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    selection = Selection(("tiny",), suite="tiny", datasets=("dots",), seeds=4)
+    plan = build_plan(tiny_benchmark, tiny_catalog, selection)
+    monkeypatch.setattr("harness.price.estimate.usable_cores", lambda: 4)
+    asked: list[int] = []
+
+    def time_nothing(trials: object, catalog: object, *, together: int) -> list[tuple[int, Timing]]:
+        asked.append(together)
+        return []
+
+    monkeypatch.setattr("harness.price.trial.time_trials", time_nothing)
+    four = replace(setting(), jobs=4, threads=1)
+    for free, threads, together in ((2**40, 1, 4), (2**32, 1, 1), (2**40, 2, 1), (None, 1, 4)):
+        monkeypatch.setattr("harness.price.estimate.free_memory_bytes", lambda free=free: free)
+        estimate(tiny_benchmark, tiny_catalog, plan, replace(four, threads=threads), said=[])
+        assert asked.pop() == together
+
+
+def test_a_job_beside_more_than_there_are_cores_for_is_as_much_slower(
+    tiny_benchmark: Benchmark,
+    tiny_catalog: Catalog,
+    tiny_harness: Command,
+    quick_start: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    selection = Selection(("tiny",), suite="tiny", datasets=("dots",), seeds=4)
+    plan = build_plan(tiny_benchmark, tiny_catalog, selection)
+    one = estimate(tiny_benchmark, tiny_catalog, plan, replace(setting(), threads=1), said=[])
+    monkeypatch.setattr("harness.price.estimate.usable_cores", lambda: 2)
+    four = estimate(tiny_benchmark, tiny_catalog, plan, replace(setting(), threads=1, jobs=4))
+    assert four.jobs[0].seconds == pytest.approx(2 * (one.jobs[0].seconds or 0))
+    assert "since so many do not fit into the memory and cores here; each of them is taken to be 2 times" in str(four)
 
 
 def test_finished_runs_on_the_same_device_are_the_better_source(
@@ -282,7 +324,7 @@ def test_plan_prices_and_says_so(tiny_harness: Command, quick_start: None) -> No
     assert all(row["estimated_seconds"] > 0 for row in ran.rows)
     assert "Timing a few training steps on" in ran.err
     assert re.search(r"of work, the longest job .*; with --jobs 1 about \d+ s, which would end ", ran.err)
-    assert re.search(r"Disk: up to \d+ MB for the runs; .* are free at runs\.", ran.err)
+    assert re.search(r"Disk: up to \d+ MB for the runs; .* are free at .*runs\.", ran.err)
     assert re.search(r"Energy: about \S+ kWh, if the machine draws 65 W \(an assumption", ran.err)
     again = tiny_harness("plan", "tiny", "tiny2", "--watts", "100", *options)
     assert again.rows == ran.rows
