@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from harness.catalog import Catalog
-from harness.errors import RegistryError, WrongUseError, unknown_name
+from harness.errors import PluginError, RegistryError, WrongUseError, unknown_name
+from harness.guard import guarded
 from harness.registry import Ablation, AugmentationUse, Benchmark, Protocol, Suite, check_protocol
 from harness.toml_file import convert, read_toml
 
@@ -106,9 +107,11 @@ def check_strengths(catalog: Catalog, protocol: Protocol) -> None:
     """
     catalog.metric(protocol.metric)
     for use in protocol.augmentations:
+        augmentation = catalog.augmentation(use.name).spec
         try:
-            catalog.augmentation(use.name).spec.build(**use.strengths)
-        except (TypeError, ValueError) as error:
+            with guarded():
+                augmentation.build(**use.strengths)
+        except PluginError as error:
             raise WrongUseError(
                 f"The protocol {protocol.name}: the augmentation '{use.name}' refuses {use.strengths}: {error}."
             ) from error

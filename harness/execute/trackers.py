@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import EpochRecord, RunResult, StoppedError, TrackedRun, Tracker, TrackerSpec
 from harness.catalog import Catalog, Offer
-from harness.errors import CannotContinueError, StoreError, one_line
+from harness.errors import CannotContinueError, PluginError, StoreError, one_line
 from harness.files import write_text_atomically
+from harness.guard import guarded
 from harness.results.store import JobFolder
 
 if TYPE_CHECKING:
@@ -74,7 +75,13 @@ def check_trackers(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:
 
 def missing_modules(spec: TrackerSpec) -> list[str]:
     """Return the modules that a tracker needs and that are not installed."""
-    return [name for name in spec.needs if importlib.util.find_spec(name) is None]
+    return [name for name in spec.needs if not _is_installed(name)]
+
+
+def _is_installed(module: str) -> bool:
+    with contextlib.suppress(PluginError), guarded():  # to find a.b, Python imports a
+        return importlib.util.find_spec(module) is not None
+    return False
 
 
 class RunTrackers:

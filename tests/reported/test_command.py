@@ -353,3 +353,35 @@ def test_a_number_out_of_all_bounds_is_refused(harness: Command, arguments: tupl
     ran = harness(*arguments, "--dry-run") if arguments[0] == "run" else harness(*arguments)
     assert ran.code == 2
     assert said in ran.err
+
+
+# --------------------------------------------------------------------------------- other entries into others' code
+
+
+def test_a_tracker_that_needs_a_part_of_a_missing_package_is_listed(bench: Bench) -> None:
+    source = """
+from harness.api import TrackerSpec, hookimpl
+@hookimpl
+def harness_trackers():
+    return [TrackerSpec(name="mine", title="Mine", open=print, needs=("no_such_package.part",))]
+"""
+    bench.put("zfollows", source)
+    ran = bench.harness("list", "trackers", "--format", "json")
+    found = {row["name"]: row["missing"] for row in ran.rows}
+    assert found["mine"] == ["no_such_package.part"]
+
+
+def test_an_executor_whose_queue_raises_hides_no_state(bench: Bench) -> None:
+    source = """
+from harness.api import ExecutorSpec, hookimpl
+def waiting(folder): raise SystemExit("the queue is shut")
+@hookimpl
+def harness_executors():
+    return [ExecutorSpec(name="mine", title="Mine", execute=lambda work: [], waiting=waiting)]
+"""
+    bench.put("zqueue", source)
+    (bench.folder / "runs" / ".executors" / "mine").mkdir(parents=True)
+    ran = bench.harness("status", "okay", *bench.quick, "--format", "json")
+    assert ran.code == 0, ran.err
+    assert ran.rows[0]["state"] == "missing"
+    assert "the queue of the executor 'mine' is unknown. SystemExit: the queue is shut" in ran.err
