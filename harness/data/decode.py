@@ -96,7 +96,7 @@ def read_samples(spec: DatasetSpec, folder: Path, split: Split) -> Generator[Enc
                 )
             _check_sample(where, image, label, group, spec)
             group = None if group is None else legible(group)
-            yield Encoded(where, image, label, group, _identity(image, label, group))
+            yield Encoded(where, image, label, group, _identity(image, folder, label, group))
             index += 1
     if index != expected:
         raise DatasetError(
@@ -219,13 +219,15 @@ def _check_sample(where: str, image: object, label: object, group: object, spec:
         raise DatasetError(f"{where} has the group {group!r}, expected a text of one line, or None.")
 
 
-def _identity(image: object, label: int, group: str | None) -> str | None:
+def _identity(image: object, folder: Path, label: int, group: str | None) -> str | None:
+    """Return the text by which a later attempt, whose folder may have another name, recognises a sample."""
     if isinstance(image, bytes):
         return f"{hashlib.sha256(image).hexdigest()} {label} {group}"
     if not isinstance(image, Path):
         return None
+    name = legible(image.relative_to(folder) if image.is_relative_to(folder) else image)
     try:
         status = image.stat()
     except OSError:
-        return f"{legible(image)} missing"
-    return f"{legible(image)} {status.st_size} {status.st_mtime_ns} {label} {group}"
+        return f"{name} missing"
+    return f"{name} {status.st_size} {status.st_mtime_ns} {label} {group}"

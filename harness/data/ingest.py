@@ -372,9 +372,11 @@ def _append(writer: ArrayWriter, pixels: npt.NDArray[np.uint8], spec: DatasetSpe
 
 
 def _stamp(ingestion: Ingestion) -> str:
-    """Everything that determines the pixels, apart from the files."""
+    """Everything that determines the pixels, apart from the user's files, whose sizes and times are compared."""
     offer = ingestion.offer
-    return json.dumps([definition(offer), offer.spec.unreadable, offer.owner.version, ingestion.input_size, versions()])
+    archives = [record.sha256 for record in ingestion.sources]
+    plugin = [definition(offer), offer.spec.unreadable, offer.owner.version]
+    return json.dumps([*plugin, archives, ingestion.input_size, versions()])
 
 
 def require_room(folder: Path, needed: int) -> None:

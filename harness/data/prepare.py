@@ -147,8 +147,9 @@ def prepare_dataset(
         return ready
     if reason:
         say(f"{spec.name}: {reason}. It is prepared again; the present arrays stay until the new ones are complete.")
-    if request.given is None:
-        request = replace(request, given=given_before(root, spec.name))
+    if request.given is None and (given := given_before(root, spec.name)) is not None:
+        say(f"{spec.name}: its files are taken from {given}, as before.")
+        request = replace(request, given=given)
     require_licence(spec, root, accept=request.accept_licence)
     for size in request.input_sizes:  # before the first hour of work
         require_place(root / spec.name / expected_form(spec, size), spec.name)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import pytest
 from harness.api import Split
 from harness.catalog import Offer, Plugin
 from harness.data import decode, ingest, store
+from harness.data.prepare import PrepareRequest, prepare_dataset
 from harness.data.prepared import PreparedDataset
 from harness.data.remove import left_behind, remove
 from harness.data.store import foreign_files, open_workshop, publish, require_place
 from harness.errors import DatasetError, StoreError
 from tests.data.folder import SIZE, files, make, offer
+from tests.published_layouts import build
 
 HERE = re.compile(r"\.work-[0-9a-f]{8}-\d+-\d+-[0-9a-f]{8}")
 
@@ -227,6 +230,40 @@ def test_a_writer_on_another_machine_is_left_alone_and_its_finished_pieces_are_c
     assert max(skipped) >= 24
     assert (elsewhere / "32" / "train.images.npy").read_bytes() == before
     assert made.manifest.fingerprint == make(images, tmp_path / "fresh").manifest.fingerprint
+
+
+def test_an_unpacked_archive_is_recognised_in_another_writers_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_SYNC_EVERY", 4)
+    monkeypatch.setattr(ingest, "bound_cores", lambda: 1)
+    miniature = build("imagenette")
+    (tmp_path / "given").mkdir()
+    for name, content in miniature.pack().items():
+        (tmp_path / "given" / name).write_bytes(content)
+    whole = miniature.offer()
+    request = PrepareRequest(whole, tmp_path / "data", (SIZE,), tmp_path / "given", accept_licence=True)
+
+    def stops(folder: Path, split: Split) -> Iterator[Any]:
+        for index, sample in enumerate(whole.spec.read(folder, split)):
+            if index == 17:
+                raise KeyboardInterrupt
+            yield sample
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_dataset(replace(request, offer=Offer(replace(whole.spec, read=stops), whole.owner)), say=lambda _: None)
+    (free,) = (tmp_path / "data" / "imagenette").glob(".work-free-*")
+    free.rename(free.with_name(".work-00000000-1-1-00000000"))
+    skipped: list[int] = []
+    real = decode.decode_samples
+
+    def counting(*arguments: Any, skip: int, **options: Any) -> Any:
+        skipped.append(skip)
+        return real(*arguments, skip=skip, **options)
+
+    monkeypatch.setattr(ingest, "decode_samples", counting)
+    prepare_dataset(request, say=lambda _: None)
+    assert skipped == [0, 12, 0]  # the native form is given up, the train split goes on, the test split begins
 
 
 def test_a_full_disk_leaves_a_free_folder_and_bad_content_leaves_none(tmp_path: Path) -> None:
