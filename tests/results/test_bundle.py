@@ -245,7 +245,7 @@ def test_an_intact_run_takes_the_place_of_a_damaged_one(
     assert ran.code == 0
     (row,) = [row for row in ran.rows if row["dataset"] == "dots" and row["model"] == "tiny"]
     assert row["outcome"] == "merged"
-    assert "The run here was damaged, and is in there/tiny-1.0/tiny/dots/set-aside/seed-0-" in row["detail"]
+    assert "there/tiny-1.0/tiny/dots/set-aside/seed-0-" in row["detail"]
     assert content(cell) == content(Path("runs") / DOTS)
     (aside,) = (cell.parent / "set-aside").iterdir()
     assert content(aside) == damaged
