@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from harness.api import Job, ModelSpec
@@ -14,6 +14,7 @@ from harness.catalog import Offer
 from harness.registry import Protocol
 
 _ADDRESS = re.compile(r"\b0x(?:[0-9a-f]+|[0-9A-F]{9,})\b")
+_ID = re.compile(r"\b[0-9a-f]{6,}\b")
 _STRING = re.compile(r"(?<!\w)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
 _TOKEN = re.compile(rf"{_STRING.pattern}|[^'\"(){{}}\[\],]+|.", re.DOTALL)
 _NUMBER = re.compile(r"[-+\d.e]+")
@@ -71,7 +72,7 @@ def hash_of(value: object) -> str:
     return hashlib.sha256(_canonical(value).encode()).hexdigest()[:16]
 
 
-def repeatable(text: str, numbers: Collection[int] = ()) -> str:
+def repeatable(text: str, numbers: Iterable[int] = ()) -> str:
     """Return a text that objects print of themselves without what differs between two processes.
 
     Addresses are left out, and the elements of a printed set are sorted; a set of numbers has the same order always, as
@@ -84,9 +85,11 @@ def repeatable(text: str, numbers: Collection[int] = ()) -> str:
     >>> repeatable("kinds={'max', 'avg'}, pool=<Pool object at 0x7f01>")
     "kinds={'avg', 'max'}, pool=<Pool object at >"
     """
-    for number in numbers:
-        text = re.sub(rf"\b(?:{number}|{number:x})\b", "", text)
-    return _sets_sorted(_ADDRESS.sub("", text))
+    text = _ADDRESS.sub("", text)
+    if _ID.search(text):
+        named = {form for number in numbers for form in (f"{number}", f"{number:x}")}
+        text = _ID.sub(lambda word: "" if word[0] in named else word[0], text)
+    return _sets_sorted(text) if "{" in text else text
 
 
 def _sets_sorted(text: str) -> str:

@@ -40,16 +40,16 @@ def architecture_digest(module: nn.Module) -> str:
 def _settings(part: nn.Module) -> str:
     """Return what a submodule prints of its settings, the same in every process; nothing if that changes by itself."""
     own, of_kind = vars(part), {name: value for kind in type(part).__mro__ for name, value in vars(kind).items()}
-    numbers = {id(value) for value in (part, type(part), *own.values(), *of_kind.values())}
+    objects = [part, type(part), *own.values(), *of_kind.values()]
     unordered = {name: value for name, value in (of_kind | own).items() if _is_unordered(value)}
-    before = dict(own)
+    before = {name: own[name] for name in unordered if name in own}
     own.update({name: _InOrder(value) for name, value in unordered.items()})
     try:
-        first, second = (repeatable(part.extra_repr(), numbers) for _ in range(2))
+        first, second = (repeatable(str(part.extra_repr()), map(id, objects)) for _ in range(2))
     finally:
-        for name in unordered:
-            own.pop(name)
-        own.update({name: before[name] for name in unordered if name in before})
+        own.update(before)
+        for name in unordered.keys() - before.keys():
+            del own[name]
     return first if first == second else ""
 
 

@@ -49,7 +49,7 @@ def test_any_other_text_stays(text: str) -> None:
 
 
 def test_ids_of_objects_are_left_out() -> None:
-    assert repeatable("id=1407 hex=57f other=14070", {1407}) == "id= hex= other=14070"
+    assert repeatable("id=1407374 hex=15798e other=14073740", {1407374}) == "id= hex= other=14073740"
 
 
 MODELS = dedent(
