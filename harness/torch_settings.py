@@ -164,14 +164,12 @@ def _settings() -> tuple[_Setting, ...]:
 
     backends: Any = torch.backends
     cuda, cudnn, matmul = backends.cuda, backends.cudnn, backends.cuda.matmul
-    deterministic: Any = torch.utils.deterministic
     return (
         _Setting("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
         _Setting("the default device", torch.get_default_device, _set_device),
         _Setting("the grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
         _Setting("the number of threads", torch.get_num_threads, torch.set_num_threads),
         _Setting("deterministic algorithms", _read_deterministic, _write_deterministic),
-        _attribute("filling of uninitialised memory", deterministic, "fill_uninitialized_memory"),
         _Setting("float32 precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
         *(_attribute(f"float32 precision of {name}", owner, "fp32_precision") for name, owner in precisions().items()),
         *(

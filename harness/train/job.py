@@ -155,10 +155,10 @@ def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trai
         StoppedError: the observer asked to stop.
     """
     with (
-        kept_torch() as changed,
         frozen_numerics(),
         kept_memory(task.device),
         seeded(task.job.seed, "run"),
+        kept_torch() as changed,
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")

@@ -227,3 +227,17 @@ def test_the_initial_weights_are_recorded(task_of: Callable[..., Task]) -> None:
     first, other = (train(task_of(seed=seed, name=f"seed {seed}")).result for seed in (0, 1))
     assert first.initial_weights_sha256 == build_model(task_of()).initial_sha256
     assert first.initial_weights_sha256 != other.initial_weights_sha256
+
+
+class TakesThreads(Net):
+    def forward(self, images: torch.Tensor) -> Any:
+        torch.set_num_threads(3)
+        return super().forward(images)
+
+
+def test_a_sound_job_has_no_note_and_one_that_changes_torch_has(task_of: Callable[..., Task]) -> None:
+    assert train(task_of(name="sound")).result.notes == []
+    threads = torch.get_num_threads()
+    (note,) = train(with_build(task_of(name="other"), TakesThreads)).result.notes
+    assert note.startswith("Training tiny changes settings of torch for everybody: the number of threads.")
+    assert torch.get_num_threads() == threads
