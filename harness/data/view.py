@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import unicodedata
 from pathlib import Path
 
 from harness.data.given import is_leftover, kind_of
-from harness.errors import SourceError
+from harness.errors import SourceError, StoreError
 from harness.files import writing_to
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ReaderFolder:
     """The folder that a data set's reader gets.
 
     Its folders are real, since ``rglob`` and ``os.walk`` pass over linked ones. The harness's own files are hard links
-    in it where the disk has them; the user's files are symbolic links, so that nothing of the user's changes.
+    in it where the disk has them; the user's files are symbolic links, so that nothing of the user's changes. Where the
+    disk takes no more files, a folder of the user is one link.
 
     Attributes:
         path: The folder.
@@ -33,6 +37,7 @@ class ReaderFolder:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True)
         self._left_out: list[Path] = []
+        self._whole: list[Path] = []
         self._composed = False
         self.decomposed = False
 
@@ -51,10 +56,20 @@ class ReaderFolder:
         target = self.path / place
         with writing_to(self.path.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
-        if origin.is_dir():
-            self._add_folder(origin, target, own=own, above=frozenset())
-        else:
+        if not origin.is_dir():
             self._add_file(str(origin), target, own=own)
+            return
+        merged = target.exists()
+        try:
+            self._add_folder(origin, target, own=own, above=frozenset())
+        except StoreError as error:
+            if own or merged or getattr(error.__cause__, "errno", None) not in _FULL:
+                raise
+            # One link per file may be more files than the disk, or a quota, allows.
+            shutil.rmtree(target)
+            with writing_to(self.path.parent):
+                target.symlink_to(os.path.abspath(origin), target_is_directory=True)  # noqa: PTH100
+            self._whole.append(origin)
 
     @property
     def notes(self) -> list[str]:
@@ -63,6 +78,10 @@ class ReaderFolder:
         if self._left_out:
             count = len(self._left_out)
             notes.append(f"{count:,} leftovers of other programs are left out, such as {self._left_out[0]}.")
+        notes += [
+            f"The disk takes no more files, so {folder} is one link; readers that search by rglob pass over it."
+            for folder in self._whole
+        ]
         if self._composed:
             notes.append("Names with accents are stored decomposed, as Macs do; the reader gets them composed.")
         return notes
@@ -109,7 +128,9 @@ class ReaderFolder:
                 return
             try:
                 target.symlink_to(origin)
-            except OSError:  # Windows without permission to create links, or a disk without them
+            except OSError as error:  # Windows without permission to create links, or a disk without them
+                if error.errno in _FULL:
+                    raise
                 if os.path.isfile(origin):  # noqa: PTH113
                     shutil.copy2(origin, target)
 

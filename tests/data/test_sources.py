@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tarfile
@@ -193,6 +194,25 @@ def test_the_readers_folder_has_real_folders_and_the_users_files_stay_as_they_ar
     assert sum(name.endswith(".png") for _, _, names in os.walk(view) for name in names) == 8
     got(tmp_path / "given", tmp_path / "data")  # made anew
     assert state(tmp_path / "given") == before
+
+
+def test_where_the_disk_takes_no_more_files_the_users_folder_is_one_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = leaves(tmp_path / "given")
+    real = Path.symlink_to
+
+    def full(self: Path, target: Any, target_is_directory: bool = False) -> None:
+        if self.name == "0.png" and self.parent.name == CLASSES[1]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, target, target_is_directory)
+
+    monkeypatch.setattr(Path, "symlink_to", full)
+    gathered = got(tmp_path / "given", tmp_path / "data")
+    assert (gathered.folder / "leaves").is_symlink()
+    assert len(list(read(gathered.folder, "train"))) == 4
+    assert any(f"takes no more files, so {folder} is one link" in note for note in gathered.notes)
+    assert len(list(folder.rglob("*.png"))) == 6
 
 
 def test_two_archives_may_share_a_folder_but_no_file(tmp_path: Path) -> None:
