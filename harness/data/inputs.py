@@ -12,6 +12,7 @@ import dis
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import site
@@ -32,6 +33,7 @@ from harness.files import write_text_atomically
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _END = object()
+_MANY = 20_000
 
 
 class FileState(msgspec.Struct, frozen=True, array_like=True):
@@ -64,14 +66,14 @@ class Watch:
     """Runs a reader and records the files that it opens or names."""
 
     def __init__(self, spec: DatasetSpec) -> None:
-        self._read = spec.read
+        self._spec = spec
         self._began = time.time()
         self._seen: set[Path] = set()
 
     def read(self, folder: Path, split: Split) -> Iterator[Sample]:
         """Run the reader. It is watched while it works on its next sample, and at no other time."""
         _listen()
-        samples = iter(self._under_watch(lambda: iter(self._read(folder, split))))
+        samples = iter(self._under_watch(lambda: iter(self._spec.read(folder, split))))
         while (sample := self._under_watch(lambda: next(samples, _END))) is not _END:
             if isinstance(sample, tuple) and sample and isinstance(sample[0], Path):
                 self._seen.add(sample[0].absolute())  # the reader may change the working folder later
@@ -83,24 +85,25 @@ class Watch:
         Args:
             given: The path of ``--from``.
             known: SHA-256 of files that were hashed already; they count as read.
-            ours: Folders of the harness, such as that of unpacked archives, whose files are no inputs.
+            ours: Folders of the harness, such as that of unpacked archives, whose files are no inputs. A link in them
+                stands for its target.
         """
-        base = given.resolve() if given else None
-        left_out = {*(one.resolve() for one in ours), *_installed()}
-        hashed = {path.resolve(): digest for path, digest in known.items()}
-        folder = cache(Path.resolve)
-        files = {}
+        base = given.absolute() if given else None
+        left_out = {*(path for one in ours for path in (one.absolute(), one.resolve())), *_installed()}
+        hashed = {path.absolute(): digest for path, digest in known.items()}
         for seen in sorted(self._seen):
-            path = folder(seen.parent) / seen.name
-            path = path.resolve() if path.is_symlink() else path
-            if path in hashed or self._made_since(path) or not left_out.isdisjoint(path.parents):
-                continue
-            hashed[path] = ""
+            linked = not left_out.isdisjoint(seen.parents) and seen.is_symlink()
+            path = seen.readlink() if linked else seen  # other links stay: one that is turned elsewhere is a change
+            if path not in hashed and left_out.isdisjoint(path.parents) and not self._made_since(path):
+                hashed[path] = ""
+        if base is not None and not self._spec.sources and not any(base in (one, *one.parents) for one in hashed):
+            hashed |= dict.fromkeys(_below(base), "")  # the reader has opened them by compiled code
+        files = {}
         for path, digest in sorted(hashed.items()):
             if (state := _state(path, digest)) is not None:
                 inside = base is not None and base in path.parents
                 files[str(path.relative_to(base) if inside and base else path)] = state
-        return Inputs(given=str(base) if base else None, reader=reader_digest(self._read), files=files)
+        return Inputs(given=str(base) if base else None, reader=reader_digest(self._spec.read), files=files)
 
     def _under_watch(self, step: Callable[[], Any]) -> Any:
         token = _WATCHED.set(self._seen)
@@ -139,6 +142,12 @@ def _listen() -> None:
 
 def _is_writing(flags: object) -> bool:
     return isinstance(flags, int) and bool(flags & _WRITES)
+
+
+def _below(base: Path) -> list[Path]:
+    """Return a file, or all files below a folder; none of more than can be hashed in a minute or two."""
+    found = [base] if base.is_file() else list(itertools.islice(base.rglob("*"), _MANY + 1))
+    return found if len(found) <= _MANY else []
 
 
 @cache
@@ -219,12 +228,12 @@ def why_kept(prepared: PreparedDataset, given: Path) -> str:
 
 def _other_origin(prepared: PreparedDataset, inputs: Inputs | None, given: Path) -> str:
     """Return why a form is not what ``--from`` would give; empty if it is."""
-    records, path = prepared.manifest.sources, given.resolve()
+    records, path = prepared.manifest.sources, given.absolute()
     if _is_pinned(prepared):
         return ""
     if inputs is None:
         origins = [Path(record.origin.removeprefix("given: ")).resolve() for record in records if _is_given(record)]
-        same = origins and all(path in (one, *one.parents) for one in origins)
+        same = origins and all(path.resolve() in (one, *one.parents) for one in origins)
         return "" if same else f"it was not prepared from {given}"
     if inputs.given is None:
         return f"it was prepared without --from, not from {given}"

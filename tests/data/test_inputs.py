@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def test_a_set_whose_files_are_gone_altogether_stays_current(prepared: PreparedD
 
 def test_another_folder_is_compared_by_content(prepared: PreparedDataset, classes: Path, tmp_path: Path) -> None:
     assert why(prepared, classes) == ""
-    assert why(prepared, tmp_path / "elsewhere" / ".." / "classes") == ""
+    (tmp_path / "link").symlink_to(classes)
+    assert why(prepared, tmp_path / "link") == ""
     shutil.copytree(classes, tmp_path / "copy")
     assert why(prepared, tmp_path / "copy") == ""
     (tmp_path / "copy" / "names.txt").write_text("b\na\n")
@@ -137,6 +139,28 @@ def test_files_that_the_reader_makes_are_no_inputs(classes: Path, tmp_path: Path
     assert inputs is not None
     assert not [name for name in inputs.files if "scratch" in name]
     assert "train/a/00.png" in inputs.files
+
+
+def test_a_link_that_is_turned_to_another_version_is_a_change(classes: Path, tmp_path: Path) -> None:
+    shutil.copytree(classes, tmp_path / "v2")
+    (tmp_path / "v2" / "names.txt").write_text("b\na\n")
+    (tmp_path / "latest").symlink_to(classes)
+    prepared = make(tmp_path / "latest", tmp_path / "data", read)
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to(tmp_path / "v2")
+    assert why(prepared).endswith("latest/names.txt has changed since the preparation")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no cat")
+def test_files_that_compiled_code_opens_are_inputs_if_they_are_given(classes: Path, tmp_path: Path) -> None:
+    def hidden(folder: Path, split: Split) -> Iterator[Any]:
+        for path, label in read(classes, split):
+            yield subprocess.run(["cat", folder / path.relative_to(classes)], capture_output=True).stdout, label
+
+    shutil.copytree(classes, tmp_path / "copy")
+    prepared = make(tmp_path / "copy", tmp_path / "data", hidden, given=tmp_path / "copy")
+    repaint(tmp_path / "copy")
+    assert why(prepared).endswith("00.png has changed since the preparation")
 
 
 def test_a_link_to_an_input_is_followed(classes: Path, tmp_path: Path) -> None:
