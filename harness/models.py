@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ModelSpec
 from harness.cache import Cache, cache_folder
-from harness.catalog import Offer
+from harness.catalog import Offer, discover
 from harness.errors import HarnessError, PluginError, one_line
 from harness.fingerprint import hash_of, repeatable
 from harness.guard import guarded
 from harness.machine import gc_paused
 from harness.macs import fvcore_nn
+from harness.processes import EndedError, call_apart
 from harness.source import source_stamp
 from harness.torch_settings import kept_torch, put_back_sentence
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+_BUILD_SECONDS = 120.0  # for building a model at every class count, its libraries imported
 
 
 def architecture_digest(module: nn.Module) -> str:
@@ -118,30 +123,67 @@ class Architectures:
     leaves what it built to the other commands.
     """
 
-    def __init__(self, *, remember: bool) -> None:
+    def __init__(self, *, remember: bool, apart: bool = True) -> None:
+        """Make one.
+
+        Args:
+            remember: Whether to use what earlier commands have built.
+            apart: Whether to build each model in a fresh process. All that its code changes ends with the process, and
+                a crash ends the process alone.
+        """
         self._cache = Cache(cache_folder() / "architectures.json")
         self._remember = remember
-        self._known: dict[str, Architecture] = {}
+        self._apart = apart
+        self._known: dict[str, Architecture | PluginError] = {}
         self._stamps: dict[str, list[object]] = {}
 
     def get(self, model: Offer[ModelSpec], num_classes: int) -> Architecture:
         """Return a model's architecture; build the model if no command has.
 
         Raises:
-            PluginError: as ``build_module``.
+            PluginError: as ``build_module``, or building it ends the process or takes minutes.
         """
-        # "fvcore" parts these entries from those of an earlier harness, which counted in another way.
-        key = hash_of(["fvcore", model.spec.name, num_classes, self._stamp(model.spec)])
-        if key not in self._known:
-            found = self._cache.get(key, Architecture) if self._remember else None
-            self._known[key] = found or self._build(key, model, num_classes)
-        return self._known[key]
+        return self.get_all(model, (num_classes,))[num_classes]
 
-    def _build(self, key: str, model: Offer[ModelSpec], num_classes: int) -> Architecture:
-        module = build_module(model, num_classes)
-        built = Architecture(architecture_digest(module), count_parameters(module).trainable)
-        self._cache.put(key, built)
-        return built
+    def get_all(self, model: Offer[ModelSpec], class_counts: Sequence[int]) -> dict[int, Architecture]:
+        """Return a model's architecture at each class count. Raises like ``get``."""
+        # "fvcore" parts these entries from those of an earlier harness, which counted in another way.
+        stamp = self._stamp(model.spec)
+        keys = {count: hash_of(["fvcore", model.spec.name, count, stamp]) for count in class_counts}
+        missing = []
+        for count, key in keys.items():
+            if key not in self._known:
+                found = self._cache.get(key, Architecture) if self._remember else None
+                if found is None:
+                    missing.append(count)
+                else:
+                    self._known[key] = found
+        for count, built in zip(missing, self._build(model, missing), strict=True):
+            self._known[keys[count]] = built
+            if isinstance(built, Architecture):
+                self._cache.put(keys[count], built)
+        found_all = {}
+        for count, key in keys.items():
+            one = self._known[key]
+            if isinstance(one, PluginError):
+                raise one.with_traceback(None)
+            found_all[count] = one
+        return found_all
+
+    def _build(self, model: Offer[ModelSpec], class_counts: Sequence[int]) -> list[Architecture | PluginError]:
+        if not class_counts:
+            return []
+        if not self._apart:
+            return read_architectures(model, class_counts)
+        try:
+            return call_apart(read_architectures, _to_send(model), class_counts, seconds=_BUILD_SECONDS)
+        except EndedError as error:
+            counts = " or ".join(str(count) for count in class_counts)
+            failure = PluginError(
+                f"{called(model)} does not build for {counts} classes: the process that built it {error}. Expected "
+                "build(num_classes) to return a torch.nn.Module."
+            )
+            return [failure] * len(class_counts)
 
     def _stamp(self, spec: ModelSpec) -> list[object]:
         """The stamp as of this command's start; looking at the files again for every job would take minutes."""
@@ -152,6 +194,41 @@ class Architectures:
     def save(self) -> None:
         """Write what is new for the next command."""
         self._cache.save()
+
+
+def read_architectures(
+    model: Offer[ModelSpec] | str, class_counts: Sequence[int]
+) -> list[Architecture | PluginError]:  # fmt: skip
+    """Build a model at each class count; return its architecture there, or the reason why there is none.
+
+    Args:
+        model: The model, or the name of an installed one.
+        class_counts: Numbers of classes.
+    """
+    try:
+        offer = discover().model(model) if isinstance(model, str) else model
+    except HarnessError as error:
+        return [PluginError(str(error))] * len(class_counts)
+    found: list[Architecture | PluginError] = []
+    for count in class_counts:
+        try:
+            module = build_module(offer, count)
+            found.append(Architecture(architecture_digest(module), count_parameters(module).trainable))
+        except PluginError as error:
+            found.append(error.with_traceback(None))
+    return found
+
+
+def _to_send(model: Offer[ModelSpec]) -> Offer[ModelSpec] | str:
+    """Return the model as it can be sent to another process: by name if its ``build`` is no function of a module.
+
+    To find a model by its name, all plugins are imported.
+    """
+    try:
+        pickle.dumps(model)
+    except Exception:  # pickle raises many kinds
+        return model.spec.name
+    return model
 
 
 def build_module(model: Offer[ModelSpec], num_classes: int) -> nn.Module:

@@ -19,13 +19,13 @@ from harness.cli.plan import COLUMNS, DIGITS, in_order, setting_of, show_plan, t
 from harness.cli.progress import RunReporter, duration, say_profiles, stop_signal
 from harness.cli.run_options import executor_option, resource_options, training_options
 from harness.errors import BudgetError, CannotContinueError, without_passwords
-from harness.execute.forkserver import begin_imports
 from harness.execute.resources import ResourceRequest, resolve_resources
 from harness.execute.run_one import LocalRunOne
 from harness.execute.trackers import check_trackers
 from harness.machine import find_device, gc_paused
 from harness.plan import Plan, build_plan
 from harness.price.estimate import Estimator, Setting
+from harness.processes import begin_imports
 from harness.results.store import executor_folder
 from harness.train.options import RunOptions
 from harness.workspace.survey import Survey, check_data, survey_plan
@@ -108,13 +108,13 @@ class _Grid:
         self._plan = plan
         self._asked = asked
         finished = all(workspace.runs.of(job).result.exists() for job in plan.jobs)
-        if not (executor.remote or asked.in_process or finished):
-            begin_imports(asked.device)
+        if not (asked.in_process or finished):
+            begin_imports()
         with gc_paused():  # torch is imported here
             self._resources = resolve_resources(asked, executor, accelerator=plan.protocol.accelerator)
         if not executor.remote:
             _refuse_years_on_a_cpu(workspace, plan, self._resources, insisted=asked.device != "auto")
-        self._workspace = workspace.with_fresh_models()
+        self._workspace = workspace.with_fresh_models(apart=not asked.in_process)
 
     def look(self) -> Survey:
         """Return the state of every job. Raises HarnessError where a data set is not prepared."""

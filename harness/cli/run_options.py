@@ -85,7 +85,12 @@ _CARE = (
         help="A setting of the executor, such as partition=gpu; repeatable.",
     ),
     click.option("--detach", is_flag=True, help="Submit to the cluster and exit; 'harness status' shows the jobs."),
-    click.option("--in-process", is_flag=True, help="Train in this process, one job at a time, for a debugger."),
+    click.option(
+        "--in-process",
+        is_flag=True,
+        help="Train in this process, for a debugger: one job at a time, and what one job's code changes in torch stays "
+        "for the next.",
+    ),
 )
 _TRAINING = (
     click.option(

@@ -1,4 +1,4 @@
-"""The slow imports of a worker. The fork server imports this module once (``harness.execute.forkserver``)."""
+"""The slow imports of a worker. The fork server imports this module once (``harness.processes``)."""
 
 from __future__ import annotations
 

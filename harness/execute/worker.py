@@ -1,54 +1,66 @@
-"""A worker process: it trains one job after another for its parent, so that libraries are imported once.
+"""A worker process: it trains one job for its parent and ends, so that no job meets what another one changed.
 
 This module imports nothing heavy, for it is imported before the number of threads is limited.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import gc
-import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, SupportsFloat, TypeAlias
 
 from harness.api import Cell, EpochRecord, Job, Reporter, Shares, StoppedError, StopSignal, StoreError
-from harness.machine import THREAD_VARIABLES, gc_paused
+from harness.machine import gc_paused
+from harness.processes import Surroundings, end_process
 
 _Send: TypeAlias = Callable[[tuple[str, tuple[Any, ...]]], None]
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """The parent's environment and folder. A forked process has those with which the fork server started."""
+class Assignment:
+    """The work of one process.
 
-    environment: Mapping[str, str]
-    folder: str
+    Attributes:
+        run_one: A pickled ``harness.api.RunOne``, unpickled once the threads are limited.
+        job: The job.
+        device: The device to train on.
+        threads: CPU threads; None leaves torch's own number.
+    """
+
+    run_one: bytes
+    job: Job
+    device: str
+    threads: int | None
 
 
-def main(connection: Connection, run_one: bytes, device: str, threads: int | None, surroundings: Surroundings) -> None:
-    """Train the jobs that the parent sends, until it closes the connection.
+def main(connection: Connection, assignment: Assignment, surroundings: Surroundings) -> None:
+    """Train a job, and end this process.
 
-    The parent sends a Job or "stop". This process sends calls of the reporter as (method, arguments), and at the end of
-    each job ("ended", (cell, reusable)), ("stopped", ()) or ("cannot_write", (sentence,)).
+    This process sends ("ready", ()), then calls of the reporter as (method, arguments), and at last ("ended", (cell,)),
+    ("stopped", ()) or ("cannot_write", (sentence,)). The parent sends "stop", or closes the connection, to stop it.
 
     Args:
         connection: The connection to the parent.
-        run_one: A pickled ``harness.api.RunOne``, unpickled once the threads are limited.
-        device: The device to train on.
-        threads: CPU threads; None leaves torch's own number.
+        assignment: The job, and the means to train it.
         surroundings: The parent's environment and folder.
     """
-    set_up_process(threads, surroundings)
+    try:
+        surroundings.take_over(assignment.threads)
+        _train(connection, assignment)
+    except BaseException:
+        traceback.print_exc()
+        end_process(1)
+    end_process(0)
+
+
+def _train(connection: Connection, assignment: Assignment) -> None:
     stop = StopSignal()
-    jobs = _Inbox(connection, stop)
 
     def send(message: tuple[str, tuple[Any, ...]]) -> None:
         try:
@@ -58,106 +70,35 @@ def main(connection: Connection, run_one: bytes, device: str, threads: int | Non
 
     with stop.installed():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which sends "stop"
-        train = _unpickle(run_one)
+        train = _unpickle(assignment.run_one)
+        threading.Thread(target=_listen, args=(connection, stop), daemon=True).start()
         send(("ready", ()))
-        while (job := jobs.next()) is not None:
-            if not _carry_out(job, partial(train, device=device, threads=threads), send, stop, on_gpu=device != "cpu"):
-                break
-    atexit._run_exitfuncs()  # a forked process skips these functions, and a library may use one to flush
-    gc.freeze()  # else the interpreter visits every object of torch at its end, which takes a second
+        reporter = PipeReporter(send, stop)
+        try:
+            if stop.wanted:
+                raise StoppedError
+            cell: Cell = train(assignment.job, device=assignment.device, threads=assignment.threads, reporter=reporter)
+            send(("ended", (cell,)))
+        except StoppedError:
+            send(("stopped", ()))
+        except StoreError as error:
+            send(("cannot_write", (str(error),)))
 
 
-def _carry_out(job: Job, train: Callable[..., Cell], send: _Send, stop: StopSignal, *, on_gpu: bool) -> bool:
-    """Train one job and send its outcome; return whether this process can train another one."""
-
-    try:
-        cell = train(job, reporter=PipeReporter(send, stop))
-    except StoppedError:
-        send(("stopped", ()))
-        return False
-    except StoreError as error:
-        send(("cannot_write", (str(error),)))
-        return False
-    # A failure on a GPU may break the CUDA context for good, so the next job gets a fresh process.
-    reusable = cell.state != "failed" or not on_gpu
-    send(("ended", (cell, reusable)))
-    return reusable
-
-
-class _Inbox:
-    """The parent's messages. A thread reads them, so that "stop" arrives while a job is training."""
-
-    def __init__(self, connection: Connection, stop: StopSignal) -> None:
-        self._connection = connection
-        self._stop = stop
-        self._jobs: list[Job | None] = []
-        self._arrived = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def next(self) -> Job | None:
-        """Wait for the next job and return it; None at the end."""
-        with self._arrived:
-            while not self._jobs:
-                # Python handles signals in the main thread, between two waits.
-                self._arrived.wait(timeout=0.5)
-                if self._stop.wanted:
-                    return None
-            return self._jobs.pop(0)
-
-    def _read(self) -> None:
-        while True:
-            try:
-                message = self._connection.recv()
-            except (EOFError, OSError):  # the parent has ended: save the position and end
-                message = "stop"
-            if message == "stop":
-                self._stop.wanted = True
-            with self._arrived:
-                self._jobs.append(None if message == "stop" else message)
-                self._arrived.notify()
-            if message == "stop":
-                return
-
-
-def set_up_process(threads: int | None, surroundings: Surroundings) -> None:
-    """Take over the parent's surroundings, limit the threads, and point stdout at stderr.
-
-    The variables limit the threads of libraries that are imported afterwards. In a forked process torch is imported
-    already, and ``run_one`` sets its number of threads.
-    """
-    os.environ.clear()
-    os.environ.update(surroundings.environment)
-    os.chdir(surroundings.folder)
-    if threads is not None:
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(sys.stderr.fileno(), 1)
-    sys.stdout = sys.stderr
+def _listen(connection: Connection, stop: StopSignal) -> None:
+    """Wait for "stop" while the job is training, or for the end of the parent."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.recv()
+    stop.wanted = True
 
 
 def _unpickle(run_one: bytes) -> Any:
     import pickle
 
     with gc_paused():
-        import torch  # noqa: F401 - a failure of this import ends the process before the parent sends a job
+        import torch  # noqa: F401 - a failure of this import ends the process before it is ready
 
     return pickle.loads(run_one)
-
-
-def how_it_ended(code: int | None) -> str:
-    """Return the end of a sentence about a process, from its exit code.
-
-    >>> how_it_ended(3)
-    'ended with exit code 3'
-    """
-    if code is None or code >= 0:
-        return f"ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        name = signal.Signals(-code).name
-        hint = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
-        hint = " (a crash in compiled code)" if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE") else hint
-        return f"was killed by {name}{hint}"
-    return f"was killed by signal {-code}"
 
 
 _STEP_SECONDS = 0.5  # between two messages about steps: each takes float(loss), which waits for the device

@@ -55,9 +55,9 @@ class Workspace:
         # The catalog holds the plugins' own functions, and an executor's machine may have other plugins.
         return _reopen, (self.benchmark, self.runs, self.data)
 
-    def with_fresh_models(self) -> Workspace:
-        """Return the same workspace without cached models, so that every model is built anew."""
-        return replace(self, architectures=Architectures(remember=False))
+    def with_fresh_models(self, *, apart: bool = True) -> Workspace:
+        """Return the same workspace without cached models: every model is built anew, in a process of its own."""
+        return replace(self, architectures=Architectures(remember=False, apart=apart))
 
     def absolute(self) -> Workspace:
         """Return the same workspace with absolute paths, for a process with another working folder."""

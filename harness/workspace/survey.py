@@ -53,10 +53,11 @@ def survey_plan(
         if say is not None:
             say(f"Reading {name} ({number} of {len(plan.models)})")
         try:
-            counts = {classes: workspace.architecture(name, classes).parameters for classes in class_counts}
+            found = workspace.architectures.get_all(workspace.catalog.model(name), class_counts)
         except PluginError as error:
             broken[name] = str(error)
         else:
+            counts = {classes: one.parameters for classes, one in found.items()}
             if sentence := budget.excess(name, counts):
                 over[name] = sentence
     cells = read_grid(workspace.runs, plan.jobs, workspace.fingerprint, brief=brief)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -16,10 +17,9 @@ from filelock import FileLock, Timeout
 
 from harness.api import ExecutorSpec
 from harness.errors import CannotContinueError, WrongUseError
-from harness.execute.forkserver import process_context
 from harness.execute.resources import ResourceRequest, resolve_resources
-from harness.execute.worker import Surroundings, set_up_process
-from harness.machine import THREAD_VARIABLES, thread_variables
+from harness.machine import THREAD_VARIABLES, forks_workers, thread_variables
+from harness.processes import Surroundings, start_process
 from tests.support import TINY_REGISTRY, Command, Shell, long_registry, wait_until
 
 LOCAL = ExecutorSpec(name="local", title="here", execute=lambda work: [])
@@ -131,8 +131,9 @@ def test_worker_that_cannot_start_is_a_sentence(shell: Shell) -> None:
     # The command itself imports torch before its folder is searched; the worker, a fresh interpreter as with a GPU,
     # finds the broken one first.
     script = (
-        "import torch, sys, multiprocessing; import harness.execute.pool as pool; "
-        "pool.process_context = lambda devices: multiprocessing.get_context('spawn'); "
+        "import torch, sys; import harness.processes as processes; processes.forks_workers = lambda devices: False; "
+        "import harness.workspace.survey; from harness.models import Architecture, Architectures; "
+        "Architectures.get_all = lambda self, model, counts: dict.fromkeys(counts, Architecture('0', 1)); "
         "sys.path.insert(0, 'broken'); sys.argv = ['harness']; from harness.cli import main; "
         f"main(['run', 'tiny', '--dataset', 'dots', '--registry', {str(TINY_REGISTRY)!r}])"
     )
@@ -145,26 +146,23 @@ def test_worker_that_cannot_start_is_a_sentence(shell: Shell) -> None:
 
 
 def test_workers_are_forked_for_a_cpu_alone() -> None:
-    forked = "forkserver" if sys.platform == "linux" else "spawn"
-    assert process_context(("cpu", "cpu")).get_start_method() == forked
-    assert process_context(("cuda:0",)).get_start_method() == "spawn"
-    assert process_context(("mps",)).get_start_method() == "spawn"
+    assert forks_workers(("cpu", "cpu")) == (sys.platform == "linux")
+    assert not forks_workers(("cuda:0",))
+    assert not forks_workers(("mps",))
 
 
 def tell_surroundings(connection: Connection, surroundings: Surroundings) -> None:
     """What a worker does first of all, in its process."""
-    set_up_process(2, surroundings)
+    surroundings.take_over(2)
     connection.send((os.environ.get("MOOD"), thread_variables(), str(Path.cwd())))
 
 
 def test_worker_has_the_current_environment_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that it is forked from may have been started long before, in another folder."""
-    context = process_context(("cpu",))
     for mood in ("good", "better"):
         monkeypatch.setenv("MOOD", mood)
-        here, there = context.Pipe()
-        process = context.Process(target=tell_surroundings, args=(there, Surroundings(dict(os.environ), str(tmp_path))))
-        process.start()
+        here, there = Pipe()
+        process = start_process(("cpu",), tell_surroundings, there, Surroundings(dict(os.environ), str(tmp_path)))
         assert here.poll(timeout=60)
         assert here.recv() == (mood, dict.fromkeys(THREAD_VARIABLES, "2"), str(tmp_path))
         process.join(timeout=60)
@@ -194,8 +192,8 @@ def test_ctrl_c_before_the_first_job_is_a_sentence(seconds: float, shell: Shell)
 BEGIN_IMPORTS = """
 import os
 from multiprocessing import forkserver
-from harness.execute.forkserver import begin_imports
-begin_imports("cpu")
+from harness.processes import begin_imports
+begin_imports()
 place = f"/proc/{forkserver._forkserver._forkserver_pid}/fd"
 print([os.path.samefile(f"{place}/1", f"/proc/self/fd/{number}") for number in (1, 2)])
 """
@@ -209,11 +207,9 @@ def test_fork_server_does_not_inherit_stdout() -> None:
 
 
 BEGIN_AND_FORK = """
-from harness.execute.forkserver import begin_imports, process_context
-begin_imports("cpu")
-found = "import os, sys; os._exit(10 if 'timm' in sys.modules else 20)"
-process = process_context(["cpu"]).Process(target=exec, args=(found,))
-process.start()
+from harness.processes import begin_imports, start_process
+begin_imports()
+process = start_process(["cpu"], exec, "import os, sys; os._exit(10 if 'timm' in sys.modules else 20)")
 process.join()
 print(process.exitcode)
 """
