@@ -6,8 +6,8 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -18,7 +18,8 @@ from harness.cli.output import Command, print_rows, say
 from harness.cli.plan import COLUMNS, DIGITS, in_order, setting_of, show_plan, training_images
 from harness.cli.progress import RunReporter, duration, say_profiles, stop_signal
 from harness.cli.run_options import executor_option, resource_options, training_options
-from harness.errors import BudgetError, CannotContinueError, without_passwords
+from harness.errors import BudgetError, CannotContinueError, HarnessError, without_passwords
+from harness.execute.outcomes import checked_outcomes
 from harness.execute.resources import ResourceRequest, resolve_resources
 from harness.execute.run_one import LocalRunOne
 from harness.execute.trackers import check_trackers
@@ -31,6 +32,7 @@ from harness.train.options import RunOptions
 from harness.workspace.survey import Survey, check_data, survey_plan
 
 if TYPE_CHECKING:
+    from harness.catalog import Offer
     from harness.workspace import Workspace
 
 _INTERRUPTED = 130
@@ -75,7 +77,7 @@ def run(
         trackers=check_trackers(workspace.catalog, options.trackers),
         accept_cpu=resources.device != "auto",
     )
-    grid = _Grid(workspace, chosen, resources, workspace.catalog.executor(executor).spec)
+    grid = _Grid(workspace, chosen, resources, workspace.catalog.executor(executor))
     survey = grid.look()
     refused = _refusals(survey, allow_over_budget=allow_over_budget)
     if refused and set(refused) == set(chosen.models):
@@ -84,19 +86,36 @@ def run(
     stop = stop_signal()
     reporter = RunReporter(len(todo), chosen.protocol, stop)
     options = replace(options, over_budget=frozenset(survey.over_budget))
-    stopped = bool(todo) and _carry_out(grid.executor, grid.work(todo, options, reporter), stop, reporter)
-    final = _final_cells(survey, refused, reporter.finished)
+    carried = _Carried()
+    if todo:
+        carried = _carry_out(grid.executor, grid.work(todo, options, reporter), stop, reporter)
+    finished = {cell.job: cell for cell in (*carried.outcomes, *reporter.finished)}
+    if carried.failure and not finished:
+        raise carried.failure
+    final = _final_cells(survey, refused, finished)
     print_rows([cell.as_row(chosen.protocol.metric) for cell in final], format_, columns=COLUMNS, digits=DIGITS)
-    trained = sum(cell.state != "running" for cell in reporter.finished)
+    trained = sum(cell.state != "running" for cell in finished.values())
     if options.profile:
         say_profiles(workspace.runs, final, trained=trained)
-    return _summarise(final, trained, stopped=stopped)
+    code = _summarise(final, trained, stopped=carried.stopped)
+    if carried.failure:
+        raise carried.failure
+    return code
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """The end of an executor's work: the outcomes that it gave, whether the user stopped it, and its failure."""
+
+    outcomes: Sequence[Cell] = ()
+    stopped: bool = False
+    failure: HarnessError | None = None
 
 
 class _Grid:
     """The jobs of one command, with their workspace, resources and executor."""
 
-    def __init__(self, workspace: Workspace, plan: Plan, asked: ResourceRequest, executor: ExecutorSpec) -> None:
+    def __init__(self, workspace: Workspace, plan: Plan, asked: ResourceRequest, executor: Offer[ExecutorSpec]) -> None:
         """Resolve the resources.
 
         Raises:
@@ -111,8 +130,8 @@ class _Grid:
         if not (asked.in_process or finished):
             begin_imports()
         with gc_paused():  # torch is imported here
-            self._resources = resolve_resources(asked, executor, accelerator=plan.protocol.accelerator)
-        if not executor.remote:
+            self._resources = resolve_resources(asked, executor.spec, accelerator=plan.protocol.accelerator)
+        if not executor.spec.remote:
             _refuse_years_on_a_cpu(workspace, plan, self._resources, insisted=asked.device != "auto")
         self._workspace = workspace.with_fresh_models(apart=not asked.in_process)
 
@@ -126,7 +145,7 @@ class _Grid:
         if len(todo) <= 1 or self._resources.jobs == 1:
             return todo
         # Other machines are unknown here, so this one's processor gives the order.
-        asked = ResourceRequest(device="cpu") if self.executor.remote else self._asked
+        asked = ResourceRequest(device="cpu") if self.executor.spec.remote else self._asked
         return in_order(self._workspace, self._plan, survey, todo, asked)
 
     def work(self, todo: Sequence[Job], options: RunOptions, reporter: RunReporter) -> Work:
@@ -137,7 +156,7 @@ class _Grid:
             run_one=run_one,
             resources=self._resources,
             reporter=reporter,
-            folder=executor_folder(run_one.workspace.runs, self.executor.name),
+            folder=executor_folder(run_one.workspace.runs, self.executor.spec.name),
         )
 
 
@@ -151,21 +170,26 @@ def _refusals(survey: Survey, *, allow_over_budget: bool) -> dict[str, str]:
     return refused
 
 
-def _carry_out(executor: ExecutorSpec, work: Work, stop: StopSignal, reporter: RunReporter) -> bool:
-    """Execute the work under signal handlers and a live display; return whether the user stopped it.
+def _carry_out(executor: Offer[ExecutorSpec], work: Work, stop: StopSignal, reporter: RunReporter) -> _Carried:
+    """Execute the work under signal handlers and a live display.
 
     Jobs of other commands are tried once more at the end: a command that was just killed holds its job until the
     checkpoint is saved.
     """
+    outcomes: list[Cell] = []
     try:
         with stop.installed(), reporter.live():
-            outcomes = list(executor.execute(work))
+            for cell in checked_outcomes(executor, work):
+                outcomes.append(cell)
             elsewhere = tuple(cell.job for cell in outcomes if cell.state == "running")
             if elsewhere and _any_free(work, elsewhere):
-                list(executor.execute(replace(work, jobs=elsewhere)))
+                for cell in checked_outcomes(executor, replace(work, jobs=elsewhere)):
+                    outcomes.append(cell)
     except (StoppedError, KeyboardInterrupt):
-        return True
-    return False
+        return _Carried(outcomes, stopped=True)
+    except HarnessError as error:
+        return _Carried(outcomes, failure=error)
+    return _Carried(outcomes)
 
 
 def _any_free(work: Work, jobs: Sequence[Job]) -> bool:
@@ -178,8 +202,7 @@ def _any_free(work: Work, jobs: Sequence[Job]) -> bool:
     return False
 
 
-def _final_cells(survey: Survey, refused: dict[str, str], trained: Sequence[Cell]) -> list[Cell]:
-    now = {cell.job: cell for cell in trained}
+def _final_cells(survey: Survey, refused: Mapping[str, str], now: Mapping[Job, Cell]) -> list[Cell]:
     cells = []
     for cell in survey.cells:
         if cell.job.model in refused and cell.state != "done":
