@@ -22,6 +22,7 @@ from harness.api import Job, Reporter
 from harness.doctor import Examination, Finding
 from harness.errors import CannotContinueError
 from harness.machine import existing_folder
+from harness.processes import helper_environment
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.save_timer import SAVE_EVERY
 
@@ -183,8 +184,7 @@ def _train(trial: ResumeTask, scratch: Path, *, kill_after: float | None) -> flo
     Raises:
         CannotContinueError: it failed by itself.
     """
-    # The child must be able to import every module that this process can.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = os.environ | helper_environment()
     with (scratch / "messages").open("w+", encoding="utf-8") as messages:
         process = subprocess.Popen(
             [sys.executable, "-m", "harness.doctor.resume", trial.as_argument()],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +17,6 @@ from harness.api import (
     Cell,
     ExecutorSpec,
     Job,
-    RunOne,
     StoppedError,
     StoreError,
     Work,
@@ -89,7 +90,7 @@ def _carry_out(ray: Any, work: Work) -> Iterator[Cell]:
         resources=_custom(resources.options.get("resources", "")),
         max_retries=1,
         retry_exceptions=False,
-    )(_train)
+    )(_training(_working_folders()))
     waiting = list(work.jobs)
     running: dict[Any, Job] = {}
     limit = resources.jobs or len(waiting)
@@ -99,7 +100,8 @@ def _carry_out(ray: Any, work: Work) -> Iterator[Cell]:
             raise StoppedError
         while waiting and len(running) < limit:
             job = waiting.pop(0)
-            running[remote.remote(work.run_one, job, resources.devices[0], threads)] = job
+            content = pickle.dumps((work.run_one, job))
+            running[remote.remote(content, resources.devices[0], threads)] = job
             work.reporter.job_started(job)
         done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_SECONDS)
         for reference in done:
@@ -108,9 +110,28 @@ def _carry_out(ray: Any, work: Work) -> Iterator[Cell]:
             yield outcome
 
 
-def _train(run_one: RunOne, job: Job, device: str, threads: int) -> Cell:
-    """Train a job, in a Ray worker."""
-    return run_one(job, device=device, threads=threads)
+def _working_folders() -> frozenset[str]:
+    """Return the folder that Ray puts first on the path of its workers although this process does not search it."""
+    return frozenset({str(Path.cwd())} - set(sys.path))
+
+
+def _training(left_out: frozenset[str]) -> Callable[[bytes, str, int], Cell]:
+    """Return the function of a Ray worker. Ray sends its code, for it is no function of a module.
+
+    So nothing is imported before the path is put right: a user's ``timm/`` in the working folder, or another checkout's
+    ``harness/``, would be imported in place of the installed one.
+    """
+
+    def train(content: bytes, device: str, threads: int) -> Cell:
+        import pickle
+        import sys
+
+        sys.path[:] = [entry for entry in sys.path if entry not in left_out]
+        run_one, job = pickle.loads(content)
+        cell: Cell = run_one(job, device=device, threads=threads)
+        return cell
+
+    return train
 
 
 def _outcome(ray: Any, work: Work, reference: Any, job: Job) -> Cell:
@@ -134,10 +155,11 @@ def _stop(ray: Any, running: dict[Any, Job]) -> None:
     """Let every job save its position, which it does at the end of its step, and end."""
     for reference in running:
         ray.cancel(reference, force=False)
-    patience = time.monotonic() + _STOP_SECONDS
     left = list(running)
-    while left and time.monotonic() < patience:
-        _, left = ray.wait(left, num_returns=1, timeout=_POLL_SECONDS)
+    # The waits are counted, for a clock runs on while this process and its workers are stopped.
+    for _ in range(round(_STOP_SECONDS / _POLL_SECONDS) + len(running)):
+        if left:
+            _, left = ray.wait(left, num_returns=1, timeout=_POLL_SECONDS)
 
 
 def _custom(text: str) -> dict[str, float]:

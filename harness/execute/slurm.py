@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -205,7 +208,14 @@ def _submit(work: Work, jobs: Sequence[Job], options: Mapping[str, str]) -> list
 
 def _parameters(resources: Resources, options: Mapping[str, str], threads: int) -> dict[str, Any]:
     gpus = options.get("gpus", "1" if resources.needs_gpu else "")
-    setup = [f"export OMP_NUM_THREADS={threads}", *([options["setup"]] if "setup" in options else [])]
+    path = os.pathsep.join(entry for entry in sys.path if Path(entry).is_absolute())
+    setup = [
+        f"export OMP_NUM_THREADS={threads}",
+        # A task is started by ``python -m``, which would search the working folder first.
+        "export PYTHONSAFEPATH=1",
+        f"export PYTHONPATH={shlex.quote(path)}",
+        *([options["setup"]] if "setup" in options else []),
+    ]
     found: dict[str, Any] = {
         "job_name": "xscore-harness",
         "time": _whole("time", options.get("time", str(_MINUTES))),

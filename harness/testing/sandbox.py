@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import one_line
+from harness.processes import helper_environment
 from harness.torch_settings import kept_torch
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -262,11 +263,7 @@ def run_python(
         threads: Its ``OMP_NUM_THREADS``; 0 leaves the variable as it is.
         folder: Its working folder; None for the current one.
     """
-    environment = os.environ | {
-        # A folder that was put on sys.path for this check reaches the child by the environment alone.
-        "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = os.environ | helper_environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(

@@ -191,6 +191,6 @@ def test_slurm_parameters_follow_from_what_was_asked() -> None:
     found = slurm._parameters(resources, {"partition": "gpu", "time": "600", "mem": "16GB"}, 4)
     assert found["partition"] == "gpu"
     assert (found["time"], found["cpus_per_task"], found["gpus_per_node"], found["array_parallelism"]) == (600, 4, 1, 8)
-    assert found["setup"] == ["export OMP_NUM_THREADS=4"]
+    assert found["setup"][:2] == ["export OMP_NUM_THREADS=4", "export PYTHONSAFEPATH=1"]
     assert "gpus_per_node" not in slurm._parameters(Resources(), {}, 1)
     assert os.environ.get("SLURM_JOB_ID") is None
