@@ -20,11 +20,13 @@ from harness.catalog import Catalog, Offer
 from harness.errors import CannotContinueError, PluginError, StoreError, one_line
 from harness.files import write_text_atomically
 from harness.guard import guarded
+from harness.processes import AwakeClock
 from harness.results.store import JobFolder
 
 if TYPE_CHECKING:
     from harness.train.job import Built, Task
 
+_POLL_SECONDS = 0.1
 _METHODS = ("epoch_finished", "run_finished", "run_failed", "close")
 
 
@@ -208,7 +210,7 @@ class _Followed:
         """Have the thread do something and wait for it, within the tracker's patience."""
         self._calls.put(call)
         try:
-            problem = self._answers.get(timeout=self.offer.spec.patience)
+            problem = self._answer()
         except queue.Empty:
             self.usable = False
             self._calls.put(self._close)  # should it ever come back
@@ -219,8 +221,16 @@ class _Followed:
         if what != "close":  # it may hold a file or a connection
             self._calls.put(self._close)
             with contextlib.suppress(queue.Empty):
-                self._answers.get(timeout=self.offer.spec.patience)
+                self._answer()
         return f"{what} raised {problem}"
+
+    def _answer(self) -> str:
+        """Return the thread's next answer. Raises queue.Empty if there is none within the tracker's patience."""
+        clock, patience = AwakeClock(), self.offer.spec.patience
+        while clock.seconds() < patience:  # a thread is no slower because this process was stopped for a while
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=min(_POLL_SECONDS, patience))
+        raise queue.Empty
 
     def _close(self) -> None:
         if self._tracker is not None:
