@@ -44,6 +44,7 @@ _FORM_FILES = frozenset(
 )
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # written by file managers, by themselves
 _WORK = re.compile(r"\.work-(?P<machine>free|[0-9a-f]{8})(-(?P<space>\d+)-(?P<pid>\d+))?-[0-9a-f]{8}")
+_REPLACED = "replaced-"  # begins the name of a form that is moved aside until the new one is in its place
 _ABANDONED_SECONDS = 7 * 86_400.0  # a folder of another machine in which nothing has changed for so long
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.EACCES)  # EACCES: Windows
 
@@ -155,25 +156,29 @@ def open_workshop(root: Path, dataset: str, *, sole: bool) -> Iterator[Workshop]
     with writing_to(base):
         if not any(_rename(one, path) for one in sorted(dead, key=_last_change, reverse=True)):
             path.mkdir()
-    for one in [*dead, *(_outdated_work(base) if sole else ())]:
+    _put_back(path)
+    for one in dead:
+        _clear(one)
+    for one in _outdated_work(base) if sole else ():
         shutil.rmtree(one, ignore_errors=True)
     strangers = tuple(one for one in others if one not in dead)
     try:
         yield Workshop(path, strangers)
     except (StoreError, SourceError, KeyboardInterrupt) as error:
         if isinstance(error, SourceError) and not any(path.glob("parts/*")):
-            shutil.rmtree(path, ignore_errors=True)
+            _clear(path)
         else:
+            _put_back(path)
             shutil.rmtree(path / "view", ignore_errors=True)
             _rename(path, path.with_name(f".work-free-{path.name[-8:]}"))
         raise
     except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
+        _clear(path)
         raise
-    shutil.rmtree(path, ignore_errors=True)
+    _clear(path)
     for one in strangers:
         if time.time() - _last_change(one) > _ABANDONED_SECONDS:
-            shutil.rmtree(one, ignore_errors=True)
+            _clear(one)
 
 
 def publish(partial: Path, final: Path, dataset: str) -> None:
@@ -194,7 +199,7 @@ def publish(partial: Path, final: Path, dataset: str) -> None:
                 if final.is_symlink():
                     final.unlink()  # the linked folder stays
                 else:
-                    _rename(final, partial.with_name(f"replaced-{secrets.token_hex(4)}"))
+                    _rename(final, partial.with_name(f"{_REPLACED}{final.name}-{secrets.token_hex(4)}"))
             else:
                 return
 
@@ -346,6 +351,20 @@ def _is_dead(work: Path, *, sole: bool) -> bool:
     except OSError:
         pass
     return False
+
+
+def _clear(work: Path) -> None:
+    """Remove a writer's folder."""
+    _put_back(work)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_back(work: Path) -> None:
+    """Put back a form that a writer has moved aside and, since it was stopped, not replaced."""
+    for old in work.glob(f"{_REPLACED}*"):
+        form = work.parent / old.name.removeprefix(_REPLACED).rpartition("-")[0]
+        if not form.exists() and not form.is_symlink():
+            _rename(old, form)
 
 
 def _last_change(work: Path) -> float:

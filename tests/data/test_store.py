@@ -266,6 +266,26 @@ def test_an_unpacked_archive_is_recognised_in_another_writers_folder(
     assert skipped == [0, 12, 0]  # the native form is given up, the train split goes on, the test split begins
 
 
+@pytest.mark.parametrize("stop", ["error", "kill"])
+def test_a_form_that_was_moved_aside_and_not_replaced_is_put_back(images: Path, tmp_path: Path, stop: str) -> None:
+    form = make(images, tmp_path).folder
+    before = names(form)
+    if stop == "kill":
+        aside = form.parent / ".work-free-00000000" / "replaced-32-00000000"
+        aside.parent.mkdir()
+        form.rename(aside)
+
+    def replace_form() -> None:
+        with open_workshop(tmp_path, "folder", sole=True) as workshop:
+            if stop == "error":
+                form.rename(workshop.path / "replaced-32-00000000")
+            raise StoreError("the disk is full")
+
+    with pytest.raises(StoreError):
+        replace_form()
+    assert names(form) == before
+
+
 def test_a_full_disk_leaves_a_free_folder_and_bad_content_leaves_none(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for error, left in ((StoreError("full"), 1), (DatasetError("bad"), 0)):
