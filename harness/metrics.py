@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from harness.api import MetricSpec
 from harness.catalog import Offer
-from harness.errors import PluginError, one_line
+from harness.errors import HarnessError, PluginError
+from harness.guard import guarded
+from harness.torch_settings import kept_torch
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +34,10 @@ def measure(offer: Offer[MetricSpec], logits: torch.Tensor, labels: torch.Tensor
     """
     called = f"{offer.spec.name} of {what}" if what else offer.spec.name
     try:
-        value = offer.spec.compute(logits.clone(), labels.clone())
-    except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end the command
-        raise PluginError(f"{offer.owner} could not compute {called}: {one_line(error)}.") from error
+        with guarded(), kept_torch():
+            value = offer.spec.compute(logits.clone(), labels.clone())
+    except HarnessError as error:
+        raise PluginError(f"{offer.owner} could not compute {called}: {error}.") from error
     number = _number(value)
     if number is None:
         raise PluginError(
@@ -47,9 +50,10 @@ def measure(offer: Offer[MetricSpec], logits: torch.Tensor, labels: torch.Tensor
 def _number(value: object) -> float | None:
     """Return a finite number as a float, and None for anything else."""
     try:
-        plain = value.item() if hasattr(value, "item") else value
-        number = math.nan if isinstance(plain, bool | str | bytes) else float(plain)  # type: ignore[arg-type]
-    except Exception:  # the value is an object of the plugin, so its conversion may raise anything
+        with guarded():  # the value may be an object of the plugin
+            plain = value.item() if hasattr(value, "item") else value
+            number = math.nan if isinstance(plain, bool | str | bytes) else float(plain)  # type: ignore[arg-type]
+    except HarnessError:
         return None
     return number if math.isfinite(number) else None
 

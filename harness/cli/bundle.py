@@ -18,10 +18,11 @@ from harness.cli.common_options import (
     runs_option,
     suite_option,
 )
-from harness.cli.output import Command, print_rows
+from harness.cli.output import Command, print_rows, say
 from harness.errors import CannotContinueError, WrongUseError
 
 if TYPE_CHECKING:
+    from harness.results.merge import Merged
     from harness.results.store import JobFolder
 
 _BUNDLED = {"model": "model", "dataset": "data set", "seed": "seed", "state": "state", "bytes": "bytes", "detail": ""}
@@ -101,7 +102,7 @@ def bundle(
     size = write_bundle(output, whole)
     print_rows(rows, format_, columns=_BUNDLED)
     left = len(folders) - len(whole)
-    click.echo(f"{output}: {len(whole)} runs, {size / 1e6:.1f} MB{f'; {left} left out' if left else ''}.", err=True)
+    say(f"{output}: {len(whole)} runs, {size / 1e6:.1f} MB{f'; {left} left out' if left else ''}.")
     return 0
 
 
@@ -125,17 +126,21 @@ def merge(sources: tuple[Path, ...], runs: Path, format_: str) -> int:
     from harness.results.store import RunsFolder
 
     target = RunsFolder(runs)
+    merged: list[Merged] = []
     with ExitStack() as stack:
         opened = [stack.enter_context(open_source(path)) for path in sources]
         target.check_writable()
-        merged = [merge_run(run, target) for found, _ in opened for run in found]
         left_out = [sentence for _, sentences in opened for sentence in sentences]
-    print_rows([one.as_row() for one in merged], format_, columns=_MERGED)
+        try:
+            for run in [run for found, _ in opened for run in found]:
+                merged.append(merge_run(run, target))
+        finally:  # on a full disk, too, the runs that were merged before are shown
+            print_rows([one.as_row() for one in merged], format_, columns=_MERGED)
     for sentence in left_out:
-        click.echo(sentence, err=True)
+        say(sentence)
     counts = Counter(one.outcome for one in merged)
     states = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    click.echo(f"{len(merged)} runs into {runs}: {states}.", err=True)
+    say(f"{len(merged)} runs into {runs}: {states}.")
     return 1 if counts["set aside"] or counts["left out"] else 0
 
 

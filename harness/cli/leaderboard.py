@@ -17,7 +17,7 @@ from harness.cli.common_options import (
     protocol_option,
     result_options,
 )
-from harness.cli.output import Command, print_rows
+from harness.cli.output import Command, print_rows, say
 from harness.errors import CannotContinueError, WrongUseError
 from harness.registry import Benchmark, Budget
 
@@ -84,7 +84,7 @@ def leaderboard(
     leaks = known_leaks(workspace.catalog, names, workspace.data, input_size)
     print_board(rows, format_, leaking=leaks, ablation=ablation_of(benchmark, request.suite), budget=budget)
     for note in (*notes, *(f"* {name}: {sentence}." for name, sentence in leaks.items())):
-        click.echo(note, err=True)
+        say(note)
 
 
 def ablation_of(benchmark: Benchmark, suite: str | None) -> str:
@@ -118,7 +118,7 @@ def _print_seeds(board: Leaderboard, one: str, other: str, format_: str) -> None
     ]
     columns = {"dataset": "data set", "seeds_alone": "more seeds, only here", "seeds_in_plan": "cheapest plan"}
     print_rows(rows, format_, columns=columns)
-    click.echo(plan.reason, err=True)
+    say(plan.reason)
 
 
 def measured_board(

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,10 @@ import click
 from harness.errors import CannotContinueError
 from harness.guard import Careless, Patient, lend, text_stream
 
+_CONTROL = re.compile(
+    r"\x1b(?!\[(?:0|1|2|3[0-7]|9[0-7])m)"  # all but the colours that the harness itself uses
+    r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+)
 _INDENTED = 1000  # rows of JSON
 _STYLES = {"table": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 
@@ -85,8 +90,17 @@ STRIPPED = "Python runs with -OO (PYTHONOPTIMIZE=2), which removes the text of t
 
 
 def say(text: str) -> None:
-    """Write a line to stderr."""
-    click.echo(text, err=True)
+    """Write a line to stderr; what would move the cursor or hide text, such as a file may hold, is shown as escapes."""
+    click.echo(printable(text), err=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for characters that control a terminal; colours and line ends stay.
+
+    >>> print(printable("ok" + chr(27) + "[2J"))
+    ok\\x1b[2J
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def emit(text: str = "", *, end: str = "\n") -> None:
@@ -188,7 +202,7 @@ def _cell(value: object, digits: int | None) -> str:
         return f"{value:.{2 if digits is None else digits}f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return printable(str(value)).replace("\n", " ")
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ import click
 
 from harness.cli.common_options import ResultRequest, UserPath, protocol_option, result_options
 from harness.cli.leaderboard import ablation_of, measured_board, published_board
-from harness.cli.output import Command
+from harness.cli.output import Command, say
 from harness.errors import CannotContinueError, HarnessError, WrongUseError
 from harness.protocol_file import describe_ablation
 
@@ -55,10 +55,10 @@ def report(out: Path, request: ResultRequest, published: bool, figures: Path | N
     content = gather(request, published=published, patterns=not no_patterns)
     drawn = build_figures(content)
     write_page(out, content, drawn)
-    click.echo(f"Wrote {out} ({page_size(out.read_text(encoding='utf-8'))}).", err=True)
+    say(f"Wrote {out} ({page_size(out.read_text(encoding='utf-8'))}).")
     if figures is not None:
         paths = write_figures(figures, drawn)
-        click.echo(f"Wrote {len(paths)} files to {figures}.", err=True)
+        say(f"Wrote {len(paths)} files to {figures}.")
 
 
 def gather(request: ResultRequest, *, published: bool, patterns: bool) -> PageContent:
@@ -157,8 +157,8 @@ def _patterns(benchmark: Benchmark, catalog: Catalog, board: Leaderboard, *, mea
     try:
         described, failures = describe_models(catalog, names, benchmark.counting)
     except HarnessError as error:
-        click.echo(f"Without patterns: {error}", err=True)
+        say(f"Without patterns: {error}")
         return None
     for failure in failures:
-        click.echo(failure, err=True)
+        say(failure)
     return gather_patterns(described, board.scores, compute_of(None if measured else benchmark, described))

@@ -20,7 +20,7 @@ from harness.cli.common_options import (
     result_options,
 )
 from harness.cli.leaderboard import ablation_of, measured_board, print_board
-from harness.cli.output import Command, print_rows
+from harness.cli.output import Command, print_rows, say
 from harness.errors import CannotContinueError, WrongUseError
 from harness.registry import Benchmark, Protocol
 from harness.workspace.finished import collect
@@ -74,7 +74,7 @@ def score(request: ResultRequest, make_anchors: str | None, sensitivity: bool, f
     else:
         print_board(board.models, format_, ablation=ablation_of(workspace.benchmark, request.suite), budget=budget)
     for note in (*notes, *board.notes):
-        click.echo(note, err=True)
+        say(note)
 
 
 def _metric_of_file(workspace: Workspace, request: ResultRequest) -> MetricSpec:
@@ -188,9 +188,9 @@ def _print_sensitivity(board: Leaderboard, format_: str, *, higher: bool, percen
         columns |= {f"rank_by_lambda.{lam:g}": f"rank at {lam:g}" for lam in found.ranks}
         print_rows(full, format_, columns=columns, digits=dict.fromkeys(("xscore", "mean", "variance"), 3))
     for change in found.crossings.to_dict("records"):
-        click.echo(f"At lambda {change['lambda']:.2f} {change['overtaking']} passes {change['overtaken']}.", err=True)
+        say(f"At lambda {change['lambda']:.2f} {change['overtaking']} passes {change['overtaken']}.")
     if found.crossings.empty:
-        click.echo("No two models change places between lambda 0 and 2.", err=True)
+        say("No two models change places between lambda 0 and 2.")
 
 
 _COLUMNS = {
@@ -263,7 +263,7 @@ def select(
     )
     for sentence in (note, *found.warnings, *best_by_q2(found)):
         if sentence:
-            click.echo(sentence, err=True)
+            say(sentence)
 
 
 def _table(request: ResultRequest, *, published: bool) -> tuple[pd.DataFrame, Anchors, str]:

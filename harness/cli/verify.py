@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.common_options import UserPath, data_option, format_option, open_workspace, registry_option
-from harness.cli.output import Command, print_rows
+from harness.cli.output import Command, print_rows, say
 
 if TYPE_CHECKING:
     from harness.results.store import JobFolder
@@ -71,7 +71,7 @@ def verify(
             resolve_device(device)
         verified = []
         for index, (label, folder) in enumerate(found, 1):
-            click.echo(f"[{index}/{len(found)}] {label}", err=True)
+            say(f"[{index}/{len(found)}] {label}")
             verified.append(verify_run(label, folder, workspace, device=device, replay=replay))
     if format_ == "table" and len(verified) > 1:  # some twenty checks per run, too many to read; failures follow
         print_rows([_counts(one) for one in verified], format_)
@@ -109,20 +109,17 @@ def _summarise(verified: Sequence[Verified]) -> int:
     failed = [one for one in verified if one.failed]
     runs = f"{len(verified)} run{'' if len(verified) == 1 else 's'}"
     numbers = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("ok", "failed", "skipped") if counts[verdict])
-    click.echo(f"{runs}: {numbers}.", err=True)
+    say(f"{runs}: {numbers}.")
     for one in failed:
         for check in one.checks:
             if check.verdict == "failed":
-                click.echo(
-                    f"Failed: {one.label}: {check.name}: {_sentence(check.found, check.expected, check.detail)}",
-                    err=True,
-                )
+                say(f"Failed: {one.label}: {check.name}: {_sentence(check.found, check.expected, check.detail)}")
     skipped: dict[tuple[str, str], int] = Counter(
         (check.name, check.detail) for one in verified for check in one.checks if check.verdict == "skipped"
     )
     for (name, reason), count in skipped.items():
         where = "" if len(verified) == 1 else f" of {count} run{'' if count == 1 else 's'}"
-        click.echo(f"Not checked: {name}{where}: {reason}", err=True)
+        say(f"Not checked: {name}{where}: {reason}")
     if not any(one.readable for one in verified):
         return _CANNOT_READ
     return 1 if failed else 0

@@ -63,6 +63,7 @@ class JobRunner:
         return cell
 
     def _run_locked(self, job: Job, folder: JobFolder) -> Cell:
+        earlier = folder.read_error()
         try:
             return self._run(job, folder)
         except (StoppedError, StoreError):
@@ -70,6 +71,10 @@ class JobRunner:
         except (Exception, SystemExit) as error:  # one job's failure, whatever it is, must not end the others
             sentence = _sentence(error)
             folder.fail(sentence, traceback.format_exc())
+            if folder.read_error() == earlier:
+                self._notice(
+                    [f"{job}: it failed for the same reason as the last time. Mend that before you try again."]
+                )
             return Cell(job, "failed", detail=sentence)
 
     def _run(self, job: Job, folder: JobFolder) -> Cell:

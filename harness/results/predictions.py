@@ -26,7 +26,7 @@ def read_predictions(folder: JobFolder) -> tuple[Floats, Ints]:
     """
     import numpy as np
 
-    path = folder.predictions
+    path, advice = folder.predictions, f"Remove the folder {folder.path}, and run that job again."
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             logits, labels = stored["logits"], stored["labels"]
@@ -35,9 +35,9 @@ def read_predictions(folder: JobFolder) -> tuple[Floats, Ints]:
             f"{path} is missing, so only the metrics in result.json are known of {folder.job}."
         ) from None
     except Exception as error:  # of damaged bytes, each decompressor and each parser of a header has errors of its own
-        raise CannotContinueError(f"{path} is damaged: {one_line(error)}. Run that job again.") from error
+        raise CannotContinueError(f"{path} is damaged: {one_line(error)}. {advice}") from error
     if problem := _unfit(logits, labels):
-        raise CannotContinueError(f"{path} holds {problem}. Run that job again.")
+        raise CannotContinueError(f"{path} holds {problem}. {advice}")
     return logits.astype(np.float32, copy=False), labels.astype(np.int64, copy=False)
 
 

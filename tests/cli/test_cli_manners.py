@@ -15,7 +15,7 @@ import click
 import pytest
 
 from harness import __version__
-from harness.cli import cli
+from harness.cli import cli, output
 from tests.support import TINY_REGISTRY, Command
 
 pytestmark = pytest.mark.portable
@@ -167,3 +167,12 @@ def test_every_help_reads_alike(name: str) -> None:
 _GENERIC = {"TEXT", "INTEGER", "FLOAT", "DIRECTORY", "FILENAME", "INTEGER RANGE", "FLOAT RANGE"}
 _METAVAR = re.compile(r"(?:[A-Z0-9_]+(?:\.[a-z]+)?|[a-z0-9:\[\]]+(?=\|)|(?<=\|)[a-z0-9:\[\]]+)(?:[ |=](?!$)|$)")
 """Parts of what a value is: a name in capitals (``N``, ``FILE.toml``) or one of several values (``auto|cpu``)."""
+
+
+def test_what_controls_a_terminal_is_shown_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_rows([{"name": "\x1b[2J\x1b[8mgone\u202e", "note": "two\nlines"}], "table")
+    output.say("note \x1b[H\x07 of a plugin")
+    captured = capsys.readouterr()
+    assert r"\x1b[2J\x1b[8mgone\u202e" in captured.out
+    assert "two lines" in captured.out
+    assert captured.err == "note \\x1b[H\\x07 of a plugin\n"

@@ -219,3 +219,12 @@ def test_protocol_for_an_accelerator_explains_its_cost_on_a_cpu(
     assert "To train here, use --device cpu" in ran.err
     assert "harness run --all --suite pocket" in ran.err
     assert not list(Path("runs").iterdir())
+
+
+def test_a_job_that_fails_again_for_the_same_reason_is_told(tiny_harness: Command) -> None:
+    first = tiny_harness("run", "diverging", "--dataset", "dots")
+    assert first.code == 1
+    assert "as the last time" not in first.err
+    second = tiny_harness("run", "diverging", "--dataset", "dots")
+    assert second.code == 1
+    assert "it failed for the same reason as the last time" in " ".join(second.err.split())

@@ -140,3 +140,15 @@ def test_memory_is_kept_for_a_run_and_given_back_after_it() -> None:
     assert within > 0.9, "what was freed went back to the kernel at once"
     assert after < 0.2, "the run's memory stayed with the process"
     assert later < 0.2, "malloc was left otherwise than it was found"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_batch_that_is_changed_in_place_changes_nothing_that_is_stored(split: SplitArrays, ahead: bool) -> None:
+    writable = SplitArrays(np.array(split.images), split.labels.copy())  # a file's map would refuse to be written
+    order = np.arange(21)
+    for batch in fed(Feeder(writable, CPU, ahead=ahead), order, size=4):
+        batch.images.zero_()
+        batch.labels.zero_()
+    assert np.array_equal(writable.images, split.images)
+    assert np.array_equal(writable.labels, split.labels)
+    assert order.tolist() == list(range(21))
