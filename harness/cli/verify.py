@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,8 @@ def verify(
     """
     workspace = open_workspace(data=data, registry=registry)
     with ExitStack() as stack:
-        found = [run for path in paths for run in _find(path, stack)]
+        here = f"{Path.cwd()}{os.sep}"
+        found = [(label.removeprefix(here), run) for path in paths for label, run in _find(path, stack)]
 
         from harness.machine import resolve_device
         from harness.verify.runs import verify_run
