@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import Distribution, DistributionFinder, EntryPoint
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,40 @@ class Installed:
 
     Attributes:
         name, version: As its metadata has them; of a damaged one, as its folder's name has them.
+        folder: The folder of its metadata.
         points: The entry points.
         damage: The reason why they can't be read, or why none of them may be used; empty if there is none.
     """
 
     name: str
     version: str
+    folder: Path
     points: tuple[EntryPoint, ...]
     damage: str = ""
 
 
 def find_installed() -> list[Installed]:
-    """Return the distributions that have entry points of the harness; of two with one name, the first on the path."""
+    """Return the distributions that have entry points of the harness; of two with one name, the first on the path.
+
+    Two in one folder of the path are left by an interrupted upgrade: the version of the code is then unknown.
+    """
     found: dict[str, Installed] = {}
     for distribution in _distributions():
+        one = None
         with contextlib.suppress(PluginError), guarded():
             if PROJECT in (distribution.read_text("entry_points.txt") or ""):
                 one = _read(distribution)
-                if one.points or one.damage:
-                    found.setdefault(re.sub(r"[-_.]+", "-", one.name).lower(), one)
+        if one is None or not (one.points or one.damage) or one.folder.name.startswith("~"):  # pip is removing it
+            continue
+        first = found.setdefault(_canonical(one.name), one)
+        if first.folder != one.folder and first.folder.parent == one.folder.parent:
+            twice = f"{first.folder.name} and {one.folder.name} are both there"
+            found[_canonical(one.name)] = replace(first, damage=_damage(first.folder, twice))
     return list(found.values())
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _distributions() -> list[Distribution]:
@@ -60,13 +74,15 @@ def _read(distribution: Distribution) -> Installed:
         with guarded():
             points = tuple(point for point in distribution.entry_points if point.group == PROJECT)
     except PluginError:
-        return Installed(name, version, (), _damage(folder, "a line of entry_points.txt is not NAME = MODULE"))
+        return Installed(name, version, folder, (), _damage(folder, "a line of entry_points.txt is not NAME = MODULE"))
     written: tuple[str | None, str | None] = None, None
     with contextlib.suppress(PluginError), guarded():
         written = distribution.metadata["Name"], distribution.metadata["Version"]
     if not all(written):
-        return Installed(name, version, points, _damage(folder, "METADATA is missing or has no name and version"))
-    return Installed(str(written[0]), str(written[1]), points)
+        return Installed(
+            name, version, folder, points, _damage(folder, "METADATA is missing or has no name and version")
+        )
+    return Installed(str(written[0]), str(written[1]), folder, points)
 
 
 def _damage(folder: Path, found: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -144,6 +145,35 @@ def test_name_contested_between_third_parties_is_nobodys(install: Callable[..., 
     assert {"first", "second"} <= set(catalog.models)
     with pytest.raises(PluginError, match=r"claimed by plugin 'aaa' of aaa 1\.0 and plugin 'zzz' of zzz 1\.0"):
         catalog.model("mynet")
+
+
+def test_two_versions_in_one_folder_are_an_interrupted_upgrade(install: Callable[..., Path]) -> None:
+    install("upgraded", MODEL.format(name="mynet"), version="1.0")
+    install("upgraded", MODEL.format(name="mynet"), version="2.0")
+    one = plugin(discover(), "upgraded")
+    assert one.state == "failed"
+    assert "upgraded-1.0.dist-info" in one.reason
+    assert "upgraded-2.0.dist-info" in one.reason
+    assert "pip install --force-reinstall upgraded" in one.reason
+
+
+def test_a_remnant_of_pip_is_no_plugin(install: Callable[..., Path]) -> None:
+    root = install("upgraded", MODEL.format(name="mynet"), version="1.0")
+    (root / "upgraded-1.0.dist-info").rename(root / "~pgraded-1.0.dist-info")
+    install("upgraded", MODEL.format(name="mynet"), version="2.0")
+    assert [(one.version, one.state) for one in discover().plugins if one.name == "upgraded"] == [("2.0", "ok")]
+
+
+def test_an_older_version_further_down_the_path_is_hidden(
+    install: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = install("upgraded", MODEL.format(name="mynet"), version="1.0")
+    shutil.copytree(root, tmp_path / "first")
+    (tmp_path / "first" / "upgraded-1.0.dist-info").rename(tmp_path / "first" / "upgraded-2.0.dist-info")
+    metadata = tmp_path / "first" / "upgraded-2.0.dist-info" / "METADATA"
+    metadata.write_text("Metadata-Version: 2.1\nName: upgraded\nVersion: 2.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "first"))
+    assert [(one.version, one.state) for one in discover().plugins if one.name == "upgraded"] == [("2.0", "ok")]
 
 
 def test_unknown_name_gets_a_suggestion() -> None:

@@ -280,7 +280,8 @@ class Estimator:
 
         if self._timings.number("imports", sys.executable, installed_version("torch")) is None:
             say("Timing the start of a process, once")
-            self._timings.put_number(import_seconds(), "imports", sys.executable, installed_version("torch"))
+            if (seconds := import_seconds()) is not None:
+                self._timings.put_number(seconds, "imports", sys.executable, installed_version("torch"))
         effort = HASTY if self._is_slow(plan) else THOROUGH if self.setting.device.kind == "cpu" else ACCELERATED
         measured = defaultdict(list)
         with tempfile.TemporaryDirectory(prefix="harness-timing-") as folder:

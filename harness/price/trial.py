@@ -223,10 +223,16 @@ def invented_dataset(folder: Path, *, name: str, classes: int, side: int, images
     return PreparedDataset(folder, manifest)
 
 
-def import_seconds() -> float:
-    """Return the seconds until a fresh process could train: the imports of torch and its companions."""
-    ran = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=True)
-    return float(ran.stdout)
+def import_seconds() -> float | None:
+    """Return the seconds until a fresh process could train: the imports of torch and its companions.
+
+    None if there is no such process, since too little memory is left, for instance.
+    """
+    try:
+        ran = subprocess.run([sys.executable, "-P", "-c", _IMPORTS], capture_output=True, text=True, check=True)
+        return float(ran.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def _attempt(trial: Trial, catalog: Catalog) -> Timing | str:
