@@ -27,21 +27,26 @@ _DAY = 86_400.0  # seconds
 _LOCKS_UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # NFS without lockd, Lustre, some FUSE
 
 
-def absolute_path(given: str | os.PathLike[str]) -> Path:
-    """Return a path that a user gave, with ``~`` expanded, so that it stays the same when the working folder changes.
-
-    Raises:
-        WrongUseError: it begins with the home of a user, and the system knows none.
-        CannotContinueError: it is relative, and the working folder has been removed.
-    """
+def user_path(given: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave, with ``~`` expanded. Raises WrongUseError where the system knows no such home."""
     text = os.path.expanduser(os.fspath(given))  # noqa: PTH111 - pathlib takes ./~ for ~
     if text.startswith("~"):
         raise WrongUseError(
             f"The path {given} begins with a home folder that this system does not know. Write the whole path, or "
             f"./{given} for a file of this name."
         )
+    return Path(text)
+
+
+def absolute_path(given: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave, so that it stays the same when a plugin changes the working folder.
+
+    Raises:
+        WrongUseError: as ``user_path``.
+        CannotContinueError: it is relative, and the working folder has been removed.
+    """
     try:
-        return Path(text).absolute()
+        return user_path(given).absolute()
     except FileNotFoundError as error:
         raise CannotContinueError(
             f"The working folder has been removed, so {given} leads nowhere. Change to another folder, or write whole "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.cache import NOWHERE, Cache, cache_folder
-from harness.data.prepared import default_data_root
+from harness.data.prepared import check_root, default_data_root
 from harness.errors import CannotContinueError
 
 
@@ -92,7 +92,7 @@ def test_a_user_without_a_home_has_no_cache_and_is_asked_for_a_data_folder(monke
     assert cache.get("key", float) == 1.0
     monkeypatch.delenv("HARNESS_DATA")
     with pytest.raises(CannotContinueError, match=r"Name a folder .* with HARNESS_DATA or --data"):
-        default_data_root()
+        check_root(default_data_root())
 
 
 def test_a_cache_folder_with_a_tilde_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:

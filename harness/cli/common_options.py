@@ -18,7 +18,7 @@ from harness.catalog import Catalog, discover
 from harness.cli.output import say
 from harness.data.prepared import default_data_root
 from harness.errors import HarnessError, WrongUseError
-from harness.files import absolute_path
+from harness.files import absolute_path, user_path
 from harness.plan import Selection, under_budget
 from harness.protocol_file import describe_ablation, under_protocol
 from harness.registry import Benchmark, load_benchmark
@@ -98,24 +98,24 @@ complete_devices = _completer(_devices)
 
 
 class UserPath(click.Path):
-    """A path, made absolute before any plugin can change the working folder; ``~`` is the user's home."""
+    """A path in which ``~`` is the user's home, also where no shell has expanded it, as behind ``=``."""
 
     def __init__(self, **rules: Any) -> None:
         super().__init__(path_type=Path, **rules)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the absolute path."""
-        return super().convert(absolute_path(value), param, ctx)
+        """Return the path."""
+        return super().convert(user_path(value), param, ctx)
 
 
 class NameOrFile(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """A name, or the path of a TOML file, which is made absolute like a ``UserPath``."""
+    """A name, or a path like ``UserPath``, as a text."""
 
     name = "name or file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the name, or the absolute path."""
-        return str(absolute_path(value)) if value.endswith(".toml") or Path(value).name != value else value
+        """Return the name or the path."""
+        return str(user_path(value)) if value.startswith("~") else value
 
 
 format_option = click.option(
@@ -377,5 +377,5 @@ def open_workspace(
 
 
 def data_root(given: Path | None) -> Path:
-    """Return the data folder."""
-    return given or default_data_root()
+    """Return the data folder, as an absolute path; call it before plugins are loaded."""
+    return absolute_path(given) if given else default_data_root()

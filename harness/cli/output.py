@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -87,6 +88,14 @@ class Command(click.Command):
 
 
 STRIPPED = "Python runs with -OO (PYTHONOPTIMIZE=2), which removes the text of this help; run it without."
+
+
+def shown(path: Path) -> str:
+    """Return a path as a user sees it: from the working folder, if it is below."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ from harness.api import Cell, Job
 from harness.api.jobs import STANDARD_BUDGET
 from harness.catalog import Catalog
 from harness.cli.common_options import Request, format_option, selection_options
-from harness.cli.output import Command, print_rows, say
+from harness.cli.output import Command, print_rows, say, shown
 from harness.cli.progress import duration
 from harness.cli.run_options import executor_option, place_options
 from harness.execute.resources import ResourceRequest
@@ -190,7 +190,7 @@ def price_sentences(price: Price, setting: Setting, workspace: Workspace) -> lis
         f"({longest.job}); with --jobs {setting.jobs} about {duration(price.finish)}, "
         f"which would end {_clock(price.finish)}."
     ]
-    free = f"{gigabytes(free_bytes(workspace.runs.root))} are free at {workspace.runs.root}"
+    free = f"{gigabytes(free_bytes(workspace.runs.root))} are free at {shown(workspace.runs.root)}"
     disk = f"Disk: up to {gigabytes(price.runs_bytes)} for the runs; {free}."
     if price.unprepared:
         disk += (

@@ -25,7 +25,7 @@ from harness.cli.common_options import (
 from harness.cli.output import Command, print_rows
 from harness.data.ingest import definition, keep_arrays, require_prepared
 from harness.data.inputs import outdated
-from harness.data.prepared import PreparedDataset, find_prepared
+from harness.data.prepared import PreparedDataset, check_root, find_prepared
 from harness.errors import DatasetError, StoreError, WrongUseError
 from harness.registry import Benchmark
 
@@ -107,7 +107,7 @@ def prepare(
     if verify and remove_:
         raise WrongUseError("Use --verify or --remove, not both.")
     workspace = open_workspace(data=data, registry=registry, protocol=protocol)
-    benchmark, catalog, root = workspace.benchmark, workspace.catalog, workspace.data
+    benchmark, catalog, root = workspace.benchmark, workspace.catalog, check_root(workspace.data)
     names = list(dict.fromkeys(datasets))
     offers = [catalog.dataset(name) for name in names]
     if remove_:
@@ -169,7 +169,7 @@ def audit(
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(datasets):
         size = max(input_sizes(benchmark, name))
-        prepared = require_prepared(catalog.dataset(name), data_root(data), size)
+        prepared = require_prepared(catalog.dataset(name), check_root(data_root(data)), size)
         progress = PrepareProgress(name)
         found = look(prepared, progress.on_images)
         progress.end()

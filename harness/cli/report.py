@@ -12,6 +12,7 @@ from harness.cli.common_options import ResultRequest, UserPath, protocol_option,
 from harness.cli.leaderboard import ablation_of, measured_board, published_board
 from harness.cli.output import Command, say
 from harness.errors import CannotContinueError, HarnessError, WrongUseError
+from harness.files import absolute_path
 from harness.protocol_file import describe_ablation
 
 if TYPE_CHECKING:
@@ -48,16 +49,17 @@ def report(out: Path, request: ResultRequest, published: bool, figures: Path | N
         raise WrongUseError(f"{out} does not end in .html; the report is an HTML page.")
     if published:
         request.refuse_others("--published uses the frozen {}")
+    place, beside = absolute_path(out), absolute_path(figures or "")  # building models may change the folder
     from harness.report.figures import altair
     from harness.report.page import build_figures, page_size, write_figures, write_page
 
     altair()  # fail before minutes of work if it is not installed
     content = gather(request, published=published, patterns=not no_patterns)
     drawn = build_figures(content)
-    write_page(out, content, drawn)
-    say(f"Wrote {out} ({page_size(out.read_text(encoding='utf-8'))}).")
+    write_page(place, content, drawn)
+    say(f"Wrote {out} ({page_size(place.read_text(encoding='utf-8'))}).")
     if figures is not None:
-        paths = write_figures(figures, drawn)
+        paths = write_figures(beside, drawn)
         say(f"Wrote {len(paths)} files to {figures}.")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +63,11 @@ def verify(
     """
     workspace = open_workspace(data=data, registry=registry)
     with ExitStack() as stack:
-        here = f"{Path.cwd()}{os.sep}"
-        found = [(label.removeprefix(here), run) for path in paths for label, run in _find(path, stack)]
+        found = [
+            (label, replace(folder, path=folder.path.absolute()))
+            for path in paths
+            for label, folder in _find(path, stack)
+        ]
 
         from harness.machine import resolve_device
         from harness.verify.runs import verify_run

@@ -157,18 +157,18 @@ class PreparedDataset:
 
 
 def default_data_root() -> Path:
-    """``$HARNESS_DATA``, or a folder in the user's cache.
+    """``$HARNESS_DATA``, or a folder in the user's cache; ``check_root`` tells whether the user has one."""
+    given = os.environ.get("HARNESS_DATA")
+    return absolute_path(given) if given else cache_folder() / "data"
 
-    Raises:
-        CannotContinueError: neither is known.
-    """
-    if given := os.environ.get("HARNESS_DATA"):
-        return absolute_path(given)
-    if (cache := cache_folder()) == NOWHERE:
+
+def check_root(root: Path) -> Path:
+    """Return a data folder that is to be used. Raises CannotContinueError if it is that of a user without a home."""
+    if root.is_relative_to(NOWHERE):
         raise CannotContinueError(
             "This user has no home folder. Name a folder for the prepared data sets with HARNESS_DATA or --data."
         )
-    return cache / "data"
+    return root
 
 
 def find_prepared(root: Path, dataset: str, definition: str, input_size: int) -> PreparedDataset | None:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import CannotContinueError
+from harness.errors import CannotContinueError, PluginError
+from harness.guard import guarded
 from harness.report.content import PageContent, Patterns
 from harness.report.rows import MEASURED
 
@@ -37,14 +38,20 @@ class Figure:
 
 
 def altair() -> Any:
-    """Return the plotting library. Raises CannotContinueError with the command that installs it, if it is missing."""
+    """Return the plotting library.
+
+    Raises:
+        CannotContinueError: it is missing, or fails here, as altair does for a user without a home folder.
+    """
     try:
-        import altair
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise CannotContinueError(
-            f"The report needs {error.name}. Install it with: pip install 'xscore-harness[report]'"
-        ) from error
+        with guarded():
+            import altair
+            import vl_convert  # noqa: F401
+    except PluginError as error:
+        if isinstance(error.__cause__, ImportError):
+            missing = f"The report needs {error.__cause__.name}. Install it with: pip install 'xscore-harness[report]'"
+            raise CannotContinueError(missing) from error
+        raise CannotContinueError(f"The report's library altair can't be imported: {error}.") from error
     return altair
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.api import Job
 from harness.catalog import Catalog, discover
 from harness.data.ingest import definition, require_prepared
-from harness.data.prepared import PreparedDataset, find_prepared
+from harness.data.prepared import PreparedDataset, check_root, find_prepared
 from harness.errors import DatasetError, HarnessError
 from harness.fingerprint import Identity, fingerprints
 from harness.models import Architecture, Architectures
@@ -121,7 +121,7 @@ class Workspace:
 
     def _prepare(self, dataset: str, protocol: Protocol) -> PreparedDataset:
         try:
-            return require_prepared(self.catalog.dataset(dataset), self.data, protocol.input_size)
+            return require_prepared(self.catalog.dataset(dataset), check_root(self.data), protocol.input_size)
         except DatasetError as error:
             ablation = self.benchmark.ablations.get(protocol.name)
             if ablation is None or not str(error).endswith(f"harness prepare {dataset}"):

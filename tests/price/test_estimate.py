@@ -324,7 +324,7 @@ def test_plan_prices_and_says_so(tiny_harness: Command, quick_start: None) -> No
     assert all(row["estimated_seconds"] > 0 for row in ran.rows)
     assert "Timing a few training steps on" in ran.err
     assert re.search(r"of work, the longest job .*; with --jobs 1 about \d+ s, which would end ", ran.err)
-    assert re.search(r"Disk: up to \d+ MB for the runs; .* are free at .*runs\.", ran.err)
+    assert re.search(r"Disk: up to \d+ MB for the runs; .* are free at runs\.", ran.err)
     assert re.search(r"Energy: about \S+ kWh, if the machine draws 65 W \(an assumption", ran.err)
     again = tiny_harness("plan", "tiny", "tiny2", "--watts", "100", *options)
     assert again.rows == ran.rows
