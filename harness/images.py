@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -50,18 +49,6 @@ _READERS: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
 FORMATS = tuple(name for name, _, _ in _READERS)
 _LARGE = 50_000_000  # pixels; larger images are decoded one at a time, since each takes up to 2 GB of memory
 _one_large_image = threading.Lock()
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    struct.error,
-    MemoryError,
-    ArithmeticError,
-)
-"""On damaged files, Pillow's decoders raise different errors for different formats."""
 
 
 class ReadError(Exception):
@@ -107,7 +94,7 @@ def _decode(content: bytes, called: str) -> Image:
     try:
         # Opening reads only the header, so the size is checked before anything is decoded.
         image: ImageFile = reader(io.BytesIO(pixels))
-    except _DAMAGE as error:
+    except Exception as error:  # Pillow's readers raise errors of many kinds for damaged files
         raise ReadError(
             f"{called} is damaged, or a {kind} of a kind that can't be read: {_reason(error)} ({len(content):,} bytes)."
             " A plugin's reader can convert it, and yield an RGB image."
@@ -123,7 +110,9 @@ def _decode(content: bytes, called: str) -> Image:
         try:
             with _one_large_image if width * height > _LARGE else contextlib.nullcontext():
                 return _to_rgb(image, called)
-        except _DAMAGE as error:
+        except ReadError:
+            raise
+        except Exception as error:
             raise ReadError(f"{called} is damaged: {_reason(error)} ({len(content):,} bytes).") from error
 
 
@@ -200,4 +189,6 @@ def _without_range(image: ImageFile, called: str, form: int, bits: int) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    reason = " ".join(legible(error).split()).rstrip(".") or type(error).__name__
+    unspecific = reason == "not identified by this driver"  # Pillow's words for a wrong header
+    return "its header is wrong, or it has no pixels" if unspecific else reason

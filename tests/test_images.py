@@ -114,6 +114,16 @@ def test_unreadable_images_are_named(tmp_path: Path, content: bytes, reason: str
     assert str(path) in str(caught.value)
 
 
+def test_a_bomb_that_a_reader_meets_by_itself_is_refused() -> None:
+    frame = b"," + struct.pack("<HHHH", 0, 0, 65_535, 65_535) + b"\0\x02\x02D\x01\0;"
+    for content in (
+        b"GIF89a" + struct.pack("<HH", 1, 1) + b"\x80\0\0" + b"\0\0\0\xff\xff\xff" + frame,
+        b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8X" + struct.pack("<I", 10) + b"\0" * 4 + b"\xff" * 6,
+    ):
+        with pytest.raises(ReadError):
+            open_image(content)
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.jpg", tmp_path):
         with pytest.raises(ReadError, match="can't be read"):
@@ -230,7 +240,7 @@ def test_large_texts_in_a_png_are_not_read() -> None:
 
 def test_images_without_pixels_are_refused() -> None:
     for content in (b"P6\n0 3\n255\n", b"P5 5 0 255 ", png_header(0, 5), png_header(5, 0)):
-        with pytest.raises(ReadError):
+        with pytest.raises(ReadError, match="no pixels"):
             open_image(content)
 
 

@@ -227,7 +227,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes the end of any file for the end of the user's input
+            raise error.__cause__ from None
         return _say("Interrupted. Everything finished so far is kept.", INTERRUPTED)
     return result if isinstance(result, int) else 0
 

@@ -151,6 +151,14 @@ class PreparedDataset:
         if self.manifest.pixels_sha256.get(split, digest) != digest:
             raise DatasetError(damaged_split(self.folder, split, "its pixels have changed since it was prepared"))
 
+    def require_sound(self) -> None:
+        """Raise DatasetError if the files of a split are damaged. No pixel is read.
+
+        Called before jobs begin, since a job opens the test split only when its training has ended.
+        """
+        for split in ("train", "test"):
+            open_split(self, split)
+
     def sealed_test(self) -> SealedTest:
         """Return the unopened test split."""
         return SealedTest(self)

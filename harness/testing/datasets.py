@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.api import DatasetSpec, Split, open_image
 from harness.catalog import Offer
-from harness.errors import HarnessError, one_line
+from harness.errors import HarnessError, legible, one_line
 from harness.images import load_image
 from harness.testing.rules import (
     RAISED,
@@ -141,7 +141,7 @@ def _facts(item: object) -> SampleFacts:
     try:
         return SampleFacts(label, group, _digest(open_image(image)), path=path)
     except RAISED as error:
-        return SampleFacts(label, group, "", str(error), path)
+        return SampleFacts(label, group, "", f"unreadable: {legible(error).rstrip('.')}", path)
 
 
 def _digest(image: Image) -> str:

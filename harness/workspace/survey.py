@@ -70,7 +70,7 @@ def check_data(workspace: Workspace, plan: Plan) -> None:
     problems = []
     for name in plan.datasets:
         try:
-            workspace.prepared(name, plan.protocol)
+            workspace.prepared(name, plan.protocol).require_sound()
         except HarnessError as error:
             problems.append(error)
     if len(problems) == 1:

@@ -90,6 +90,13 @@ def test_training_does_not_begin_on_changed_pixels(prepared: PreparedDataset) ->
     prepared.require_pixels("train", prepared.manifest.pixels_sha256["train"])
 
 
+def test_damage_of_the_test_split_is_found_before_the_training(prepared: PreparedDataset) -> None:
+    prepared.require_sound()
+    change(IMAGES.replace("images", "labels"), lambda labels: labels[::-1])(prepared.folder)
+    with pytest.raises(DatasetError, match=r"test split .* its labels have changed"):
+        prepared.require_sound()
+
+
 def test_the_labels_of_both_splits_are_verified(prepared: PreparedDataset) -> None:
     for split in ("train", "test"):
         change(f"{split}.labels.npy", lambda labels: labels[::-1])(prepared.folder)

@@ -103,6 +103,17 @@ def test_training_does_not_begin_on_arrays_that_have_changed(bench: Bench) -> No
     assert "its pixels have changed since it was prepared" in ran.out + ran.err
 
 
+def test_a_damaged_test_split_costs_no_training(bench: Bench) -> None:
+    assert bench.harness("prepare", "pocket_digits", "--protocol", "pocket-1.0").code == 0
+    store = bench.folder / "data" / "pocket_digits" / "native"
+    labels = np.load(store / "test.labels.npy")
+    np.save(store / "test.labels.npy", np.roll(labels, 1))
+    ran = bench.harness("run", "okay", *bench.quick)
+    assert ran.code == 3
+    assert "its labels have changed since it was prepared" in ran.err
+    assert not bench.cell("okay").exists()
+
+
 def test_names_and_classes_that_are_not_ascii_are_shown_on_any_terminal(bench: Bench, pictures: Path) -> None:
     source = FOLDER.format(line="").replace('("a", "b")', '("日", "月")').replace("CC0", "© Müller, CC BY")
     bench.put("pictures", source)
