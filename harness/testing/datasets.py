@@ -84,11 +84,18 @@ class DatasetCase:
         except RAISED as error:
             raise Skipped(f"its reader fails: {one_line(error)}.") from error
 
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that ``prepare --from`` has named for an embedded set, if it has."""
+        from harness.data.inputs import given_before
+
+        return given_before(self.data_root, self.spec.name) or Path()
+
     def read(self, split: Split) -> Iterator[SampleFacts]:
         """Run the reader of an embedded set, but not without end: a little over twice the declared samples."""
         if self.spec.sources:
             raise Skipped("it has downloads, so its prepared form is examined and not its reader.")
-        for item in islice(self.spec.read(Path(), split), 2 * self.spec.splits[split] + 10):
+        for item in islice(self.spec.read(self.folder, split), 2 * self.spec.splits[split] + 10):
             yield _facts(item)
 
     def require_sound(self) -> None:
@@ -100,6 +107,7 @@ class DatasetCase:
 
     def _prepared(self) -> dict[Split, list[SampleFacts]]:
         from harness.data.ingest import definition
+        from harness.data.inputs import outdated
         from harness.data.prepared import find_prepared, open_split, read_groups
 
         for size in self.input_sizes:
@@ -108,6 +116,8 @@ class DatasetCase:
                 break
         else:
             raise Skipped(f"it is not prepared in {self.data_root}; run: harness prepare {self.spec.name}")
+        if reason := outdated(prepared, self.spec):
+            raise Skipped(f"its arrays are outdated: {reason}; run: harness prepare {self.spec.name}")
         found: dict[Split, list[SampleFacts]] = {}
         for split in SPLITS:
             arrays, groups = open_split(prepared, split), read_groups(prepared.folder, split)
@@ -286,7 +296,7 @@ def prepares(case: DatasetCase) -> str:
     case.require_sound()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            done = ingest(Ingestion(case.offer, Path(folder), case.input_sizes[0]))
+            done = ingest(Ingestion(case.offer, Path(folder), case.input_sizes[0], case.folder))
         except HarnessError as error:
             raise Failed(str(error)) from error
         return f"fingerprint {done.manifest.fingerprint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -320,6 +321,9 @@ def test_damaged_and_missing_data_sets(tiny_place: Examination) -> None:
     assert "damaged: " in finding.found
     assert "pixels, labels or class names have changed" in finding.found
     assert finding.advice.startswith("Run: harness prepare dots --remove")
+    inputs = prepared.folder / "inputs.json"
+    inputs.write_text(json.dumps(json.loads(inputs.read_bytes()) | {"reader": "of another time"}))
+    assert "outdated: the code of its reader has changed" in next(iter(storage.check_datasets(tiny_place))).found
     (prepared.folder / "manifest.json").write_text("{")
     assert next(iter(storage.check_datasets(tiny_place))).verdict == "problem"
     nobody = with_(tiny_place, catalog=replace(tiny_place.workspace.catalog, datasets={}))

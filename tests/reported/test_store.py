@@ -165,6 +165,10 @@ def test_a_set_without_sources_reads_the_folder_of_from(sets: Bench) -> None:
     ran = sets.harness("prepare", "birds_folder", "--from", sets.folder / "files")
     assert ran.code == 0
     assert labels_of(sets, "birds_folder") == [i % 3 for i in range(40, 60)]
+    rules = {
+        row["rule"]: row["verdict"] for row in sets.harness("plugin", "check", "birds_folder", "--format", "json").rows
+    }
+    assert (rules["dataset-reads"], rules["dataset-prepares"]) == ("ok", "ok")
     ran = sets.harness("prepare", "drawn", "--from", sets.folder / "files")
     assert ran.code == 2
     assert "The images of 'drawn' come with its plugin; it takes no files by --from." in ran.err
