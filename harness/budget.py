@@ -106,10 +106,10 @@ def _check(spec: ModelSpec, budget: Budget, counting: Counting, *, macs: bool) -
         for classes in counting.classes:
             module = _build(spec, classes)
             counts[classes] = count_parameters(module)
-            _check_output(spec, module, classes, counting.macs_resolution)
+            check_output(spec, module, classes, counting.macs_resolution)
         module = _build(spec, counting.macs_classes)
         _check_stable(spec, module, counts, counting.macs_classes)
-        _check_output(spec, module, counting.macs_classes, counting.macs_resolution, training=True)
+        check_output(spec, module, counting.macs_classes, counting.macs_resolution, training=True)
         measured = _measure(spec, module, counting.macs_resolution) if macs else {}
     trainable = {classes: count.trainable for classes, count in counts.items()}
     return BudgetReport(
@@ -133,8 +133,12 @@ def _build(spec: ModelSpec, classes: int) -> nn.Module:
     return build(spec, classes, f"Model '{spec.name}'")
 
 
-def _check_output(spec: ModelSpec, module: nn.Module, classes: int, resolution: int, *, training: bool = False) -> None:
-    """Check that two images give finite float32 logits (2, classes), and that doing so adds no parameters."""
+def check_output(spec: ModelSpec, module: nn.Module, classes: int, resolution: int, *, training: bool = False) -> None:
+    """Check that two images give finite float32 logits (2, classes), and that doing so adds no parameters.
+
+    Raises:
+        BudgetError: they do not; the sentence says in which mode and at which size.
+    """
     import torch
 
     before = count_parameters(module).trainable

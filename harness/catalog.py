@@ -33,6 +33,7 @@ from harness.api import (
 from harness.errors import HarnessError, PluginError, WrongUseError, unknown_name
 from harness.guard import guarded
 from harness.installed import find_installed
+from harness.torch_settings import kept_torch
 
 DISTRIBUTION = "xscore-harness"
 """The harness's own distribution: its plugins are the reference, so they keep a contested name."""
@@ -192,7 +193,8 @@ def discover(found: Iterable[EntryPoint] | None = None) -> Catalog:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     entries = sorted(_entries(found), key=lambda entry: entry.order)
-    return _assemble([_load(manager, entry, f"{index}:{entry.plugin.name}") for index, entry in enumerate(entries)])
+    with kept_torch():  # a plugin's import must not set torch up for the others
+        return _assemble([_load(manager, entry, f"{index}:{entry.plugin.name}") for index, entry in enumerate(entries)])
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,9 @@ class Architectures:
 
     def get_all(self, model: Offer[ModelSpec], class_counts: Sequence[int]) -> dict[int, Architecture]:
         """Return a model's architecture at each class count. Raises like ``get``."""
-        # "fvcore" parts these entries from those of an earlier harness, which counted in another way.
+        # The text parts these entries from those of an earlier harness, which counted in another way.
         stamp = self._stamp(model.spec)
-        keys = {count: hash_of(["fvcore", model.spec.name, count, stamp]) for count in class_counts}
+        keys = {count: hash_of(["fvcore, complex as two", model.spec.name, count, stamp]) for count in class_counts}
         missing = []
         for count, key in keys.items():
             if key not in self._known:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from harness.api import ModelSpec
+from harness.budget import check_output
 from harness.cache import Cache, cache_folder
 from harness.catalog import Catalog, Offer
 from harness.errors import HarnessError, PluginError, one_line
@@ -72,8 +73,10 @@ def describe_models(catalog: Catalog, names: Iterable[str], counting: Counting) 
     described, failures = [], []
     for name in names:
         offer = catalog.model(name)
-        # "fvcore" separates these entries from those of older versions, which counted parameters differently.
-        key = hash_of(["fvcore", name, source_stamp(offer.spec), RULES, version("fvcore"), *_size(counting)])
+        # The text separates these entries from those of older versions, which counted differently.
+        key = hash_of(
+            ["fvcore, exact products", name, source_stamp(offer.spec), RULES, version("fvcore"), *_size(counting)]
+        )
         one = cache.get(key, Described)
         if one is None:
             try:
@@ -109,6 +112,7 @@ def _describe(offer: Offer[ModelSpec], counting: Counting) -> Described:
                 f"The model '{name}' of {offer.owner} does not run on one image of {resolution} x {resolution}: "
                 f"{one_line(error)}"
             ) from error
+        check_output(offer.spec, module, classes, resolution)
         try:
             count, note = measure_macs(module, resolution).total, ""
         except (Exception, SystemExit) as error:

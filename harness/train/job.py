@@ -39,7 +39,7 @@ from harness.train.observe import RunRecorder
 from harness.train.observer import Observer, Observers
 from harness.train.options import RunOptions
 from harness.train.provenance import describe_environment, plugin_sources
-from harness.train.rehearsal import build_again, rehearse
+from harness.train.rehearsal import build_further, rehearse
 from harness.train.save_timer import Saver, SaveTimer
 from harness.train.schedule import learning_rate_peak
 from harness.train.setup import build_optimizer, build_pipeline, seeded, to_layout
@@ -162,11 +162,12 @@ def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trai
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        again = build_again(task, built)
+        further = build_further(task, built)
         run = JobInProgress(task, built, found)
         if found.checkpoint is None:
-            rehearse(run, again)
-        del again
+            rehearse(run, further)
+        remarks = [*built.remarks, *further.remarks]
+        del further  # frees the memory of its modules
         observer.training_started(run.state)
         run.train(observer)
         logits, labels = run.test(observer)
@@ -174,7 +175,7 @@ def run_task(task: Task, built: Built, found: Found, observer: Observer) -> Trai
         environment = describe_environment(
             task.device, task.catalog, model=task.model, job=task.job, protocol=task.protocol
         ) | {"compile": task.options.compile_mode}
-    remarks = [*built.remarks, put_back_sentence(f"Training {task.job.model}", changed)]
+    remarks.append(put_back_sentence(f"Training {task.job.model}", changed))
     odd = sorted({str(w.message).splitlines()[0] for w in caught if "deterministic" in str(w.message)})
     lr_max, exception = learning_rate_peak(task.protocol, task.model.spec)
     metrics, uncomputed = _metrics(task, logits, labels)

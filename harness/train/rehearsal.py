@@ -6,14 +6,16 @@ of a job: a step, a checkpoint that is read back, another build that takes the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from harness.errors import HarnessError, PluginError, one_line
+from harness.errors import HarnessError, PluginError, TrainingError, one_line
 from harness.models import build_module, called
 from harness.train.checkpoint import load_weights, read_back, state_hash
 from harness.train.environment import fill_uninitialized_memory
@@ -31,11 +33,26 @@ _IMAGES = 4  # whose logits are compared between a module and another one with i
 _TOLERANCE = 1e-3  # of the largest logit
 
 
-def build_again(task: Task, built: Built) -> nn.Module:
-    """Build a job's model a second time from its seed.
+@dataclass(frozen=True)
+class Further:
+    """Further builds of a job's model.
+
+    Attributes:
+        again: From the job's seed.
+        other: From another seed.
+        remarks: Sentences about them for the readers of the result.
+    """
+
+    again: nn.Module
+    other: nn.Module
+    remarks: tuple[str, ...] = ()
+
+
+def build_further(task: Task, built: Built) -> Further:
+    """Build a job's model again from its seed, and from another one.
 
     Raises:
-        PluginError: it is the first build once more, or has other initial weights.
+        PluginError: it is the first build once more, or has other initial weights for the same seed.
     """
     name = called(task.model)
     again = _build(task, task.job.seed)
@@ -51,21 +68,25 @@ def build_again(task: Task, built: Built) -> nn.Module:
             f"{name}: two builds from seed {task.job.seed} differ in {_few(differing)}. Expected "
             "equal initial weights: draw them from torch's global generator, which is seeded, and from nothing else."
         )
-    return again
+    other = _build(task, task.job.seed + 1)
+    if _differing(again.state_dict(), other.state_dict()):
+        return Further(again, other)
+    same = "The initial weights are the same for every seed, so that seeds differ in the order of the data alone."
+    return Further(again, other, (same,))
 
 
-def rehearse(run: JobInProgress, module: nn.Module) -> None:
-    """Go once through a job, with a module of its own, before the first step.
+def rehearse(run: JobInProgress, further: Further) -> None:
+    """Go once through a job, with modules of its own, before the first step.
 
     Args:
         run: The job; neither its state nor its files change.
-        module: From ``build_again``; trained by one step.
+        further: From ``build_further``; one module is trained by a step, and the other takes its weights.
 
     Raises:
         PluginError: the model could be trained, and its end would fail or be wrong.
-        TrainingError: the logits have the wrong shape.
+        TrainingError: the logits have the wrong shape, or the first loss is not finite.
     """
-    task, training = run.task, run.training
+    task, training, module = run.task, run.training, further.again
     name = called(task.model)
     with seeded(task.job.seed, "rehearsal"):
         state = _after_one_step(run, module)
@@ -74,7 +95,7 @@ def rehearse(run: JobInProgress, module: nn.Module) -> None:
                 f"{name}: training one build changes another one. Expected a fresh module each time, without tensors "
                 "or modules that its builds share."
             )
-        other = to_layout(_build(task, task.job.seed + 1), task.device, training.memory_format)
+        other = to_layout(further.other, task.device, training.memory_format)
         try:
             saved = read_back(run.position(state))
             load_weights(other, saved.weights, task.blank_batch())
@@ -114,9 +135,13 @@ def _after_one_step(run: JobInProgress, module: nn.Module) -> TrainingState:
     size = task.protocol.batch_size
     try:
         with recorder.attached(state, task.protocol, None), _batches(run, size) as batches:
-            training.step(state, next(batches), recorder)
+            loss = float(training.step(state, next(batches), recorder))
     finally:
         fill_uninitialized_memory(False)
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The loss is {loss} in the first step, with the initial weights. The model computes something undefined."
+        )
     if task.options.compile_mode is not None:  # then no operator is watched while it trains
         run.recorder.see_inside(recorder)
     return state

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from harness.api import ModelSpec, StoppedError
-from harness.errors import HarnessError, PluginError
+from harness.errors import HarnessError, PluginError, TrainingError
 from harness.train.checkpoint import load_checkpoint, state_hash
 from harness.train.job import Task, build_model
 from tests.training import Watch, train
@@ -221,6 +221,27 @@ def test_an_odd_output_is_a_sentence_before_the_first_step(task: Task, build: ty
     with pytest.raises(HarnessError, match=says):
         train(with_build(task, build), watch)
     assert watch.steps == 0
+
+
+class Undefined(Net):
+    def forward(self, images: torch.Tensor) -> Any:
+        return super().forward(images) / 0
+
+
+class SeedsItself(Net):
+    def __init__(self, classes: int) -> None:
+        torch.manual_seed(3)
+        super().__init__(classes)
+
+
+def test_a_loss_that_is_undefined_from_the_start_costs_no_epoch(task: Task) -> None:
+    with pytest.raises(TrainingError, match="The loss is nan in the first step"):
+        train(with_build(task, Undefined))
+
+
+def test_weights_that_no_seed_decides_are_noted(task: Task) -> None:
+    (note,) = train(with_build(task, SeedsItself)).result.notes
+    assert note.startswith("The initial weights are the same for every seed")
 
 
 def test_the_initial_weights_are_recorded(task_of: Callable[..., Task]) -> None:
