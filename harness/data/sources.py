@@ -173,8 +173,13 @@ class _Gathering:
         folder = download_folder(self.folders.root, source)
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(folder / ".lock"):  # another data set may be fetching the same file
-            return fetch(source, folder, self.spec.name, self.policy, self.progress)
+        with hold_lock(folder / ".lock") as alone:  # another data set may be fetching the same file
+            if alone or (folder / source.filename).exists():
+                return fetch(source, folder, self.spec.name, self.policy, self.progress)
+            own = self.folders.work / "fetched" / folder.name
+            path, sha256, verified = fetch(source, own, self.spec.name, self.policy, self.progress)
+            with writing_to(folder):
+                return path.replace(folder / source.filename), sha256, verified
 
     def _file(self, source: Source, path: Path, sha256: str, verified: str, origin: str) -> _Piece:
         """Return the piece of a verified file, after unpacking it if it is an archive."""

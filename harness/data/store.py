@@ -4,6 +4,7 @@
         .lock                 saves two processes the same work; nothing rests on it, since some file systems lack locks
         .work-<writer>/       one writer's own folder, named after its machine and process
             parts/  view/     the unpacked sources, and the reader's folder
+            fetched/          downloads, where the file system has no locks
             <form>/           arrays on their way; one rename puts them in their place
             <form>.json       their journal
         <form>/               a finished form, which nobody opens for writing
@@ -141,8 +142,8 @@ class Workshop:
 def open_workshop(root: Path, dataset: str, *, sole: bool) -> Iterator[Workshop]:
     """Give this writer a folder of its own, with the files of an interrupted attempt if there was one.
 
-    The folder stays after a full disk and after Ctrl-C, for the next attempt, and after an error of the sources if any
-    are unpacked. After any other end it is removed.
+    The folder stays after a full disk and after Ctrl-C, for the next attempt, and after an error of the sources if
+    anything is unpacked or fetched. After any other end it is removed.
 
     Args:
         root: The data folder.
@@ -165,7 +166,7 @@ def open_workshop(root: Path, dataset: str, *, sole: bool) -> Iterator[Workshop]
     try:
         yield Workshop(path, strangers)
     except (StoreError, SourceError, KeyboardInterrupt) as error:
-        if isinstance(error, SourceError) and not any(path.glob("parts/*")):
+        if isinstance(error, SourceError) and not any((*path.glob("parts/*"), *path.glob("fetched/*/*"))):
             _clear(path)
         else:
             _put_back(path)

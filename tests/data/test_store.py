@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -19,9 +20,11 @@ from harness.data import decode, ingest, store
 from harness.data.prepare import PrepareRequest, prepare_dataset
 from harness.data.prepared import PreparedDataset
 from harness.data.remove import left_behind, remove
+from harness.data.sources import download_folder
 from harness.data.store import foreign_files, open_workshop, publish, require_place
 from harness.errors import DatasetError, StoreError
 from tests.data.folder import SIZE, files, make, offer
+from tests.loopback import serving
 from tests.published_layouts import build
 
 HERE = re.compile(r"\.work-[0-9a-f]{8}-\d+-\d+-[0-9a-f]{8}")
@@ -284,6 +287,29 @@ def test_a_form_that_was_moved_aside_and_not_replaced_is_put_back(images: Path, 
     with pytest.raises(StoreError):
         replace_form()
     assert names(form) == before
+
+
+def test_a_download_without_locks_is_written_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    miniature = build("imagenette")
+    packed = miniature.pack()
+    with serving(packed) as server:
+        whole = miniature.offer(server.base, packed)
+        request = PrepareRequest(whole, tmp_path, (SIZE,), accept_licence=True)
+        (other,) = (download_folder(tmp_path, source) for source in whole.spec.sources)
+        other.mkdir(parents=True)
+        (other / "imagenette2-160.tgz.part").write_bytes(b"written by another process")
+        prepare_dataset(request, say=lambda _: None)
+    assert (other / "imagenette2-160.tgz").read_bytes() == packed["imagenette2-160.tgz"]
+    assert (other / "imagenette2-160.tgz.part").read_bytes() == b"written by another process"
+    assert names(tmp_path / "imagenette") == [".lock", "32"]
 
 
 def test_a_full_disk_leaves_a_free_folder_and_bad_content_leaves_none(tmp_path: Path) -> None:
