@@ -163,15 +163,25 @@ def take_lock(path: Path, seconds: float) -> BaseFileLock | None:
     return lock
 
 
+def take_lock_if_possible(path: Path, seconds: float) -> BaseFileLock | None:
+    """Do the same as ``take_lock``, for a lock that only saves work: None as well if its file is another user's."""
+    try:
+        return take_lock(path, seconds)
+    except PermissionError:
+        if os.access(path.parent, os.W_OK):
+            return None
+        raise
+
+
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock of a file, however long another process has it. Yield false where the file system has none.
+    """Hold the lock of a file, however long another process has it. Yield false where it can't be had.
 
     Raises:
         StoreError: the folder can't be written.
     """
     with writing_to(path.parent):
-        lock = take_lock(path, -1)
+        lock = take_lock_if_possible(path, -1)
     try:
         yield lock is not None
     finally:

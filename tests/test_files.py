@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from harness.errors import StoreError
-from harness.files import remove_leftovers, take_lock, write_text_atomically, writing_to
+from harness.files import remove_leftovers, take_lock, take_lock_if_possible, write_text_atomically, writing_to
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -29,6 +29,17 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_lock_that_cannot_be_had_is_none_and_leaves_no_marker(tmp_path: Path) -> None:
     for _ in range(2):  # nothing stays behind that a second process would wait for
         assert take_lock(tmp_path / "lock", 0) is None
+
+
+def test_a_lock_of_another_user_is_no_lock_that_somebody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert take_lock_if_possible(tmp_path / "lock", 0) is None
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError):
+        take_lock_if_possible(tmp_path / "lock", 0)
 
 
 def test_a_lock_that_somebody_has_is_a_timeout(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from harness.errors import DatasetError, SourceError, StoreError
-from harness.files import is_leftover, take_lock, writing_to
+from harness.files import is_leftover, take_lock_if_possible, writing_to
 
 _PARTS = ("images.npy", "labels.npy", "groups.txt")
 _FORM_FILES = frozenset(
@@ -57,7 +57,7 @@ def locked(
     """Hold a data set's lock, which the operating system releases if this process dies.
 
     Yields:
-        Whether the lock is held; false where the file system has no locks, which ``say`` is told.
+        Whether the lock is held; false where it can't be had, which ``say`` is told.
 
     Raises:
         StoreError: the folder can't be written.
@@ -74,7 +74,7 @@ def locked(
     with writing_to(root):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock = take_lock(folder / ".lock", -1 if wait else 0)
+            lock = take_lock_if_possible(folder / ".lock", -1 if wait else 0)
         except Timeout:
             raise DatasetError(
                 f"Another process is preparing '{dataset}' in {root}. Try again when it has finished."
