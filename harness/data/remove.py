@@ -48,6 +48,9 @@ def remove(
         return 0
     freed = 0
     with locked(root, spec.name, wait=False, say=say), writing_to(root):
+        going = [*own_folders(root, spec.name), *(download_folder(root, source) for source in downloads)]
+        there = [folder.relative_to(root).as_posix() for folder in going if folder.exists()]
+        say(f"{spec.name}: removing what the harness wrote in {root}: {', '.join(there)}.")
         for source in downloads:
             files = _download_files(root, source)
             freed += sum(file.lstat().st_size for file in files)
