@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -379,6 +380,12 @@ def check_protocol(protocol: Protocol, where: str) -> None:
         raise RegistryError(
             f"{where}.warmup_epochs is {protocol.warmup_epochs}, expected less than epochs = {protocol.epochs}."
         )
+    for use in protocol.augmentations:
+        for name, strength in use.strengths.items():
+            if not math.isfinite(strength):
+                raise RegistryError(
+                    f"{where}.augmentations: {name} of {use.name} is {strength}, expected a finite number."
+                )
     for peak in (protocol.lr_max, *protocol.lr_max_exceptions.values()):
         if peak <= protocol.lr_min:
             raise RegistryError(f"{where}: lr_max {peak} must be greater than lr_min {protocol.lr_min}.")

@@ -54,12 +54,14 @@ def source_digest(function: Callable[..., Any]) -> str:
     """Return a hash of the code that a plugin's function uses, as far as its plugin's own files hold it.
 
     Those are the files of the function's parts, and the modules of the same plugin that they import. Comments,
-    docstrings and the layout of the text do not count.
+    docstrings and the layout of the text do not count. Python's version comes first, as ``3.12:``, since another one
+    reads the same text to another tree: only hashes of one version can be compared.
     """
     carried = _Carried()
     with contextlib.suppress(_FormlessError):
         carried.form(function)
-    return hash_of(sorted([name, _code_hash(file)] for name, file in _code_of(carried.modules).items()))
+    code = hash_of(sorted([name, _code_hash(file)] for name, file in _code_of(carried.modules).items()))
+    return f"{sys.version_info.major}.{sys.version_info.minor}:{code}"
 
 
 class _FormlessError(Exception):

@@ -112,6 +112,14 @@ BAD = [
     ),
     (SHORT + '[[augmentations]]\nname = "cutmix"\nat = "input"\n' * 2, r"augmentations: 'cutmix' is there 2 times"),
     (SHORT + '[[augmentations]]\nname = "cutmix"\nat = "input"\nstrengths = { alpha = "big" }', r"strengths"),
+    (
+        SHORT + '[[augmentations]]\nname = "cutmix"\nat = "input"\nstrengths = { alpha = nan }',
+        r"alpha of cutmix is nan",
+    ),
+    (SHORT.replace("epochs = 2", "weight_decay = inf"), r"weight_decay: expected `float` < .*, found inf"),
+    (SHORT.replace("epochs = 2", "epochs = 1000000000000"), r"epochs: expected `int` <= 1000000"),
+    (SHORT.replace("short", "s" * 101), r"expected lower-case letters .* at most 100"),
+    ("x = " + "[" * 5000, r"not valid TOML"),
 ]
 
 

@@ -122,6 +122,11 @@ def write_bundle(path: Path, folders: Iterable[JobFolder]) -> int:
     return path.stat().st_size
 
 
+def fits_bundle(job: Job) -> bool:
+    """Return whether a bundle can hold a job: the names of its folders are usable everywhere."""
+    return all(_PART.fullmatch(part) for part in (job.protocol, job.model, job.dataset, job.budget))
+
+
 def missing_files(folder: JobFolder) -> list[str]:
     """Return the names of the missing files of a finished run."""
     return [name for name in _NEEDED if not (folder.path / name).is_file()]
@@ -259,7 +264,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> _Manifest:
 def _job(path: Path, run: str) -> Job:
     """Return the job of a path in the archive; a path that leads elsewhere is refused."""
     job = job_at(run.split("/"))
-    if job is None or not all(_PART.fullmatch(part) for part in (job.protocol, job.model, job.dataset, job.budget)):
+    if job is None or not fits_bundle(job):
         raise DamagedBundleError(
             f"{path} is refused: {run!r} is not the place of a run, which is <protocol>/<model>/<data set>/seed-<n>."
         )

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, TypeAlias
 from harness.api import Job, RunResult
 from harness.errors import CannotContinueError, HarnessError, JobLockedError, StoreError
 from harness.files import flush_folder, writing_to
-from harness.results.bundle import FILES, hash_files, missing_files, open_bundle
+from harness.results.bundle import FILES, fits_bundle, hash_files, missing_files, open_bundle
 from harness.results.predictions import read_predictions
 from harness.results.protocols import OtherProtocolError, kept_beside, take_in
 from harness.results.store import JobFolder, RunsFolder
@@ -113,6 +113,8 @@ def why_not(folder: JobFolder) -> str:
         return "it is not finished."
     if result.job != folder.job:
         return f"its result belongs to another job, {result.job}."
+    if not fits_bundle(folder.job):
+        return "its folders have names that no job has: expected letters, digits, '.', '_' and '-'."
     if lacking := missing_files(folder):
         return f"{', '.join(lacking)} missing."
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -132,7 +132,12 @@ def edits(facts: Facts) -> list[str]:
     if not isinstance(hashes, Sequence) or not all(isinstance(one, Mapping) for one in hashes):
         return []
     roles = sorted({str(role) for one in hashes for role in one})
-    return [role for role in roles if len({str(one.get(role)) for one in hashes}) > 1]
+    return [role for role in roles if _differ({str(one[role]) for one in hashes if role in one})]
+
+
+def _differ(hashes: Collection[str]) -> bool:
+    """Return whether hashes of code differ that one version of Python gave."""
+    return len(hashes) > len({one.partition(":")[0] for one in hashes})
 
 
 def facts_digest(facts: Facts) -> str:

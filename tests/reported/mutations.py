@@ -36,7 +36,7 @@ def mutated(value: Any, draw: random.Random) -> Any:
             return value[:at] + value[at : at + 1] * 2 + value[at + 1 :]
         return [*value[:at], mutated(value[at], draw), *value[at + 1 :]]
     if isinstance(value, int | float) and not isinstance(value, bool) and draw.random() < 0.3:
-        return draw.choice((-value, value + 1, value * 1e6, str(value), [value]))
+        return draw.choice((-value, value + 1, value * 1000, str(value), [value]))
     return draw.choice(ODD)
 
 

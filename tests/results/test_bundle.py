@@ -264,6 +264,16 @@ def test_a_damaged_run_is_neither_packed_nor_merged(
     assert name in merged.err
 
 
+def test_a_run_in_folders_of_odd_names_is_not_packed(finished: Command, harness: Command) -> None:
+    odd = Path("runs/tiny-1.0/My Net/dots/seed-0")
+    shutil.copytree(Path("runs") / DOTS, odd)
+    result = read_result(odd)
+    (odd / "result.json").write_text(json.dumps(result | {"job": result["job"] | {"model": "My Net"}}))
+    packed = harness("bundle", "--all", "-o", "all.zip", "--format", "json")
+    assert [row["model"] for row in packed.rows if row["state"] == "left out"] == ["My Net"]
+    assert harness("merge", "all.zip", "--runs", "there").code == 0
+
+
 def test_a_manifest_that_would_fill_the_memory_is_refused(harness: Command, bundle: Path) -> None:
     with zipfile.ZipFile(bundle) as archive, zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as bomb:
         for name in archive.namelist():

@@ -40,9 +40,13 @@ def knobs(task: Task, trained: Trained) -> dict[str, Any]:
 
 def test_code_that_was_edited_half_way_is_a_deviation(task: Task) -> None:
     expected = expected_facts(task.protocol, task.model.spec, task.dataset.manifest, 0)
-    first = {"model tiny": "a", "augmentation cutmix": "b"}
+    first = {"model tiny": "3.11:a", "augmentation cutmix": "3.11:b"}
+    elsewhere = {"model tiny": "3.12:x", "augmentation cutmix": "3.12:y"}  # another Python says nothing
+    assert compare_facts(expected | {SOURCES: [first, elsewhere]}, expected) == ()
     assert compare_facts(expected | {SOURCES: [first, first]}, expected) == ()
-    (found,) = compare_facts(expected | {SOURCES: [first, first | {"augmentation cutmix": "c"}]}, expected)
+    (found,) = compare_facts(
+        expected | {SOURCES: [first, elsewhere, first | {"augmentation cutmix": "3.11:c"}]}, expected
+    )
     assert str(found) == "the source of augmentation cutmix was edited half-way, expected the same throughout"
     for damaged in ("x", [1], {"varied": 1}, None):
         assert compare_facts(expected | {SOURCES: damaged}, expected) == ()
