@@ -207,6 +207,11 @@ def existing_folder(folder: Path) -> Path:
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
+def disk_use(folder: Path) -> int:
+    """Return the bytes of all files below a folder. Links are not followed."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_symlink() or file.is_file())
+
+
 def free_bytes(folder: Path) -> int:
     """Return the free bytes on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(existing_folder(folder)).free

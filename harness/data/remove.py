@@ -9,8 +9,9 @@ from harness.api import DatasetSpec, Source
 from harness.catalog import Offer
 from harness.data.ingest import no_words
 from harness.data.sources import download_folder
-from harness.data.store import disk_use, locked, own_folders, remove_files, remove_folder, remove_if_empty
+from harness.data.store import locked, own_folders, remove_files, remove_folder, remove_if_empty, require_idle
 from harness.files import writing_to
+from harness.machine import disk_use
 
 
 def remove(
@@ -47,7 +48,8 @@ def remove(
     if not own_folders(root, spec.name) and not any(_download_files(root, source) for source in downloads):
         return 0
     freed = 0
-    with locked(root, spec.name, wait=False, say=say), writing_to(root):
+    with locked(root, spec.name, wait=False, say=say) as sole, writing_to(root):
+        require_idle(root, spec.name, sole=sole)
         going = [*own_folders(root, spec.name), *(download_folder(root, source) for source in downloads)]
         there = [folder.relative_to(root).as_posix() for folder in going if folder.exists()]
         say(f"{spec.name}: removing what the harness wrote in {root}: {', '.join(there)}.")

@@ -45,6 +45,7 @@ _FORM_FILES = frozenset(
 )
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # written by file managers, by themselves
 _WORK = re.compile(r"\.work-(?P<machine>free|[0-9a-f]{8})(-(?P<space>\d+)-(?P<pid>\d+))?-[0-9a-f]{8}")
+_BUSY_SECONDS = 3600.0  # a writer syncs its files more often
 _REPLACED = "replaced-"  # begins the name of a form that is moved aside until the new one is in its place
 _ABANDONED_SECONDS = 7 * 86_400.0  # a folder of another machine in which nothing has changed for so long
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.EACCES)  # EACCES: Windows
@@ -245,6 +246,20 @@ def own_folders(root: Path, dataset: str) -> list[Path]:
     return [*forms, *work, *_outdated_work(base)]
 
 
+def require_idle(root: Path, dataset: str, *, sole: bool) -> None:
+    """Raise DatasetError if another writer may be at work, which a lock does not tell on every file system."""
+    for one in (root / dataset).glob(".work-*"):
+        if (
+            _WORK.fullmatch(one.name)
+            and not _is_dead(one, sole=sole)
+            and time.time() - _last_change(one) < _BUSY_SECONDS
+        ):
+            raise DatasetError(
+                f"Another process may be preparing '{dataset}': {one} has changed within the last hour. Try again "
+                "when it has finished. If it is gone, remove that folder."
+            )
+
+
 def remove_folder(folder: Path, dataset: str) -> None:
     """Remove a folder of ``own_folders``; of a form, the files of the harness alone. A link goes, its target stays."""
     if folder.is_symlink():
@@ -266,11 +281,6 @@ def remove_if_empty(folder: Path) -> None:
     """Remove a folder unless it holds anything."""
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def disk_use(folder: Path) -> int:
-    """Return the bytes of all files below a folder. Links are not followed."""
-    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_symlink() or file.is_file())
 
 
 def _dangling(link: Path) -> str:

@@ -18,11 +18,10 @@ from harness.data.ingest import SPLITS, definition
 from harness.data.inputs import outdated
 from harness.data.prepare import PrepareRequest, estimate, verify_prepared
 from harness.data.prepared import find_prepared, open_split
-from harness.data.store import disk_use
 from harness.doctor import Examination, Finding
 from harness.errors import HarnessError
 from harness.files import take_lock
-from harness.machine import existing_folder, free_bytes, gigabytes
+from harness.machine import disk_use, existing_folder, free_bytes, gigabytes
 from harness.price.price import JobPrice, Price
 
 CACHE_BYTES = 100_000_000  # generous upper limit of the caches of timings, architectures and plots

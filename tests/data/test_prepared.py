@@ -13,8 +13,8 @@ import pytest
 from harness.data.prepare import PrepareRequest, prepare_dataset, verify_prepared
 from harness.data.prepared import PreparedDataset, read_manifest
 from harness.data.remove import remove
-from harness.data.store import disk_use
 from harness.errors import DatasetError
+from harness.machine import disk_use
 from tests.data.folder import make
 from tests.published_layouts import build
 

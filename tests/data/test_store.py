@@ -91,6 +91,16 @@ def test_removing_keeps_files_beside_and_in_the_forms_and_names_them(images: Pat
     assert names(home / ".sources") == ["list.txt"]
 
 
+def test_nothing_is_removed_under_a_writer_at_work(images: Path, tmp_path: Path) -> None:
+    form = make(images, tmp_path / "data").folder
+    before = names(form)
+    with open_workshop(tmp_path / "data", "folder", sole=False) as workshop:
+        with pytest.raises(DatasetError, match="Another process may be preparing 'folder'"):
+            remove(offer(files), tmp_path / "data", [])
+        assert workshop.path.is_dir()
+    assert names(form) == before
+
+
 def test_folders_of_older_versions_are_removed(images: Path, tmp_path: Path) -> None:
     home = make(images, tmp_path / "data").folder.parent
     for folder in (".preparing-32", ".sources/parts/a.tar", ".sources/view"):
