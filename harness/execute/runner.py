@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from harness.api import Cell, EpochRecord, Job, Reporter, StoppedError
+from harness.api import Cell, EpochRecord, Job, Reporter, RunResult, StoppedError
 from harness.errors import HarnessError, JobLockedError, StoreError, one_line
 from harness.execute.trackers import RunTrackers, open_trackers
 from harness.results.grid import read_cell
@@ -18,6 +19,7 @@ from harness.train.clock import OFF
 from harness.train.job import Built, Task, Trained, build_model, run_task
 from harness.train.observer import Observer
 from harness.train.options import RunOptions
+from harness.train.schedule import learning_rate_peak
 from harness.train.state import TrainingState
 from harness.workspace import Workspace
 
@@ -95,6 +97,8 @@ class JobRunner:
         if cell.state == "done":
             return cell
         self._clear(folder, cell, built.fingerprint)
+        if cell.result is not None and _only_structure_differs(cell.result, task):
+            self._notice([f"{job}: {_OTHER_STRUCTURE}"])
         keep_protocol(workspace.benchmark, workspace.runs, job.protocol)
         folder.begin(built.fingerprint, protocol_digest=protocol.digest)
         self._notice(catalog.notify("harness_run_started", job=job))
@@ -132,6 +136,33 @@ class JobRunner:
     def _notice(self, texts: list[str]) -> None:
         for text in texts:
             self.reporter.notice(text)
+
+
+_OTHER_STRUCTURE = (
+    "of all that its fingerprint covers, the model's structure alone differs from that of the earlier result. If you "
+    "did not change the model, its extra_repr() or the names of its parts differ from process to process, and no "
+    "result of it will ever count."
+)
+
+
+def _only_structure_differs(earlier: RunResult, task: Task) -> bool:
+    """Return whether a stale result has the job's protocol, data, learning rate and plugin version."""
+    owner = task.model.owner
+    return (
+        _origin(earlier) == (owner.distribution, owner.version)
+        and earlier.protocol_digest == task.protocol.digest
+        and earlier.lr_max == learning_rate_peak(task.protocol, task.model.spec)[0]
+        and (earlier.executed or {}).get("data") == task.dataset.manifest.fingerprint
+    )
+
+
+def _origin(result: RunResult) -> tuple[str, str] | None:
+    """Return the distribution and the version that a result's model came from; None if it does not say so."""
+    with contextlib.suppress(LookupError, TypeError, AttributeError):  # a file of any content
+        for plugin in result.environment["plugins"]:
+            if f"model {result.job.model}" in plugin["gave"]:
+                return plugin["distribution"], plugin["version"]
+    return None
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,29 @@ def test_a_job_that_fails_again_for_the_same_reason_is_told(tiny_harness: Comman
     second = tiny_harness("run", "diverging", "--dataset", "dots")
     assert second.code == 1
     assert "it failed for the same reason as the last time" in " ".join(second.err.split())
+
+
+def test_a_model_whose_structure_never_repeats_is_told(install: Callable[..., Path], tiny_harness: Command) -> None:
+    source = """
+        import time
+        from harness.api import ModelSpec, hookimpl
+
+        def build(num_classes):
+            from torch import nn
+            class Tagged(nn.Flatten):
+                def extra_repr(self):
+                    return f"made={self.made}"
+            flat = Tagged()
+            flat.made = time.time_ns()
+            return nn.Sequential(nn.AdaptiveAvgPool2d(4), flat, nn.Linear(48, num_classes))
+
+        @hookimpl
+        def harness_models():
+            return [ModelSpec(name="tagged", build=build, paper="none")]
+    """
+    install("tagged", source)
+    first = tiny_harness("run", "tagged", "--dataset", "dots")
+    assert first.code == 0, first.err
+    assert "no result of it will ever count" not in " ".join(first.err.split())
+    second = tiny_harness("run", "tagged", "--dataset", "dots")
+    assert "no result of it will ever count" in " ".join(second.err.split())
