@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from harness.errors import CannotContinueError
+from harness.errors import CannotContinueError, legible
 from harness.guard import Careless, Patient, lend, text_stream
 
 _CONTROL = re.compile(
@@ -115,7 +115,7 @@ def printable(text: str) -> str:
 def emit(text: str = "", *, end: str = "\n") -> None:
     """Write text to stdout. Raises CannotContinueError if that is not possible."""
     context = click.get_current_context(silent=True)
-    click.echo(text + end, file=context.obj if context else None, nl=False)
+    click.echo(legible(text) + end, file=context.obj if context else None, nl=False)
 
 
 def print_rows(

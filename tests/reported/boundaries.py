@@ -6,7 +6,9 @@ import csv
 import hashlib
 import io
 import json
+import os
 import random
+import shutil
 import sys
 import warnings
 import zipfile
@@ -323,6 +325,52 @@ def plugin(place: Place) -> Commands:
     )
 
 
+STORE = ("--data", "data", *TINY)
+STORED: Commands = (
+    ("prepare", "dots", "--verify", *STORE),
+    ("prepare", "dots", "--verify", "--format", "csv", *STORE),
+    ("audit", "dots", *STORE),
+    ("prepare", "dots", *STORE),
+    ("list", "datasets", *STORE),
+    ("list", "datasets", "--format", "csv", *STORE),
+    ("run", "tiny", "--dry-run", *STORE),
+    ("status", "tiny", *STORE),
+    ("leaderboard", *STORE),
+)
+
+
+def manifest(place: Place) -> Commands:
+    """The manifest of a prepared data set, and the other JSON files beside it."""
+    folder = _stored(place)
+    known = {"leaks": "some", "fingerprint": json.loads((folder / "manifest.json").read_bytes())["fingerprint"]}
+    (folder / "audit.json").write_text(json.dumps(known), encoding="utf-8")
+    damage_json(folder / place.draw.choice(("manifest.json",) * 4 + ("inputs.json", "audit.json")), place.draw)
+    return STORED
+
+
+def arrays(place: Place) -> Commands:
+    """The arrays and the groups of a prepared data set."""
+    folder, draw = _stored(place), place.draw
+    path = folder / f"{draw.choice(('train', 'test'))}.{draw.choice(('images', 'labels'))}.npy"
+    kind = draw.random()
+    if kind < 0.4:
+        path.write_bytes(mutated_bytes(path.read_bytes(), draw))
+    elif kind < 0.8:
+        np.save(path, odd_array(draw))
+    elif kind < 0.9:
+        path.unlink()
+        path.mkdir()
+    else:
+        (folder / "train.groups.txt").write_bytes(mutated_bytes(b"a\nb\n", draw))
+    return (*STORED, (*TRAINING, "--data", "data")) if _once(place, 0.1) else STORED
+
+
+def _stored(place: Place) -> Path:
+    """Copy the prepared data into the round's folder, and return the form that may be damaged."""
+    shutil.copytree(os.environ["HARNESS_DATA"], place.folder / "data")
+    return place.folder / "data" / "dots" / "native"
+
+
 BOUNDARIES: Mapping[str, Callable[[Place], Commands]] = {
     "result": result,
     "job": job,
@@ -335,6 +383,8 @@ BOUNDARIES: Mapping[str, Callable[[Place], Commands]] = {
     "protocol": protocol,
     "accuracies": accuracies,
     "plugin": plugin,
+    "manifest": manifest,
+    "arrays": arrays,
 }
 
 

@@ -117,7 +117,7 @@ def test_a_damaged_test_split_costs_no_training(bench: Bench) -> None:
 def test_names_and_classes_that_are_not_ascii_are_shown_on_any_terminal(bench: Bench, pictures: Path) -> None:
     source = FOLDER.format(line="").replace('("a", "b")', '("日", "月")').replace("CC0", "© Müller, CC BY")
     bench.put("pictures", source)
-    for command in (PREPARE, ("list", "datasets")):
+    for command in (PREPARE, ("list", "datasets", "--format", "csv")):
         ran = bench.harness(*command, PYTHONIOENCODING="ascii")
         assert ran.code == 0, ran.err
         ran = bench.harness(*command, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
