@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.api import ModelSpec
+    from harness.catalog import Offer
     from harness.registry import Budget, Counting, Verdict
 
 BATCH = 2
@@ -95,6 +96,11 @@ def check_budget(spec: ModelSpec, budget: Budget, counting: Counting, *, macs: b
         return _check(spec, budget, counting, macs=macs)
     except PluginError as error:
         raise BudgetError(str(error)) from error
+
+
+def check_offer(model: Offer[ModelSpec], budget: Budget, counting: Counting) -> BudgetReport:
+    """Check an installed model like ``check_budget``."""
+    return check_budget(model.spec, budget, counting)
 
 
 def _check(spec: ModelSpec, budget: Budget, counting: Counting, *, macs: bool) -> BudgetReport:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.api import ModelSpec
 from harness.cache import Cache, cache_folder
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+T = TypeVar("T")
 _BUILD_SECONDS = 120.0  # for building a model at every class count, its libraries imported
 
 
@@ -176,14 +177,9 @@ class Architectures:
         if not self._apart:
             return read_architectures(model, class_counts)
         try:
-            return call_apart(read_architectures, _to_send(model), class_counts, seconds=_BUILD_SECONDS)
-        except EndedError as error:
-            counts = " or ".join(str(count) for count in class_counts)
-            failure = PluginError(
-                f"{called(model)} does not build for {counts} classes: the process that built it {error}. Expected "
-                "build(num_classes) to return a torch.nn.Module."
-            )
-            return [failure] * len(class_counts)
+            return call_with_model(read_architectures, model, class_counts)
+        except PluginError as error:
+            return [error] * len(class_counts)
 
     def _stamp(self, spec: ModelSpec) -> list[object]:
         """The stamp as of this command's start; looking at the files again for every job would take minutes."""
@@ -196,23 +192,43 @@ class Architectures:
         self._cache.save()
 
 
-def read_architectures(
-    model: Offer[ModelSpec] | str, class_counts: Sequence[int]
-) -> list[Architecture | PluginError]:  # fmt: skip
-    """Build a model at each class count; return its architecture there, or the reason why there is none.
+def call_with_model(function: Callable[..., T], model: Offer[ModelSpec], *arguments: object) -> T:
+    """Call a function of a model and of other arguments in a fresh process, and return its answer.
 
-    Args:
-        model: The model, or the name of an installed one.
-        class_counts: Numbers of classes.
+    All that the model's code changes ends with the process, and a crash ends the process alone.
+
+    Raises:
+        PluginError: the process gave no answer, because it crashed or took minutes.
+        HarnessError: the function raised it.
     """
+    try:
+        answer: T = call_apart(_with_model, function, _to_send(model), arguments, seconds=_BUILD_SECONDS)
+    except EndedError as error:
+        raise PluginError(
+            f"{called(model)} does not build, or does not run: the process that tried it {error}. Expected "
+            "build(num_classes) to return a torch.nn.Module."
+        ) from error
+    return answer
+
+
+def _with_model(
+    function: Callable[..., T], model: Offer[ModelSpec] | str, arguments: tuple[object, ...]
+) -> T:  # fmt: skip
     try:
         offer = discover().model(model) if isinstance(model, str) else model
     except HarnessError as error:
-        return [PluginError(str(error))] * len(class_counts)
+        raise PluginError(str(error)) from error
+    return function(offer, *arguments)
+
+
+def read_architectures(
+    model: Offer[ModelSpec], class_counts: Sequence[int]
+) -> list[Architecture | PluginError]:  # fmt: skip
+    """Build a model at each class count; return its architecture there, or the reason why there is none."""
     found: list[Architecture | PluginError] = []
     for count in class_counts:
         try:
-            module = build_module(offer, count)
+            module = build_module(model, count)
             found.append(Architecture(architecture_digest(module), count_parameters(module).trainable))
         except PluginError as error:
             found.append(error.with_traceback(None))
@@ -222,7 +238,7 @@ def read_architectures(
 def _to_send(model: Offer[ModelSpec]) -> Offer[ModelSpec] | str:
     """Return the model as it can be sent to another process: by name if its ``build`` is no function of a module.
 
-    To find a model by its name, all plugins are imported.
+    To find it by its name, all plugins are imported there.
     """
     try:
         pickle.dumps(model)

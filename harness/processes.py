@@ -128,14 +128,14 @@ def start_process(
         )
         try:
             _ensure_fork_server()
-            with _for_helpers():
+            with importing_alike():
                 process.start()
             return process
         except (OSError, EOFError) as error:  # no room for its socket, or it has ended
             say(f"Processes start slowly, because the fork server does not start: {one_line(error)}.")
     process = multiprocessing.get_context("spawn").Process(target=target, args=arguments, name=_NAME)
     try:
-        with _for_helpers(), _sigint_ignored():
+        with importing_alike(), _sigint_ignored():
             process.start()
     except OSError as error:
         raise CannotContinueError(f"This machine does not start another process: {one_line(error)}.") from error
@@ -153,7 +153,7 @@ def _ensure_fork_server() -> None:
     from multiprocessing import forkserver  # Windows does not have it
 
     multiprocessing.get_context("forkserver").set_forkserver_preload([_IMPORTS])
-    with _for_helpers(), _sigint_ignored():
+    with importing_alike(), _sigint_ignored():
         forkserver.ensure_running()
 
 
@@ -271,8 +271,8 @@ def helper_environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _for_helpers() -> Iterator[None]:
-    """Prepare this process for the start of another one, for the block."""
+def importing_alike() -> Iterator[None]:
+    """Let a process that is started in the block import what this one does, and write to stderr alone."""
     with _environment(helper_environment()), _room_for_sockets(), _stdout_to_stderr():
         yield
 

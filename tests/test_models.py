@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +18,9 @@ from harness.errors import PluginError
 from harness.fingerprint import hash_of
 from harness.models import Architectures, build_module
 from harness.source import source_stamp
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def offer_of(catalog: Catalog) -> Offer[ModelSpec]:
@@ -45,3 +53,34 @@ def test_a_module_that_cannot_be_trained_is_refused(freeze: bool, lazy: bool, sa
     spec = ModelSpec(name="odd", build=build, paper="none")
     with pytest.raises(PluginError, match=said):
         build_module(Offer(spec, offer_of(tiny_catalog).owner), 4)
+
+
+def build_that_hangs(classes: int) -> None:
+    time.sleep(600)
+
+
+def build_that_leaves(classes: int) -> None:
+    os._exit(7)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [(build_that_hangs, "took longer than 3 seconds and was ended"), (build_that_leaves, "ended with exit code 7")],
+)
+def test_a_build_without_end_or_with_a_crash_is_a_sentence(
+    build: Callable[[int], nn.Module], said: str, tiny_catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.models._BUILD_SECONDS", 3.0)
+    spec = ModelSpec(name="odd", build=build, paper="none")
+    architectures = Architectures(remember=True)
+    for _ in range(2):  # at the second time it is known
+        with pytest.raises(PluginError, match=f"The model 'odd' of .* does not build, or does not run: .* {said}"):
+            architectures.get(Offer(spec, offer_of(tiny_catalog).owner), 4)
+
+
+def test_models_are_read_alike_here_and_apart(tiny_catalog: Catalog) -> None:
+    offer = offer_of(tiny_catalog)
+    unsendable = Offer(replace(offer.spec, build=lambda classes: offer.spec.build(classes)), offer.owner)
+    here = Architectures(remember=False, apart=False).get_all(offer, (4, 5))
+    assert Architectures(remember=False).get_all(offer, (4, 5)) == here
+    assert Architectures(remember=False).get_all(unsendable, (4, 5)) == here

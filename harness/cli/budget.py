@@ -18,7 +18,7 @@ from harness.cli.common_options import (
     suite_option,
 )
 from harness.cli.output import Command, print_rows
-from harness.errors import BudgetError
+from harness.errors import BudgetError, PluginError
 from harness.plan import dataset_facts, select_models
 from harness.registry import Benchmark, Counting
 
@@ -54,14 +54,15 @@ def check_budget(
     chosen = select_models(catalog, models, all_models=all_models)
     limits = benchmark.budget(budget or benchmark.suite(suite).budget)
     counting = benchmark.counting if suite is None else _counting_of(benchmark, catalog, suite)
-    from harness.budget import check_budget as check
+    from harness.budget import check_offer
+    from harness.models import call_with_model
 
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     for name in chosen:
         try:
-            report = check(catalog.model(name).spec, limits, counting)
-        except BudgetError as error:
+            report = call_with_model(check_offer, catalog.model(name), limits, counting)
+        except (BudgetError, PluginError) as error:
             failures.append(str(error))
             continue
         rows.append(report.as_row())

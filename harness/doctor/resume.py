@@ -16,15 +16,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, SupportsFloat, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
 
-from harness.api import Job, Reporter
+from harness.api import Job, ModelSpec, Reporter
 from harness.doctor import Examination, Finding
-from harness.errors import CannotContinueError
+from harness.errors import CannotContinueError, HarnessError, PluginError
 from harness.machine import existing_folder
 from harness.processes import helper_environment
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.save_timer import SAVE_EVERY
+
+if TYPE_CHECKING:
+    from harness.catalog import Offer
 
 Say: TypeAlias = Callable[[str], object]
 
@@ -250,26 +253,32 @@ def _smallest_trial(examination: Examination, registry: Path | None, scratch: Pa
 
 def _quickest_model(examination: Examination, side: int, classes: int) -> str:
     """Return the model whose forward and backward pass of a small batch takes the least time here."""
+    from harness.models import call_with_model
+
+    spans = {}
+    for name, offer in examination.workspace.catalog.models.items():
+        with contextlib.suppress(HarnessError):  # those that don't build or run don't count
+            spans[name] = call_with_model(_step_seconds, offer, side, classes)
+    if not spans:
+        raise CannotContinueError("There is nothing to train: no installed model builds.")
+    return min(spans, key=lambda name: spans[name])
+
+
+def _step_seconds(model: Offer[ModelSpec], side: int, classes: int) -> float:
     import torch
 
     from harness.models import build_module
 
-    spans = {}
-    for name, offer in examination.workspace.catalog.models.items():
-        with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):  # those that don't build don't count
-            module = build_module(offer, classes)
-            module.train()
-            images = torch.rand(4, 3, side, side)
-            for _ in range(2):
-                began = time.perf_counter()
-                logits = module(images)
-                logits.sum().backward()
-                span = time.perf_counter() - began
-            if logits.shape == (4, classes):
-                spans[name] = span
-    if not spans:
-        raise CannotContinueError("There is nothing to train: no installed model builds.")
-    return min(spans, key=lambda name: spans[name])
+    module = build_module(model, classes).train()
+    images = torch.rand(4, 3, side, side)
+    for _ in range(2):
+        began = time.perf_counter()
+        logits = module(images)
+        logits.sum().backward()
+        span = time.perf_counter() - began
+    if logits.shape != (4, classes):
+        raise PluginError(f"The model '{model.spec.name}' returns logits of shape {tuple(logits.shape)}.")
+    return span
 
 
 class _Announcer(Reporter):

@@ -15,7 +15,7 @@ from harness.cache import Cache, cache_folder
 from harness.catalog import Catalog, Offer
 from harness.errors import HarnessError, PluginError, one_line
 from harness.fingerprint import hash_of
-from harness.models import build_module, count_parameters
+from harness.models import build_module, call_with_model, count_parameters
 from harness.patterns.blocks import (
     channel_shuffle,
     depthwise_separable,
@@ -80,7 +80,7 @@ def describe_models(catalog: Catalog, names: Iterable[str], counting: Counting) 
         one = cache.get(key, Described)
         if one is None:
             try:
-                one = _describe(offer, counting)
+                one = call_with_model(_describe, offer, counting)
             except HarnessError as error:
                 failures.append(str(error))
                 continue

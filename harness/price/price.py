@@ -15,9 +15,7 @@ from typing import Any, Literal, TypeAlias
 from harness.api import Job, ModelSpec
 from harness.catalog import Offer
 from harness.errors import HarnessError
-from harness.guard import guarded
-from harness.machine import gc_paused
-from harness.models import Architecture, build_module
+from harness.models import Architecture, build_module, call_with_model
 from harness.price.timings import Timing, Timings, mean_timing
 
 Basis: TypeAlias = Literal["runs", "timed", "scaled"]
@@ -236,10 +234,14 @@ def count_products(timings: Timings, model: Offer[ModelSpec], classes: int, dige
     name = "products", digest, resolution
     found = timings.number(*name)
     if found is None:
-        from harness.macs import estimate_macs
-
         found = 0.0  # if the model raises: it then keeps its place in the order
-        with contextlib.suppress(HarnessError), guarded(), gc_paused():
-            found = estimate_macs(build_module(model, classes), resolution)
+        with contextlib.suppress(HarnessError):
+            found = call_with_model(_products, model, classes, resolution)
         timings.put_number(found, *name)
     return found
+
+
+def _products(model: Offer[ModelSpec], classes: int, resolution: int) -> float:
+    from harness.macs import estimate_macs
+
+    return float(estimate_macs(build_module(model, classes), resolution))

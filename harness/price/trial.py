@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from harness.catalog import Catalog, discover
 from harness.data.prepared import SCHEMA, DatasetManifest, PreparedDataset, SplitArrays
 from harness.errors import HarnessError, PluginError, one_line
 from harness.guard import guarded
+from harness.machine import forks_workers
 from harness.price.timings import Timing
+from harness.processes import EndedError, call_apart, helper_environment, importing_alike
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
 from harness.train.environment import frozen_numerics
@@ -35,6 +38,7 @@ from harness.train.state import TrainingState
 if TYPE_CHECKING:
     from torch import nn
 
+_TRIAL_SECONDS = 1800.0  # a step at 224 pixels takes a CPU seconds
 _TEST_BATCH = 128  # the largest of the training loop's evaluation
 _IMPORTS = (
     "import time; began = time.perf_counter(); import harness.cli, harness.execute.runner, timm, torchvision; "
@@ -87,17 +91,20 @@ def time_trials(trials: Sequence[Trial], catalog: Catalog, *, together: int) -> 
         trials: The trials.
         catalog: The installed models and augmentations.
         together: Number of parallel trials, each in its own process, so that the timing includes the slow-down of
-            parallel jobs; 1 for one after the other in this process.
+            parallel jobs; 1 for one after the other.
     """
     if together == 1:
         for index, trial in enumerate(trials):
-            yield index, _attempt(trial, catalog)
+            apart = forks_workers((trial.device,))  # elsewhere, a process takes seconds to start
+            yield index, _attempt_apart(trial) if apart else _attempt(trial, catalog)
         return
     # Filled up, so that no trial is timed alone.
     order = [*range(len(trials)), *(index % len(trials) for index in range(-len(trials) % together))]
     with ProcessPoolExecutor(together, mp_context=get_context("spawn")) as pool:
         try:
-            yield from zip(order, pool.map(_attempt_in_worker, [trials[index] for index in order]), strict=True)
+            with importing_alike():
+                found = pool.map(_attempt_in_worker, [trials[index] for index in order])
+            yield from zip(order, found, strict=True)
         except Exception as error:  # a crashed worker must not end a command that only needs an estimate
             for index in range(len(trials)):
                 yield index, f"a process that timed steps ended: {one_line(error)}"
@@ -229,7 +236,9 @@ def import_seconds() -> float | None:
     None if there is no such process, since too little memory is left, for instance.
     """
     try:
-        ran = subprocess.run([sys.executable, "-P", "-c", _IMPORTS], capture_output=True, text=True, check=True)
+        environment = os.environ | helper_environment()
+        command = [sys.executable, "-c", _IMPORTS]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return float(ran.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
@@ -243,6 +252,13 @@ def _attempt(trial: Trial, catalog: Catalog) -> Timing | str:
         return f"{trial.model} could not be timed: {error}"
     except HarnessError as error:
         return f"{trial.model} could not be timed: {one_line(error)}"
+
+
+def _attempt_apart(trial: Trial) -> Timing | str:
+    try:
+        return call_apart(_attempt_in_worker, trial, seconds=_TRIAL_SECONDS)
+    except EndedError as error:
+        return f"{trial.model} could not be timed: the process that tried it {error}."
 
 
 def _attempt_in_worker(trial: Trial) -> Timing | str:
