@@ -33,12 +33,13 @@ from harness.train import observe
 from harness.train.checkpoint import Found
 from harness.train.environment import fill_uninitialized_memory, frozen_numerics, kept_memory
 from harness.train.feeder import Feeder
-from harness.train.job import JobInProgress, Task, build_model
+from harness.train.in_progress import JobInProgress
 from harness.train.loop import Training
 from harness.train.observer import Observer
 from harness.train.pipeline import Normalise
 from harness.train.seeds import Position
 from harness.train.state import TrainingState
+from harness.train.task import Task, build_model
 
 CPU = torch.device("cpu")
 Variant = Callable[[], contextlib.AbstractContextManager[object]]

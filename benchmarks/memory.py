@@ -93,9 +93,10 @@ def probe(folder: Path, images: int, side: int) -> dict[str, Any]:
     from harness.registry import load_benchmark
     from harness.train.checkpoint import Found
     from harness.train.environment import frozen_numerics
-    from harness.train.job import JobInProgress, Task, build_model
+    from harness.train.in_progress import JobInProgress
     from harness.train.observer import Observer
     from harness.train.state import TrainingState
+    from harness.train.task import Task, build_model
 
     class Watch(Observer):
         steps = 0

@@ -22,9 +22,10 @@ from harness.data.prepared import PreparedDataset
 from harness.registry import Protocol
 from harness.train.checkpoint import Found
 from harness.train.environment import frozen_numerics, kept_memory
-from harness.train.job import Built, JobInProgress, Task
+from harness.train.in_progress import JobInProgress
 from harness.train.observer import Observer
 from harness.train.pipeline import InputPipeline
+from harness.train.task import Built, Task
 
 SOME_EPOCH = 10  # past the warm-up
 SHORTEST_EPOCH = 5360 // 32

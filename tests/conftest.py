@@ -21,7 +21,7 @@ from harness.data.ingest import require_prepared
 from harness.plan import Selection, build_plan, dataset_facts
 from harness.registry import Benchmark, load_benchmark
 from harness.results.store import RunsFolder
-from harness.train.job import Task
+from harness.train.task import Task
 from harness.workspace import Workspace
 from tests.support import TINY_PLUGIN, TINY_REGISTRY, Command, Ran, Rows, Shell
 from tests.training import FakeTime

@@ -9,9 +9,10 @@ from typing import Any
 from harness.api import EpochRecord
 from harness.train.checkpoint import find_checkpoint
 from harness.train.clock import HostWatch
-from harness.train.job import Task, Trained, build_model, run_task
+from harness.train.job import Trained, run_task
 from harness.train.observer import Observer
 from harness.train.state import TrainingState
+from harness.train.task import Task, build_model
 
 
 class Watch(Observer):

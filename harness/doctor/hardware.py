@@ -143,8 +143,8 @@ def train_probe(device: str) -> str:
     from torch.nn import functional as F
 
     from harness.train.environment import frozen_numerics
-    from harness.train.job import weights_hash
     from harness.train.setup import seeded
+    from harness.train.task import weights_hash
 
     with frozen_numerics(), seeded(0, "doctor"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about operators without a deterministic form, which the comparison finds

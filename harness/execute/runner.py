@@ -16,11 +16,12 @@ from harness.results.protocols import keep_protocol
 from harness.results.store import JobFolder
 from harness.train.checkpoint import find_checkpoint, spare_of
 from harness.train.clock import OFF
-from harness.train.job import Built, Task, Trained, build_model, run_task
+from harness.train.job import Trained, run_task
 from harness.train.observer import Observer
 from harness.train.options import RunOptions
 from harness.train.schedule import learning_rate_peak
 from harness.train.state import TrainingState
+from harness.train.task import Built, Task, build_model
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from harness.processes import AwakeClock
 from harness.results.store import JobFolder
 
 if TYPE_CHECKING:
-    from harness.train.job import Built, Task
+    from harness.train.task import Built, Task
 
 _POLL_SECONDS = 0.1
 _METHODS = ("epoch_finished", "run_finished", "run_failed", "close")

@@ -31,9 +31,10 @@ from harness.processes import EndedError, call_apart, helper_environment, import
 from harness.registry import Protocol
 from harness.train.checkpoint import Found, load_checkpoint, save_checkpoint
 from harness.train.environment import frozen_numerics
-from harness.train.job import Task, build_model, make_training, run_task
+from harness.train.job import run_task
 from harness.train.observer import Observer
 from harness.train.state import TrainingState
+from harness.train.task import Task, build_model, make_training
 
 if TYPE_CHECKING:
     from torch import nn

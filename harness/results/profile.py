@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harness.api import Reporter
     from harness.train.checkpoint import Found
-    from harness.train.job import Built, Task
+    from harness.train.task import Built, Task
 
 
 SCHEMA = 1

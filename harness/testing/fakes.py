@@ -204,7 +204,8 @@ def train(notify: Notify, folder: Path) -> RunResult:
     from harness.data.ingest import Ingestion, ingest
     from harness.registry import load_benchmark
     from harness.train.checkpoint import Found
-    from harness.train.job import Task, build_model, run_task
+    from harness.train.job import run_task
+    from harness.train.task import Task, build_model
 
     owner = Plugin("fakes", __name__, "xscore-harness", "0")
     offers = Offer(NET, owner), Offer(SET, owner)

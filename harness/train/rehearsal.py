@@ -27,7 +27,8 @@ from harness.train.setup import build_optimizer, seeded, to_layout
 from harness.train.state import TrainingState
 
 if TYPE_CHECKING:
-    from harness.train.job import Built, JobInProgress, Task
+    from harness.train.in_progress import JobInProgress
+    from harness.train.task import Built, Task
 
 _IMAGES = 4  # whose logits are compared between a module and another one with its weights
 _TOLERANCE = 1e-3  # of the largest logit

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.train.checkpoint import Checkpoint
-    from harness.train.job import Built, Task
+    from harness.train.task import Built, Task
 
 Verdict: TypeAlias = Literal["ok", "failed", "skipped"]
 
@@ -138,8 +138,8 @@ class Run:
     def task(self) -> Task:
         """The job with everything looked up."""
         from harness.train.environment import COMPILE_MODES
-        from harness.train.job import Task
         from harness.train.options import RunOptions
+        from harness.train.task import Task
 
         with _impossible():
             for use in self.protocol.augmentations:
@@ -161,7 +161,7 @@ class Run:
 
     def build(self) -> Built:
         """Return a freshly initialised model, a new one per call since training changes it in place."""
-        from harness.train.job import build_model
+        from harness.train.task import build_model
 
         with _impossible():
             return build_model(self.task)

@@ -15,10 +15,11 @@ from harness.errors import HarnessError
 from harness.results.predictions import read_predictions
 from harness.train.checkpoint import Checkpoint, Found, load_weights
 from harness.train.environment import frozen_numerics, kept_memory
-from harness.train.job import Built, JobInProgress, Task, make_training
+from harness.train.in_progress import JobInProgress
 from harness.train.observer import Observer
 from harness.train.setup import seeded, to_layout
 from harness.train.state import TrainingState
+from harness.train.task import Built, Task, make_training
 from harness.verify.checks import Check, Run
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def check_replay(run: Run) -> Iterator[Check]:
 
 def _repeat_end(run: Run, start: Checkpoint | None, final: Checkpoint) -> Iterator[Check]:
     """Repeat the training from a position, or from the first step, to its end."""
-    from harness.train.job import weights_hash
+    from harness.train.task import weights_hash
 
     begin = f"epoch {start.epoch + 1}, step {start.step + 1}" if start else "the first step"
     where = f"from {begin} to the end"

@@ -19,8 +19,10 @@ from harness.results.profile import Profile, read_profile, run_clock, write_prof
 from harness.results.store import JobFolder, RunsFolder
 from harness.train.checkpoint import Found
 from harness.train.clock import OFF, TRAINING, Clock, HostWatch, Phase, Piece, RunClock
-from harness.train.job import JobInProgress, Task, build_model, run_task
+from harness.train.in_progress import JobInProgress
+from harness.train.job import run_task
 from harness.train.options import RunOptions
+from harness.train.task import Task, build_model
 from harness.workspace import Workspace
 from tests.support import Command, Shell, cell_folder, read_result
 from tests.training import FakeTime, Watch, state_at

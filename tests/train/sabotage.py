@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.data.prepared import PreparedDataset, SealedTest, SplitArrays
-from harness.train import job, loop, pipeline, setup
+from harness.train import in_progress, loop, pipeline, setup, task
 from harness.train.loop import Training
 from harness.train.pipeline import InputPipeline, Normalise, Resize
 
@@ -29,14 +29,14 @@ def other_protocol(patch: Patch, **changes: Any) -> None:
         protocol = msgspec.structs.replace(arguments["protocol"], **changes)
         return Training(**(arguments | {"protocol": protocol}))
 
-    patch.setattr(job, "Training", training)
+    patch.setattr(task, "Training", training)
 
 
 def other_optimizer(patch: Patch, kind: type[torch.optim.Optimizer] = torch.optim.Adam, **settings: Any) -> None:
     def build(module: nn.Module, protocol: Any) -> torch.optim.Optimizer:
         return kind(module.parameters(), **({"lr": 1e-2} | settings))  # type: ignore[call-arg]
 
-    patch.setattr(job, "build_optimizer", build)
+    patch.setattr(in_progress, "build_optimizer", build)
 
 
 def other_stages(patch: Patch, change: Callable[[list[Any]], Sequence[Any]]) -> None:
@@ -44,7 +44,7 @@ def other_stages(patch: Patch, change: Callable[[list[Any]], Sequence[Any]]) -> 
         built = setup.build_pipeline(*arguments, **named)
         return replace(built, stages=change(list(built.stages)))
 
-    patch.setattr(job, "build_pipeline", build)
+    patch.setattr(task, "build_pipeline", build)
 
 
 def in_every_step(patch: Patch, around: Callable[[Any], contextlib.AbstractContextManager[Any]]) -> None:
@@ -208,7 +208,9 @@ def weight_decay(patch: Patch) -> None:
 
 
 def head_alone(patch: Patch) -> None:
-    patch.setattr(job, "build_optimizer", lambda module, protocol: torch.optim.Adam(list(module.parameters())[-2:]))
+    patch.setattr(
+        in_progress, "build_optimizer", lambda module, protocol: torch.optim.Adam(list(module.parameters())[-2:])
+    )
 
 
 def gradients_added_up(patch: Patch) -> None:

@@ -15,8 +15,9 @@ from harness.api import StoppedError
 from harness.cli.run_options import COMPILE_MODES as OFFERED_MODES
 from harness.errors import TrainingError
 from harness.train.environment import COMPILE_MODES, compiled
-from harness.train.job import Task, deviations_of
+from harness.train.job import deviations_of
 from harness.train.options import RunOptions
+from harness.train.task import Task
 from tests.training import Watch, train
 
 Patch = pytest.MonkeyPatch

@@ -24,8 +24,9 @@ from harness.train.deviations import (
     expected_order,
     facts_digest,
 )
-from harness.train.job import Task, Trained, build_model, deviations_of, run_task
+from harness.train.job import Trained, deviations_of, run_task
 from harness.train.observe import RunRecorder
+from harness.train.task import Task, build_model
 from tests.support import FILES, Command, cell_folder
 from tests.train.sabotage import SABOTAGE, batch_size_in_one_step, smoothing_forgotten
 from tests.training import Watch, train

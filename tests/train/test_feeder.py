@@ -16,7 +16,7 @@ import torch
 
 from harness.data.prepared import SplitArrays
 from harness.train.feeder import Batch, Feeder
-from harness.train.job import Task
+from harness.train.task import Task
 from tests.training import Watch, train
 
 CPU = torch.device("cpu")

@@ -24,7 +24,6 @@ from harness.errors import DatasetError, TrainingError
 from harness.registry import Benchmark, load_benchmark
 from harness.train.environment import frozen_numerics
 from harness.train.feeder import Feeder
-from harness.train.job import Task
 from harness.train.loop import Training
 from harness.train.observer import Observer
 from harness.train.pipeline import Augment, InputPipeline, Normalise, Resize
@@ -32,6 +31,7 @@ from harness.train.schedule import learning_rate
 from harness.train.seeds import Position, derive_seed, generator
 from harness.train.setup import build_optimizer, build_pipeline
 from harness.train.state import TrainingState
+from harness.train.task import Task
 from tests.support import TINY_PLUGIN, TINY_REGISTRY
 from tests.training import Watch, train
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from harness.api import ModelSpec
-from harness.train.job import Task, build_model
 from harness.train.precision import PrecisionWatch
+from harness.train.task import Task, build_model
 from tests.training import train
 
 

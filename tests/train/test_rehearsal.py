@@ -14,7 +14,7 @@ from torch import nn
 from harness.api import ModelSpec, StoppedError
 from harness.errors import HarnessError, PluginError, TrainingError
 from harness.train.checkpoint import load_checkpoint, state_hash
-from harness.train.job import Task, build_model
+from harness.train.task import Task, build_model
 from tests.training import Watch, train
 
 

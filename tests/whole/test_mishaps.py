@@ -80,7 +80,7 @@ def test_clock_that_goes_backwards(tiny_harness: Command, monkeypatch: pytest.Mo
 
     clock = iter(range(10**9, 0, -60))
     monkeypatch.setattr("time.time", lambda: float(next(clock)))
-    for module in ("harness.results.store", "harness.train.job"):
+    for module in ("harness.results.store", "harness.train.in_progress"):
         monkeypatch.setattr(f"{module}.datetime", Backwards)
     options = ("tiny", "--dataset", "dots", "--format", "json")
     first = tiny_harness("run", *options)
