@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from harness.api import StoppedError
+from harness.data.prepared import PreparedDataset
+from harness.errors import DatasetError
 from harness.train.checkpoint import find_checkpoint
 from harness.train.deviations import (
     COVERAGE,
@@ -151,12 +153,17 @@ def test_sabotage_before_a_stop_is_still_seen_after_it(task: Task, monkeypatch: 
     assert found == {"label_smoothing": {"varied": [0.0, 0.05]}}
 
 
-def test_data_that_changed_between_two_processes_is_seen(task: Task) -> None:
+def test_data_that_changed_between_two_processes_is_refused_and_would_be_seen(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StoppedError):
         train(task, Watch(stop_after=3))
     images = np.load(task.dataset.folder / "train.images.npy")
     images[0, 0, 0, 0] += 1
     np.save(task.dataset.folder / "train.images.npy", images)
+    with pytest.raises(DatasetError, match="its pixels have changed"):
+        train(task)
+    monkeypatch.setattr(PreparedDataset, "require_pixels", lambda *given: None)
     assert set(knobs(task, train(task))) == {"data"}
 
 
