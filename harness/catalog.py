@@ -30,8 +30,8 @@ from harness.api import (
     ModelSpec,
     TrackerSpec,
 )
-from harness.errors import HarnessError, PluginError, WrongUseError, unknown_name
-from harness.guard import guarded
+from harness.errors import HarnessError, PluginError, WrongUseError, text_of, unknown_name
+from harness.guard import Interrupted, guarded
 from harness.installed import find_installed
 from harness.torch_settings import kept_torch
 
@@ -242,12 +242,14 @@ def _load(manager: pluggy.PluginManager, entry: _Entry, unique: str) -> _Loaded:
                 )
             manager.register(module, unique)
             return _ask(plugin, _implementations(manager, module))
+    except Interrupted as error:
+        raise Interrupted(f"while {plugin} was being loaded") from error
     except HarnessError as error:
         if manager.has_plugin(unique):
             manager.unregister(name=unique)
         cause = error.__cause__ or error
         trace = "".join(traceback.format_exception(cause))
-        return _Loaded(replace(plugin, reason=f"{error}{_place(cause, point)}", trace=trace))
+        return _Loaded(replace(plugin, reason=text_of(error) + _place(cause, point), trace=trace))
 
 
 def _import(point: EntryPoint) -> Any:

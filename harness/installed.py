@@ -40,10 +40,7 @@ def find_installed() -> list[Installed]:
     """
     found: dict[str, Installed] = {}
     for distribution in _distributions():
-        one = None
-        with contextlib.suppress(PluginError), guarded():
-            if PROJECT in (distribution.read_text("entry_points.txt") or ""):
-                one = _read(distribution)
+        one = _read(distribution)
         if one is None or not (one.points or one.damage) or one.folder.name.startswith("~"):  # pip is removing it
             continue
         first = found.setdefault(_canonical(one.name), one)
@@ -67,21 +64,25 @@ def _distributions() -> list[Distribution]:
     return found
 
 
-def _read(distribution: Distribution) -> Installed:
-    folder = Path(str(getattr(distribution, "_path", distribution.locate_file(""))))
+def _read(distribution: Distribution) -> Installed | None:
+    """Read a distribution; return None for one that has nothing to do with the harness."""
+    folder = Path(str(getattr(distribution, "_path", "its archive")))
     name, _, version = re.sub(r"\.(dist|egg)-info$", "", folder.name).partition("-")
     try:
         with guarded():
+            if PROJECT not in (distribution.read_text("entry_points.txt") or ""):
+                return None
             points = tuple(point for point in distribution.entry_points if point.group == PROJECT)
     except PluginError:
-        return Installed(name, version, folder, (), _damage(folder, "a line of entry_points.txt is not NAME = MODULE"))
+        return Installed(
+            name, version, folder, (), _damage(folder, "entry_points.txt is no list of NAME = MODULE in UTF-8")
+        )
     written: tuple[str | None, str | None] = None, None
     with contextlib.suppress(PluginError), guarded():
         written = distribution.metadata["Name"], distribution.metadata["Version"]
     if not all(written):
-        return Installed(
-            name, version, folder, points, _damage(folder, "METADATA is missing or has no name and version")
-        )
+        damage = _damage(folder, "METADATA is missing or has no name and version")
+        return Installed(name, version, folder, points, damage)
     return Installed(str(written[0]), str(written[1]), folder, points)
 
 

@@ -17,7 +17,7 @@ import click
 
 from harness.cli.output import STRIPPED, say, take_streams
 from harness.errors import HarnessError, without_passwords
-from harness.guard import interrupt
+from harness.guard import Interrupted, interrupt, lend
 
 INTERRUPTED = 130
 _PATIENCE_SECONDS = 2.0  # with threads that a plugin has left running
@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     code = run_command(arguments)
+    sys.stdout = lend(sys.stderr)  # for functions that plugins have left to be called at exit
     gc.freeze()  # else the interpreter visits every object of torch at exit, which takes a second
     left = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
     if left:
@@ -230,7 +231,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, EOFError):  # click takes the end of any file for the end of the user's input
             raise error.__cause__ from None
-        return _say("Interrupted. Everything finished so far is kept.", INTERRUPTED)
+        while_ = f" {error.__cause__}" if isinstance(error.__cause__, Interrupted) and str(error.__cause__) else ""
+        return _say(f"Interrupted{while_}. Everything finished so far is kept.", INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

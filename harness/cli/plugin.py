@@ -22,7 +22,7 @@ from harness.cli.common_options import (
     load,
     registry_option,
 )
-from harness.cli.output import Command, emit, print_rows
+from harness.cli.output import STRIPPED, Command, emit, print_rows
 from harness.errors import WrongUseError
 from harness.plan import under_budget
 
@@ -100,7 +100,7 @@ def check(
     if show_rules:
         from harness.testing.find import RULES
 
-        print_rows([{"kind": one.kind, "rule": one.id, "why": one.why} for one in RULES], format_)
+        print_rows([{"kind": one.kind, "rule": one.id, "why": one.why or STRIPPED} for one in RULES], format_)
         return 0
     root = data_root(data)
     with _source(what) as name:
