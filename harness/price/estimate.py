@@ -28,7 +28,7 @@ _IMPORT_SECONDS = 4.0  # until it has been measured
 _QUICK_SECONDS = 30.0  # limit of a timing that only explains a refusal
 _QUICK_MODELS = 2
 _PROCESS_BYTES = 5 * 2**28  # of a process with torch
-_ACTIVATIONS = 130  # of the largest of the paper's models, in training, as a multiple of its batch of images
+_ACTIVATIONS = 280  # of the largest of the paper's models while its job begins, as a multiple of its batch of images
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def _save_again(path: Path, fingerprint: str, first: float) -> float:
 
 
 def invented_dataset(folder: Path, *, name: str, classes: int, side: int, images: int) -> PreparedDataset:
-    """Return random images in place of a data set that is not prepared yet; there is no test split."""
+    """Return random images in place of a data set that is not prepared yet; the test split has a size and no file."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     np.save(folder / "train.images.npy", random.integers(0, 256, (images, side, side, 3), dtype=np.uint8))
@@ -225,7 +225,7 @@ def invented_dataset(folder: Path, *, name: str, classes: int, side: int, images
     manifest = DatasetManifest(
         schema=SCHEMA, dataset=name, definition="", fingerprint="invented",
         classes=tuple(str(label) for label in range(classes)), size=(side, side), native=False,
-        counts={"train": images, "test": 0}, class_counts={}, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3),
+        counts={"train": images, "test": images}, class_counts={}, mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3),
         plugin="", libraries={}, created="",
     )  # fmt: skip
     return PreparedDataset(folder, manifest)
