@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -84,3 +88,54 @@ def test_models_are_read_alike_here_and_apart(tiny_catalog: Catalog) -> None:
     here = Architectures(remember=False, apart=False).get_all(offer, (4, 5))
     assert Architectures(remember=False).get_all(offer, (4, 5)) == here
     assert Architectures(remember=False).get_all(unsendable, (4, 5)) == here
+
+
+def interrupts(_: int) -> object:
+    raise KeyboardInterrupt
+
+
+def exits(_: int) -> object:
+    sys.exit(3)
+
+
+def warns(_: int) -> object:
+    warnings.simplefilter("error")
+    warnings.warn("this layer is old", UserWarning, stacklevel=1)
+    return None
+
+
+def fails_to_print_itself(classes: int) -> object:
+    from torch import nn
+
+    class Act(nn.ReLU):
+        def extra_repr(self) -> str:
+            raise AttributeError("slope")
+
+    return nn.Sequential(Act(), nn.Linear(3, classes))
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (interrupts, "does not build for 4 classes: KeyboardInterrupt. Expected build"),
+        (exits, "does not build for 4 classes: SystemExit: 3. Expected build"),
+        (warns, "does not build for 4 classes: UserWarning: this layer is old. Expected build"),
+        (lambda _: None, "builds a NoneType for 4 classes. Expected build"),
+        (lambda _: Path, "builds the class Path for 4 classes. Expected build"),
+        (
+            fails_to_print_itself,
+            "has a structure that can't be described at 4 classes: AttributeError: slope. Expected the names",
+        ),
+    ],
+)
+def test_a_build_that_makes_no_model_is_refused_with_a_sentence(
+    build: Callable[[int], Any], said: str, tiny_catalog: Catalog
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a process that trains
+    filters = list(warnings.filters)
+    try:
+        with pytest.raises(PluginError, match=re.escape(said)):
+            build_module(Offer(ModelSpec(name="odd", build=build, paper="none"), offer_of(tiny_catalog).owner), 4)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert list(warnings.filters) == filters

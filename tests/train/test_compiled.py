@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.api import StoppedError
+from harness.api import ModelSpec, StoppedError
 from harness.cli.run_options import COMPILE_MODES as OFFERED_MODES
 from harness.errors import TrainingError
 from harness.train.environment import COMPILE_MODES, compiled
@@ -54,6 +54,25 @@ def test_compiled_run_is_recorded_and_agrees_with_a_plain_one(
     assert plain.result.environment["compile"] is None
     assert deviations_of(task, trained.result.executed) == ()
     torch.testing.assert_close(trained.logits, plain.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_another_precision_inside_a_compiled_model_is_recorded(
+    task_of: Callable[..., Task], quick_compiler: list[str]
+) -> None:
+    class Half(nn.Module):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, classes)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(images.mean((2, 3)).half().float())
+            return logits
+
+    task = replace(task_of(), options=COMPILED)
+    half = replace(task, model=replace(task.model, spec=ModelSpec(name="tiny", build=Half, paper="none")))
+    executed = train(half).result.executed
+    assert executed is not None
+    assert executed["precision"]["operators"] == "float16"
 
 
 def test_a_run_that_is_compiled_half_way_says_so(task_of: Callable[..., Task], quick_compiler: list[str]) -> None:
