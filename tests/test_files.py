@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import pytest
 from filelock import FileLock, Timeout
 
 from harness.errors import StoreError
-from harness.files import remove_leftovers, take_lock, take_lock_if_possible, write_text_atomically, writing_to
+from harness.files import (
+    check_writable,
+    remove_leftovers,
+    remove_old,
+    take_lock,
+    take_lock_if_possible,
+    write_text_atomically,
+    writing_to,
+)
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -91,3 +100,33 @@ def test_a_disk_without_inodes_is_not_called_full(
     monkeypatch.setattr(os, "statvfs", lambda _: state(16, free_files, 1000))
     with pytest.raises(StoreError, match=f"{reason}.*make room"), writing_to(tmp_path / "not" / "there"):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_link_of_a_temporary_name_is_never_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda _: "foreseen")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    name = f".out.{socket.gethostname()}-{os.getpid()}-foreseen.tmp"
+    (tmp_path / name).symlink_to(victim)
+    with pytest.raises(StoreError):
+        write_text_atomically(tmp_path / "out", "text")
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+
+
+def test_temporary_files_of_writers_killed_long_ago_are_removed(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".all.zip.h-1-00.tmp", ".all.zip.h-2-00.tmp", ".b.zip.h-1-00.tmp"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    remove_old(tmp_path / "all.zip")
+    assert sorted(tmp_path.iterdir()) == [new, other]
+
+
+def test_a_check_for_writing_leaves_nothing_and_makes_the_folder(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "runs")
+    assert list((tmp_path / "new" / "runs").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="Cannot write in"):
+        check_writable(tmp_path / "file")
