@@ -89,6 +89,7 @@ def _carry_out(ray: Any, work: Work) -> Iterator[Cell]:
         num_gpus=1 / resources.jobs_per_gpu if resources.needs_gpu else 0,
         resources=_custom(resources.options.get("resources", "")),
         max_retries=1,
+        max_calls=1,  # so that no job meets what another one's code has changed in the process
         retry_exceptions=False,
     )(_training(_working_folders()))
     waiting = list(work.jobs)
