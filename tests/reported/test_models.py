@@ -158,6 +158,8 @@ def test_a_job_with_a_late_buffer_resumes(bench: Bench) -> None:
     ran = bench.harness("run", "latebuf", *bench.quick)
     assert ran.code == 0, ran.err
     assert len(bench.result("latebuf")["interruptions"]) == 1
+    verified = bench.harness("verify", bench.cell("latebuf"), *bench.quick[-2:])
+    assert verified.code == 0, verified.out
 
 
 def test_a_model_with_an_extra_state_is_trained(bench: Bench) -> None:
