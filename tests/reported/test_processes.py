@@ -100,7 +100,7 @@ SLOW = OKAY.replace(
         calls = 0
         def forward(self, x):
             Slow.calls += 1
-            end = time.process_time() + (0.7 if Slow.calls < 5 else 0)
+            end = time.process_time() + (0.4 if Slow.calls < 5 else 0)
             while time.process_time() < end:
                 pass
             return x
@@ -110,11 +110,11 @@ SLOW = OKAY.replace(
 
 def test_a_pause_is_not_the_silence_of_a_worker(bench: Bench) -> None:
     bench.put("slow", SLOW)
-    process = bench.start("run", "slow", *bench.quick, "--timeout", "10s")
+    process = bench.start("run", "slow", *bench.quick, "--timeout", "20s")
     wait_until((bench.cell("slow") / "job.json").exists, process=process)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGSTOP)
-    time.sleep(11)
+    time.sleep(21)
     os.killpg(process.pid, signal.SIGCONT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
