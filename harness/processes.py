@@ -123,9 +123,8 @@ def start_process(
         CannotContinueError: no process can be started.
     """
     if forks_workers(devices):
-        process: BaseProcess = multiprocessing.get_context("forkserver").Process(
-            target=target, args=arguments, name=_NAME
-        )
+        context: Any = multiprocessing.get_context("forkserver")  # absent on Windows, where nothing is forked
+        process: BaseProcess = context.Process(target=target, args=arguments, name=_NAME)
         try:
             _ensure_fork_server()
             with importing_alike():
@@ -186,7 +185,7 @@ def call_apart(function: Callable[..., T], *arguments: object, seconds: float) -
     return value
 
 
-def _wait_for_answer(here: Connection, process: BaseProcess, seconds: float) -> Any:
+def _wait_for_answer(here: Any, process: BaseProcess, seconds: float) -> Any:
     clock = AwakeClock()
     while clock.seconds() <= seconds:
         if not wait([here, process.sentinel], timeout=_POLL_SECONDS):
