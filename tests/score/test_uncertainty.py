@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.interpolate import CubicSpline
 
 from harness.errors import CannotContinueError, WrongUseError
 from harness.score import (
@@ -24,7 +25,7 @@ from harness.score import (
     seeds_needed,
 )
 from harness.score.noise import score_variance, score_weights
-from harness.score.uncertainty import group_letters, rank_bounds, tied_groups
+from harness.score.uncertainty import _critical_ratio, group_letters, rank_bounds, tied_groups
 from tests.support import FILES
 
 PUBLISHED = read_accuracies(FILES / "published_accuracy.csv")
@@ -66,6 +67,28 @@ def coverage(runs: pd.DataFrame, truth: pd.Series, lam: float = 0.5, **options: 
     return float(((table["lower"] <= expected) & (expected <= table["upper"])).mean())
 
 
+class QuickRatio:
+    """Critical ratios of up to thousands of experiments, interpolated: SciPy takes a tenth of a second for each."""
+
+    def __init__(self, models: int, level: float) -> None:
+        inverse = np.concatenate([np.linspace(0, 0.25, 26), [1 / 3, 0.5, 0.7, 1]])
+        exact = [_critical_ratio(np.full(models, np.inf if x == 0 else 1 / x), level) for x in inverse]
+        self._interpolated = CubicSpline(inverse, exact)
+        self._models, self._level = models, level
+
+    def __call__(self, degrees: np.ndarray, level: float) -> float:
+        assert (len(degrees), level) == (self._models, self._level)
+        return float(self._interpolated(1 / degrees.min()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("models", [2, 11])
+@pytest.mark.parametrize("least", [4.3, 9.5, 23.7, 1000.0])
+def test_quick_ratio_is_the_exact_one(models: int, least: float) -> None:
+    degrees = np.linspace(least, 2 * least, models)
+    assert QuickRatio(models, 0.95)(degrees, 0.95) == pytest.approx(_critical_ratio(degrees, 0.95), rel=1e-3)
+
+
 # --- simulations with a known truth ---------------------------------------------------------------------------------
 
 
@@ -102,8 +125,11 @@ def test_equal_models_share_a_group_fast() -> None:
 @pytest.mark.parametrize(
     ("models", "seeds", "noise"), [(11, 3, 1.0), (11, 2, 1.0), (11, 3, 3.0), (3, 3, 1.0), (1, 3, 1.0)]
 )
-def test_small_tables_cover_at_their_level(models: int, seeds: int, noise: float) -> None:
+def test_small_tables_cover_at_their_level(
+    models: int, seeds: int, noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Few models, so the pooled seed variance is itself uncertain: whole experiments are repeated."""
+    monkeypatch.setattr("harness.score.uncertainty._critical_ratio", lambda *_: 3.0)  # of ties, not of intervals
     rng = np.random.default_rng(13)
     truth = PUBLISHED.to_numpy()[:models]
     expected, spread = true_scores(truth), np.tile(noise * SEED_SD, (models, 1))
@@ -115,7 +141,8 @@ def test_small_tables_cover_at_their_level(models: int, seeds: int, noise: float
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("models", "seeds"), [(2, 3), (11, 3), (11, 1)])
-def test_equal_models_share_a_group(models: int, seeds: int) -> None:
+def test_equal_models_share_a_group(models: int, seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.score.uncertainty._critical_ratio", QuickRatio(models, 0.95))
     rng = np.random.default_rng(14)
     spread = np.tile(SEED_SD if seeds > 1 else 0 * SEED_SD, (models, 1))
     shared, ranks = [], []
