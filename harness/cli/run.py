@@ -55,7 +55,8 @@ def run(
 
     Finished jobs are not repeated: run the same command again to resume after a stop, or to train missing jobs.
     Results are in the folder given by --runs. Each job trains in its own process, so a crash costs only that job's
-    last minutes. Exits with 1 unless every job is done, here or by another command.
+    last minutes. Exits with 1 unless every job is done, here or by another command, or handed over by
+    --detach.
 
     \b
     harness run --all --suite pocket        11 models, 4 small data sets, minutes on a CPU
@@ -98,6 +99,8 @@ def run(
     if options.profile:
         say_profiles(workspace.runs, final, trained=trained)
     code = _summarise(final, trained, stopped=carried.stopped)
+    if resources.detach and not (refused or carried.stopped):
+        code = 0  # the jobs are in the hands of the executor's queue
     if carried.failure:
         raise carried.failure
     return code

@@ -85,7 +85,7 @@ class TestSlurm:
         wait_until((shell.cell("tiny") / "history.jsonl").exists, seconds=120, process=process)
         subprocess.run(["scancel", slurm_id(shell, "tiny")], check=True)
         out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
+        assert process.returncode == 1, err
         assert '"state": "missing"' in out
         assert "was cancelled. Run again to go on with it." in out
         done = epochs(shell, "tiny")
