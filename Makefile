@@ -8,9 +8,10 @@ demo: .venv/installed
 	$(BIN)/harness run --all --suite pocket --jobs auto
 	$(BIN)/harness leaderboard --suite pocket
 
-# Everything, the slow end-to-end tests included: two processes, each file in one of them, with one thread each.
+# Everything, the slow end-to-end tests included: three processes, for tests of clusters mostly wait, each file in one of
+# them, with one thread each.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 # The unit tests alone, for the time between two edits.
 quick: .venv/installed
