@@ -65,13 +65,7 @@ def locked(
         DatasetError: another process holds the lock, and ``wait`` is false; or no folder can be in this place.
     """
     folder = root / dataset
-    if folder.is_symlink() and not folder.exists():
-        raise DatasetError(_dangling(folder))
-    if folder.exists() and not folder.is_dir():
-        raise DatasetError(
-            f"{folder} is a file, expected the folder of '{dataset}'. Move it elsewhere, or choose another data folder "
-            "with --data."
-        )
+    _require_folder(folder, f"the folder of '{dataset}'")
     with writing_to(root):
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -206,15 +200,19 @@ def publish(partial: Path, final: Path, dataset: str) -> None:
                 return
 
 
+def _require_folder(place: Path, expected: str) -> None:
+    """Raise DatasetError if something else than a folder is in a place, or a link that leads nowhere."""
+    if place.is_symlink() and not place.exists():
+        raise DatasetError(_dangling(place))
+    if place.exists() and not place.is_dir():
+        raise DatasetError(
+            f"{place} is a file, expected {expected}. Move it elsewhere, or choose another data folder with --data."
+        )
+
+
 def require_place(final: Path, dataset: str) -> None:
     """Raise DatasetError unless a form may be put in this place: nothing is there, or files of the harness alone."""
-    if final.is_symlink() and not final.exists():
-        raise DatasetError(_dangling(final))
-    if final.exists() and not final.is_dir():
-        raise DatasetError(
-            f"{final} is a file, expected a folder of the harness. Move it elsewhere, or choose another data folder "
-            "with --data."
-        )
+    _require_folder(final, "a folder of the harness")
     if found := foreign_files(final, dataset):
         raise DatasetError(
             f"{final} holds files that the harness did not write: {_some(found)}. They stay. Move them elsewhere, or "

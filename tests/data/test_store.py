@@ -41,6 +41,19 @@ def newer(prepared: PreparedDataset, images: Path) -> ingest.Ingestion:
     )
 
 
+def skips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives the images that each further decoding of a split leaves out at its start."""
+    skipped: list[int] = []
+    real = decode.decode_samples
+
+    def counting(*arguments: Any, skip: int, **options: Any) -> Any:
+        skipped.append(skip)
+        return real(*arguments, skip=skip, **options)
+
+    monkeypatch.setattr(ingest, "decode_samples", counting)
+    return skipped
+
+
 @pytest.mark.parametrize("own", ["notes.txt", "train.images.npy.bak", "0001.jpg", ".hidden", "audit-other.png", "sub"])
 def test_a_form_with_anything_else_in_it_is_not_replaced(images: Path, tmp_path: Path, own: str) -> None:
     prepared = make(images, tmp_path / "data")
@@ -234,14 +247,7 @@ def test_a_writer_on_another_machine_is_left_alone_and_its_finished_pieces_are_c
     (free,) = (tmp_path / "data" / "folder").glob(".work-free-*")
     elsewhere = free.rename(free.with_name(".work-00000000-1-1-00000000"))
     before = (elsewhere / "32" / "train.images.npy").read_bytes()
-    skipped: list[int] = []
-    real = decode.decode_samples
-
-    def counting(*arguments: Any, skip: int, **options: Any) -> Any:
-        skipped.append(skip)
-        return real(*arguments, skip=skip, **options)
-
-    monkeypatch.setattr(ingest, "decode_samples", counting)
+    skipped = skips(monkeypatch)
     made = make(images, tmp_path / "data", workers=1)
     assert max(skipped) >= 24
     assert (elsewhere / "32" / "train.images.npy").read_bytes() == before
@@ -270,14 +276,7 @@ def test_an_unpacked_archive_is_recognised_in_another_writers_folder(
         prepare_dataset(replace(request, offer=Offer(replace(whole.spec, read=stops), whole.owner)), say=lambda _: None)
     (free,) = (tmp_path / "data" / "imagenette").glob(".work-free-*")
     free.rename(free.with_name(".work-00000000-1-1-00000000"))
-    skipped: list[int] = []
-    real = decode.decode_samples
-
-    def counting(*arguments: Any, skip: int, **options: Any) -> Any:
-        skipped.append(skip)
-        return real(*arguments, skip=skip, **options)
-
-    monkeypatch.setattr(ingest, "decode_samples", counting)
+    skipped = skips(monkeypatch)
     prepare_dataset(request, say=lambda _: None)
     assert skipped == [0, 12, 0]  # the native form is given up, the train split goes on, the test split begins
 
